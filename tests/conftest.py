@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session its own temporary folder, and give Airflow's tests priority.
 
     The folder is in memory if there is room, because tests sync thousands of files, and each sync waits for the disk.
-    It is not pytest's default folder, because each new session of root closes the default folder to other accounts. If
-    root runs the tests, the embedded PostgreSQL runs under another account, which needs access.
+    If root runs the tests, the embedded PostgreSQL runs under another account, which needs access to the folder. So
+    pytest's default folder cannot be used: each new session of root closes it to other accounts.
     """
     if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
         os.nice(5)  # gw0 gets priority: it begins with Airflow's tests, which take longest

@@ -81,7 +81,7 @@ class RankThreads:
         try:
             # With as many local ranks as cores, each rank computes with one thread.
             fuse_rows(self._job, store, rank, rank, len(os.sched_getaffinity(0)))
-        except Exception as error:  # ``wait`` raises this error again
+        except Exception as error:  # ``wait`` re-raises this error
             self._said.put(error)
         self._said.put(None)
 
@@ -101,10 +101,10 @@ class RankThreads:
         for thread in self._threads:
             thread.join()
         if self._terminated:
-            raise TorchrunFailed("the ranks were told to end")
+            raise TorchrunFailed("the ranks were terminated")
 
     def terminate(self) -> None:
-        """End the ranks that wait for pairs: report that there are no more. Threads cannot be killed."""
+        """End the ranks that wait for pairs, by writing that no more pairs follow. Threads cannot be killed."""
         if self._job.piece_rows and any(thread.is_alive() for thread in self._threads):
             self._terminated = True
             write_pieces(Storage(self._job.staging), self._job.pairs, [])

@@ -37,7 +37,7 @@ class Opened:
 
 
 class IntervalTasks(Opened):
-    """The functions of interval_tasks. Report, check and export get the fusion_id that follows from the settings."""
+    """The functions of interval_tasks. Report, check and export get the fusion_id of the settings."""
 
     def report(self, settings: Settings, interval: Interval, unit_ids: list[str] | None = None) -> dict[str, Any]:
         with open_context(settings) as context:

@@ -37,7 +37,7 @@ for module in sys.argv[2:]:
 
 
 def with_dependencies(names: tuple[str, ...]) -> set[str]:
-    """The distributions ``names``, and all installed distributions that these need without extras."""
+    """The distributions ``names``, and all installed distributions that they require without extras."""
     found, left = set[str](), list(names)
     while left:
         name = left.pop().lower().replace("_", "-")

@@ -61,7 +61,7 @@ def trigger_dialog(page: Page) -> Locator:
 
 
 def start_backfill(page: Page, first: date, last: date) -> None:
-    """On a DAG's page, fill in the backfill dialog and start the backfill: all runs of the days, one at a time.
+    """On a DAG's page, fill in the backfill dialog and start the backfill. All days run, one at a time.
 
     Changes a Param and leaves the box "Override parameters" unticked, a common mistake of users.
     """

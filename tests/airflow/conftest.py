@@ -251,7 +251,7 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
             "CAPSFUSION_LAION_COCO": f"{s3_bucket}/airflow/sources/{FOLDER['laion_coco']}",
             "CAPSFUSION_BUCKETS": "4",
             "CAPSFUSION_NUM_BEAMS": "1",
-            "CAPSFUSION_BATCH_SIZE": "8",  # fewer rows than a unit, so that a test can interrupt a unit half-way
+            "CAPSFUSION_BATCH_SIZE": "8",  # units have more rows, so that a test can interrupt a unit half-way
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit a day, because each unit starts torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),

@@ -39,13 +39,13 @@ PREFIX = "/capsfusion"
 DAY = Interval(start=datetime(2026, 12, 1, tzinfo=UTC), end=datetime(2026, 12, 2, tzinfo=UTC))
 SIDES = ("laion_2b", "laion_coco")
 PAIRS, ALREADY = 400, 60
-LIMIT = 12  # pairs of the run's first plan, which was for another fusion (f0)
+LIMIT = 12  # number of pairs that the run planned first, with the fusion f0
 GOOD = {"verdict": "good"}
 
 
 @pytest.fixture(scope="module")
 def run_id(service: Service) -> Iterator[str]:
-    """The id of a run in Airflow's database, with made-up captions in the warehouse. Some captions have faults.
+    """The id of a run in Airflow's database. The warehouse has made-up captions of this run, some with faults.
 
     The data look as if the run had run twice: first with a limit and the fusion f0, whose captions were all rejected,
     then with the fusion f1.
@@ -85,7 +85,7 @@ def made_captions() -> pa.Table:
     pairs = [make_pair(rng, "heldout") for _ in range(PAIRS)]
     captions = [pair.fused for pair in pairs]
     captions[::11] = [caption[: len(caption) * 2 // 3] for caption in captions[::11]]  # cut off
-    # These captions have no fact of their raw captions.
+    # These captions contain no fact from their raw captions.
     captions[::13] = [pair.synthetic for pair in pairs[::13]]
     texts = {"image_url": [f"https://images.example.com/{number:06}.jpg" for number in range(PAIRS)]}
     texts |= {"laion_2b": [pair.raw for pair in pairs], "laion_coco": [pair.synthetic for pair in pairs]}

@@ -1,4 +1,4 @@
-"""A task sends metrics to StatsD, to an OpenTelemetry collector, or to none. Airflow's configuration decides."""
+"""Airflow's configuration decides whether a task sends metrics to StatsD, to OpenTelemetry, or nowhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps({"span": dict(span.attributes), "loaded": loaded}))
 
 
 def send(home: Path, *arguments: str, **variables: str) -> dict[str, Any]:
-    """Run CODE in a process with ``variables``. Returns its span's attributes and the metrics clients it imported."""
+    """Run CODE in a process with ``variables``. Returns its span's attributes and its metrics clients."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "OTEL_"))}
     environment = {**inherited, "AIRFLOW_HOME": str(home), **variables}
     command = [sys.executable, "-c", CODE, *arguments]

@@ -419,7 +419,7 @@ def test_twenty_times_the_rows_need_no_more_memory(tmp_path: Path, suffix: str) 
         rows = [{name: rng.randbytes(300).hex() for name in COLUMNS} for _ in range(count)]
         source = write(tmp_path / f"in{suffix}", rows)  # a Parquet file gets only one row group
         command = [sys.executable, "-c", textwrap.dedent(PASSES), source]
-        # The system's allocator, because Arrow's own keeps tens of MB of free memory, and the amount varies.
+        # Use the system's allocator. Arrow's own allocator keeps tens of MB of free memory, and the amount varies.
         env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         read_rows, kib = map(int, done.stdout.split())

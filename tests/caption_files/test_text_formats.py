@@ -1,4 +1,4 @@
-"""Tests CSV, TSV and compressed files, and JSON files, whose content shows whether they are arrays or lines."""
+"""Tests CSV, TSV, compressed and JSON files. A JSON file's content shows whether it is one array or lines."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("CAPSFUSION_NUM_BEAMS", "1")  # greedy decoding, which takes a third of the time
-    monkeypatch.setenv("CAPSFUSION_BUCKETS", "2")  # a run with 16, the default for few rows, takes almost twice as long
+    monkeypatch.setenv("CAPSFUSION_BUCKETS", "2")  # 16 buckets, the default for few rows, almost double the time
     with new_warehouse(postgres) as demo, new_warehouse(postgres) as trial:
         monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", demo)
         sample = write_sample_data(Path("demo"), rows_per_day=10, days=1)

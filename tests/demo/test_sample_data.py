@@ -50,7 +50,7 @@ def refusal(side: str, row: dict[str, Any]) -> str | None:
 
 
 def find(folder: Path, days: int) -> tuple[dict[tuple[int, str], Counter[str]], dict[tuple[str, str, str], int]]:
-    """Read the files: rows per (day, side), and the day on which each pair (url, raw, synthetic) is complete."""
+    """Read the shards. Returns row counts by (day, side), and pair (url, raw, synthetic) → day when it is complete."""
     counts: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     halves: dict[str, dict[tuple[str, ...], int]] = {side: {} for side in SIDES}
     for side, name in SIDES.items():

@@ -34,8 +34,8 @@ def test_decoding_with_a_cache_chooses_the_same_tokens_as_without() -> None:
         ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], []),
         ([1, 2, 3, 4, 9, 1, 2, 3, 4, 5], [1, 2, 3, 4, 9], [5, 6, 7, 8]),
         ([7, 7, 7, 7, 7, 7], [7], [1, 2, 3, 4, 5]),
-        ([1, 2, 3, 4, 9, 1, 2, 3, 4], [1, 2, 3, 4, 8, 1, 2, 3, 4], []),  # the target has the same loop
-        ([1, 2, 3, 9, 1, 2, 3], [1], []),  # too short for a phrase
+        ([1, 2, 3, 4, 9, 1, 2, 3, 4], [1, 2, 3, 4, 8, 1, 2, 3, 4], []),  # the target repeats the same phrase
+        ([1, 2, 3, 9, 1, 2, 3], [1], []),  # only three tokens are repeated, too few for a phrase
     ],
 )
 def test_the_tokens_of_a_repeated_phrase_loop(caption: list[int], target: list[int], places: list[int]) -> None:

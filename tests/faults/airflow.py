@@ -54,7 +54,7 @@ class Service:
         return self.airflow.api
 
     def processes(self) -> list[psutil.Process]:
-        """Airflow's processes except ``standalone``. Compares sessions, to include processes whose parent has died."""
+        """Airflow's processes except ``standalone``. Finds them by session, even if their parent has died."""
         sessions = {self.airflow.process.pid, *(each.pid for each in self.restarted)}
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
@@ -266,7 +266,7 @@ def _break(service: Service, minutes: float) -> Difference:
     while time.monotonic() < deadline:
         service.keep_busy()
         time.sleep(service.random.uniform(3, 15))
-        # Try faults in random order until one finds its process. Otherwise, short-lived processes would rarely be hit.
+        # Try faults in random order until one hits a process. Otherwise, short-lived processes would rarely be hit.
         for name in service.random.sample(list(STRIKES), len(STRIKES)):
             if STRIKES[name](service):
                 struck[name] += 1

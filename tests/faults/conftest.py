@@ -19,7 +19,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MB, empty."""
+    """An empty disk of 16 MB."""
     if why := disks.why_none():
         pytest.skip(why)
     with disks.disk(tmp_path / "disk", 16) as mounted:

@@ -1,4 +1,4 @@
-"""If a disk is full in a stage, the error names the disk and says what to do. With free space, the stage succeeds."""
+"""On a full disk, a stage raises an error that names the disk and the remedy. With free space, the stage succeeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAYS = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11,
 
 
 class Pipeline:
-    """Calls the stages over three days one by one, as tasks do. Captions are made up, not fused."""
+    """Calls the stages one by one, as tasks do, for an interval of three days. Captions are made up, not fused."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -127,7 +127,7 @@ def assert_all_is_there(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("step", "file"),
     [
-        ("discover", r"((config|shards)\.json|\S+)"),  # the list of shards, or the record that the list changes
+        ("discover", r"((config|shards)\.json|\S+)"),  # the list of shards, or the record of its next change
         ("pull", r"\S+\.parquet"),
         ("pair", r"0000\d\.parquet"),
         ("plan", r"pairs\.parquet"),

@@ -55,7 +55,7 @@ class Workload:
     expected: Table
     stage_seconds: Mapping[str, float]  # stage → seconds in the undisturbed run
     bucket: str | None = None  # URI of an S3 bucket that has the same shards
-    unbroken: str = COMMAND  # module that is run for the undisturbed run and for retries
+    unbroken: str = COMMAND  # module that starts the undisturbed run and the retries
 
     @property
     def shards(self) -> Path:

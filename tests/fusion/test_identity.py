@@ -109,7 +109,7 @@ def test_a_home_that_cannot_be_written_costs_the_cache_of_digests_only(
 
 def test_a_worker_takes_the_planned_model_or_its_own_copy_of_it_and_no_other(tiny_model: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "planned")
-    settings = load_settings(home=tmp_path / "home")  # the settings of a worker, whose model is the bundled model
+    settings = load_settings(home=tmp_path / "home")  # a worker's settings, with the bundled model
     decoding = decide(load_settings(model=str(folder), home=tmp_path / "home"))
     assert locate(decoding, settings) == str(folder)
     copy = shutil.move(folder, tmp_path / "copy")

@@ -51,7 +51,7 @@ def family_of(pid: int) -> list[psutil.Process]:
 
 
 def is_of_torchrun(process: psutil.Process) -> bool:
-    """Whether the process is torchrun or a rank. This process may also have children of other tests."""
+    """Whether the process is torchrun or a rank. Other tests may also have started child processes."""
     return bool(re.search(r"pt_elastic|fusion\.worker", " ".join(process.cmdline())))
 
 
@@ -181,7 +181,7 @@ OF_OTHER_LAUNCHERS = {
     "TORCHELASTIC_ERROR_FILE": "/nowhere/error.json",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon",
     # Variables for torch's compilers. A fuse task does not compile, so these variables must not change anything.
-    "TORCH_LOGS": "",  # empty, which torch does not treat as unset
+    "TORCH_LOGS": "",  # torch does not treat an empty value as unset
     "TORCH_LOGS_OUT": "",
     "TORCHINDUCTOR_MIN_NUM_SPLIT": "many",
     "TORCHDYNAMO_REPRO_LEVEL": "high",

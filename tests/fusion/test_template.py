@@ -84,7 +84,7 @@ def test_captions_are_filled_in_and_never_read_as_templates() -> None:
 def test_templates_are_told_apart_and_the_papers_digest_never_changes() -> None:
     texts = (PROMPT_TEMPLATE, SHORT, SHORT + " ", SHORT + "{{raw}}", SHORT + "{{laion_2b}}", "{synthetic} {raw}")
     assert len({Template.of(text).digest(256) for text in texts}) == len(texts)
-    # All captions stored so far have this digest of the paper's template, so it must never change.
+    # This digest of the paper's template is stored with all existing captions, so it must never change.
     assert PAPER.digest(256) == "d5027520579ce411396b10894bc9264b"
     assert PAPER.digest(255) != PAPER.digest(256)
 

@@ -138,7 +138,7 @@ def test_a_killed_rank_loses_only_rows_in_flight_and_those_since_the_last_write(
     kept = finished(storage, rows=rows)
     assert {*before} <= {*kept} < {*range(rows)}
 
-    # The second try has another token limit, so that its captions can be distinguished, and other chunk sizes.
+    # The second try has another token limit, so that its captions can be distinguished. It also has other chunk sizes.
     sizes = {"chunk_rows": 700, "claim_rows": 7, "batch_size": 32}
     assert f"{rows}/{rows} rows ({len(kept)} of an earlier try)" in fuse(with_limit(first, 1).model_copy(update=sizes))
     table, figures = chunks.figures(storage, "chunks", "f", rows)

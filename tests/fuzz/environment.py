@@ -163,7 +163,7 @@ def clean() -> dict[str, str]:
 
 
 def read_environment(given: dict[str, str]) -> None:
-    """Settings are read or refused. If read, child processes get equal settings. torchrun's arguments never change."""
+    """Settings are either refused, or equal in child processes. No variable changes torchrun's arguments."""
     with patch.dict(os.environ, {**clean(), **given}, clear=True):
         settings, refused = None, ""
         try:

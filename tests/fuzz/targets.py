@@ -1,6 +1,6 @@
 """The fuzz targets. Each has a strategy for inputs, a check that any input must pass, and inputs that once failed.
 
-A reader must read any file or raise InputError, after which only this shard fails. Other errors would be retried.
+A reader must either read a file or raise InputError. An InputError fails only this shard; other errors are retried.
 """
 
 from __future__ import annotations

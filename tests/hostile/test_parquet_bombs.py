@@ -1,4 +1,4 @@
-"""Small Parquet files that claim or inflate to more than memory holds. Only their shard fails, with a clear error."""
+"""Small Parquet files whose claimed or decompressed size exceeds memory. Only their shards fail, with a clear error."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_decoder_that_dies_is_an_error_of_its_shard(
         for child in psutil.Process().children():
             if child.status() != psutil.STATUS_ZOMBIE and any("shard_decoder" in part for part in child.cmdline()):
                 child.send_signal(number)
-                # Wait until the process has an exit code, from which the reader learns that it died.
+                # Wait for the exit code, by which the reader notices that the process died.
                 while child.status() != psutil.STATUS_ZOMBIE:
                     time.sleep(0.01)
         return list(schema.names)

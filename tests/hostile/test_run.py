@@ -1,4 +1,4 @@
-"""A run with hostile captions, in shards with hostile names. Both are stored unchanged and shown as plain text."""
+"""A run with hostile captions, in shards with hostile names. The texts are stored unchanged and shown as plain text."""
 
 from __future__ import annotations
 

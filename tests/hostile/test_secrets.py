@@ -39,7 +39,7 @@ START = datetime(2026, 11, 10, tzinfo=UTC)
 
 @dataclass
 class Run:
-    """What a run left: its output, the arguments of its processes, and where its files and tables are."""
+    """What a run left behind: its output, the arguments of its processes, and where its files and tables are."""
 
     output: str
     arguments: set[str]  # command lines of all of its processes

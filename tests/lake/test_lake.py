@@ -393,7 +393,7 @@ def test_the_commands_of_the_page_do_what_it_says(
             done = CliRunner().invoke(app, shlex.split(rest))
             assert done.exit_code == 0, (done.stderr, done.exception)
             said.append(done.stderr.splitlines()[-1])
-        elif name.startswith("PYICEBERG_"):  # for a REST catalog, which does not exist here
+        elif name.startswith("PYICEBERG_"):  # for a REST catalog, which this test does not have
             of_rest[name] = value
         else:
             monkeypatch.setenv(name, value)

@@ -132,7 +132,7 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
         of_rows: dict[tuple[str, str, str], str | None] = {}  # (side, URL, text) → status in the release
 
         def gone_of(day: int) -> dict[Key, bool]:
-            """For each unplanned pair of the day, whether its image is gone. Compares pairs with each result so far."""
+            """For each unplanned pair of the day, whether its image is gone. Checks all results so far."""
             found = {}
             for key, of_release in joined[day].items():
                 of_results = is_gone(*(status for url, status in known if url == key[0]))
@@ -161,7 +161,7 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
                 put_results(area, f"results{number}", results[number])
                 known += results[number]
                 continue
-            # A row that is repeated on another day has the same status, because a join does not read the earlier row.
+            # A row repeated on a later day keeps its first status, because a join does not read the earlier row.
             raw, coco = (
                 [(u, t, of_rows.setdefault((side, u, t), said)) for u, t, said in rows]
                 for side, rows in zip(("raw", "coco"), days[number], strict=True)
@@ -195,7 +195,7 @@ def test_image_results_leave_out_the_same_pairs_as_nested_loops_in_any_order(
         )
         for day in range(3):
             plan(day)
-        # The last plans knew all results. So all pairs that are still unplanned must be pairs whose image is gone.
+        # The last plans used all results. So the image of each pair that is still unplanned must be gone.
         final = {key: gone for day in range(3) for key, gone in gone_of(day).items()}
         assert all(final.values())
 

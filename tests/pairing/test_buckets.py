@@ -85,7 +85,7 @@ def test_a_shard_that_breaks_off_in_the_middle_leaves_no_bucket_file(
 
 
 class FailingDisk(io.FileIO):
-    """A file whose disk fails once the footer has been read."""
+    """A file on a disk that fails after the footer has been read."""
 
     def read(self, size: int | None = -1) -> bytes:
         if self.tell() < 1000:

@@ -16,7 +16,7 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 from capsfusion_tasks.planning.estimate import BENCHMARKS
 from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate
 
-ROWS, UNIT = 1000, 100  # number of all rows, and of the rows in each unit, whose sums are compared
+ROWS, UNIT = 1000, 100  # number of rows in total, and in each unit
 MOST = 1.3  # a unit's estimate may be wrong by less than this factor
 
 Rows = list[tuple[str, str, str]]
@@ -32,7 +32,7 @@ def table(rows: Rows) -> pa.Table:
 
 
 def real_tokens(rows: Rows, tokenizer: LlamaTokenizer) -> np.ndarray:
-    """Each row's number of tokens, [rows]: those of the prompt and of the caption with EOS."""
+    """Each row's number of tokens, [rows], in its prompt and its caption with EOS."""
     return np.array([len(prompt_tokens(tokenizer, *row[:2])) + len(tokenizer.encode(row[2])) for row in rows])
 
 

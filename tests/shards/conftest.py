@@ -28,7 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Makes transfers not wait before a retry. Collects the seconds that they would have waited."""
+    """Lets transfers retry at once. Collects the seconds that they would have waited."""
     seconds: list[float] = []
 
     def wait(stop: threading.Event, wanted: float) -> bool:

@@ -136,7 +136,7 @@ def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Se
     with open_warehouse(settings) as warehouse:
         left = execute_sql(warehouse, "select path from shards where state <> 'pulled' order by path").to_pylist()
         failed = execute_sql(warehouse, "select count(*) as n from shards where state = 'failed'").to_pylist()
-    # The third shard is in no interval's list any more.
+    # No interval's list contains the third shard any more.
     assert left == [{"path": "dead.parquet"}, {"path": "unmounted"}]
     assert failed == [{"n": 0}]
     assert check(settings, sources=True, safe_age=timedelta(0)).findings == []
@@ -145,7 +145,8 @@ def test_a_shard_that_can_be_read_again_is_taken_in_by_the_next_run(settings: Se
 def test_check_lists_the_sources_of_the_lists_where_none_is_set(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # unreachable, because the default sources are on the hub
+    # The default sources are on the hub, which is unreachable here.
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     names = {"home", "scratch", "model", "warehouse_url"}
     unset = load_settings(**{name: getattr(settings, name) for name in names})
     assert check(unset, sources=True).findings == []

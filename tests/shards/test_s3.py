@@ -1,4 +1,4 @@
-"""Tests shards in an S3 bucket. The S3 server is moto's."""
+"""Tests shards in an S3 bucket. moto serves as the S3 server."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Request:
 
 
 class WebServer:
-    """Serves ``files``: path → file. ``faults``: path → faults, of which each GET uses one up.
+    """Serves ``files``: path → file. ``faults``: path → faults; each GET uses up one of them.
 
     A fault under a path with "!" at its end is permanent.
     """
@@ -227,7 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for at in range(0, len(body), PIECE):
                 piece = body[at : at + PIECE]
-                self.request_log.sent += len(piece)  # count before the client gets it: the test may read it at once
+                # Count the piece before the client gets it, because then tests may read the count.
+                self.request_log.sent += len(piece)
                 self.wfile.write(piece)
         except ConnectionError:  # the client closed the connection
             self.close_connection = True

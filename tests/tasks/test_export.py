@@ -48,7 +48,7 @@ from tests.warehouse.conftest import DAY, plan, rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 NEXT_DAY = Interval(start=DAY.end, end=DAY.end + timedelta(days=1))
-ROWS = 500  # f1 has 400 accepted captions; f2 has captions of 100 of these pairs
+ROWS = 500  # fusion f1 has 400 accepted captions, fusion f2 has captions of 100 of the same pairs
 
 
 def quiet(line: str) -> None:

@@ -69,7 +69,7 @@ def number_of(address: str) -> int:
 
 
 def before_reading(monkeypatch: pytest.MonkeyPatch, path: str, call: Callable[[int], None]) -> list[str]:
-    """Before each read of ``path``, call ``call`` with the read's number (from 1). Returns the list of paths read."""
+    """Call ``call`` before each read of ``path``, with the read's number (from 1). Returns a list of all paths read."""
     real, read = image_results.opened, []
 
     @contextmanager
@@ -85,7 +85,7 @@ def before_reading(monkeypatch: pytest.MonkeyPatch, path: str, call: Callable[[i
 
 
 def joined(settings: Settings) -> set[int]:
-    """Pair the day. Returns the numbers of the images of all pairs, whether the image is gone or not."""
+    """Pair the day. Returns the image numbers of all pairs, including pairs whose image is gone."""
     pair(settings)
     storage = Storage(settings.staging_uri)
     tables = [storage.read_table(path, ["image_url"]) for path in storage.files(layout.pairs_folder(DAY))]
@@ -197,7 +197,7 @@ def test_a_check_knows_from_the_plan_that_pairs_were_left_out(place: Place, shel
     assert f"{left} pairs left out because their images were gone when" in checked.advice[0]
     assert DAY.command in checked.advice[0]
 
-    # A lost pair is still reported, because the plan recorded only two left-out pairs.
+    # Now three pairs are missing, but the plan left out only two. So the third pair is reported as lost.
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         one = "(select pair_id from capsfusion.rejected_captions limit 1)"
         connection.exec_driver_sql(f"delete from capsfusion.rejected_captions where pair_id = {one}")
@@ -338,7 +338,7 @@ def test_a_source_that_is_empty_now_does_not_give_back_what_was_left_out(
             stage(settings, DAY)
 
 
-# A setting → its values in two runs. Then the images whose pairs the second run leaves out.
+# Each case: a setting → its values in two runs, and the images whose pairs the second run leaves out.
 CHANGES: list[tuple[dict[str, tuple[Any, Any]], set[int]]] = [
     ({"image_results": (None, "results")}, {4}),
     ({"gone_images": ("skip", "keep")}, set()),

@@ -277,7 +277,7 @@ def test_a_side_without_any_shard_is_told_and_not_frozen(place: Place, caplog: p
     assert {shard.side for shard in first} == {"laion_coco"}
     assert f"laion_2b has no shard at all in {place.folder}/empty (*.parquet)" in caplog.text
     write(place.folder / "empty" / "a.parquet", range(3))
-    # The new shard of laion_coco is not listed before relist=True. Its list is frozen, because that side had shards.
+    # laion_coco's list is frozen, because this side already had shards. Only relist=True lists its new shard.
     write(place.folder / "coco" / "c.parquet", range(3), caption="a kite")
     found = interval_tasks.discover(settings, DAY)
     assert [shard.path for shard in found if shard.side == "laion_2b"] == ["a.parquet"]

@@ -65,7 +65,7 @@ def settings_for(sample: tuple[Path, SampleReport], model: Path, warehouse_url: 
         model=str(model),
         num_beams=1,
         max_new_tokens=4,
-        buckets=2,  # with 16, the default for few rows, a run takes almost twice as long
+        buckets=2,  # 16 buckets, the default for few rows, almost double the time
         warehouse_url=warehouse_url,
         home=home,
     )

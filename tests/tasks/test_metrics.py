@@ -55,7 +55,7 @@ def test_the_page_lists_each_metric_with_its_kind() -> None:
 
 
 def prometheus_names() -> set[str]:
-    """The names that the tasks' metrics have in Prometheus, which statsd_exporter gives them."""
+    """The names that statsd_exporter gives the tasks' metrics in Prometheus."""
     names = {
         name.replace(REASON, reason): metric
         for name, metric in METRICS.items()

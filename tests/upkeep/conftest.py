@@ -81,7 +81,7 @@ class Area:
         return self.home / "staging"
 
     def check(self, **options: Any) -> Result:
-        """Run the checks. Includes young files, because no other task runs that could own them."""
+        """Run the checks. Includes young files, because no running task can own them here."""
         return check(self.settings, **{"safe_age": timedelta(0), **options})
 
     def rules(self, **options: Any) -> list[str]:

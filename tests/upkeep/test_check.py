@@ -222,7 +222,7 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
     area.execute("delete from work_units where state <> 'loaded'")
     plan_day(area.settings, DAYS[2], limit=3)
     result = area.check(pairs=True)
-    # The only finding is the files of the units whose rows were deleted. No pair counts as lost.
+    # The check finds only the files of the units whose rows were deleted. No pair counts as lost.
     assert {finding.rule for finding in result.findings} == {"unit-unknown"}
     [counts] = result.pairs.values()
     assert counts["in units"] == 3
@@ -440,7 +440,7 @@ def test_a_lost_connection_does_not_end_the_work_and_the_lock_comes_back(
     unit_tasks.fuse_started(area.settings, unit)
     with unit_tasks.at_work(area.settings, unit), open_warehouse(area.settings) as warehouse:
         holder = area.one("select pid from pg_locks where locktype = 'advisory'")
-        area.execute(f"select pg_terminate_backend({holder})")  # may return before the session has ended
+        area.execute(f"select pg_terminate_backend({holder})")  # the call may return before the session has ended
         while area.one(f"select count(*) from pg_locks where locktype = 'advisory' and pid <> {holder}") == 0:
             pass
         assert ownership.abandoned_units(warehouse.engine) == []

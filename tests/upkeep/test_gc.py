@@ -49,7 +49,7 @@ def test_files_of_loaded_units_go_and_everything_runs_as_before(area: Area) -> N
     assert not {*area.storage.folders("units")} & {*loaded}
     assert area.rules(footers=True, pairs=True) == []
 
-    # A task of a loaded unit that is cleared and runs again finds that the unit is loaded.
+    # If a task of a loaded unit is cleared and runs again, it finds that the unit is already loaded.
     unit = area.unit(loaded[0])
     assert unit_tasks.fused_and_loaded(area.settings, unit) is not None
     verdicts = unit_tasks.validate(area.settings, unit)

@@ -1,4 +1,4 @@
-"""Tests ``explain_missing``, which says which plan left out the missing pairs of one or two intervals."""
+"""Tests ``explain_missing``, which finds the plan that left out the missing pairs of one or two intervals."""
 
 from __future__ import annotations
 

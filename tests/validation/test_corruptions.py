@@ -13,8 +13,8 @@ from capsfusion_tasks.validation.rules import RULES
 pytestmark = pytest.mark.slow
 
 ROWS = 200
-# 99% of the captions must be caught for most kinds of faults. For these kinds, the share is lower, because words alone
-# cannot distinguish some of the captions from good ones. docs/validation-quality.md says which.
+# For most kinds of faults, 99% of the captions must be caught. The kinds below have lower limits, because words alone
+# cannot distinguish some of their captions from good ones. docs/validation-quality.md describes these captions.
 LEAST = {
     "changed_year": 0.97,
     "swapped_name": 0.80,
@@ -44,7 +44,8 @@ def test_of_each_corruption_99_percent_are_caught_for_the_right_reason(
 
 
 def test_of_made_pairs_too() -> None:
-    # Lower for made-up pairs: their captions have fewer synthetic words, often several numbers, and similar names.
+    # The limits are lower, because captions of made-up pairs have fewer synthetic words, often several numbers, and
+    # similar names.
     least = LEAST | {"other_synthetic": 0.7, "other_count": 0.88, "swapped_name": 0.75}
     good = good_pairs(read_pairs(None, 1000, "made"))
     assert len(good) > 950

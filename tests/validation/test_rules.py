@@ -349,7 +349,7 @@ def test_a_caption_of_a_hundred_thousand_characters_takes_no_noticeable_time(bit
 def test_the_published_captions_are_rejected_at_their_measured_shares(published_pairs: list[dict[str, Any]]) -> None:
     judged = [Fused(row["laion_2b"], row["laion_coco"], row["capsfusion_official"]) for row in published_pairs]
     verdicts = [reasons(fused) for fused in judged]
-    # Rows of 5,000 with each reason. docs/validation.md states these as shares.
+    # Reason → number of the 5,000 rows with this reason. docs/validation.md states these numbers as shares.
     assert Counter(reason for row in verdicts for reason in row) == {
         "prompt_leakage": 232,
         "truncated": 119,

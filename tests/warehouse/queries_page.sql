@@ -1,5 +1,5 @@
 -- Captions of two models for the same 40,000 pairs, in units of 1,000. Every seventh caption of the first model is
--- rejected, and every ninth of the second. The example values in docs/queries.md are among the values.
+-- rejected, and every ninth of the second. The queries in docs/queries.md search for some of these values.
 set search_path = capsfusion;
 
 insert into fusions select id, 'demo', null, 'm', 'p', 't', 'native', 'float32', 3, 80, '{}', now()

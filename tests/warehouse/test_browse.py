@@ -29,7 +29,7 @@ HOSTILE = "it's a \\ 100% 'bicycle' :x; drop table fused_captions --"
 
 @pytest.fixture(scope="module")
 def filled(postgres: EmbeddedPostgres) -> Iterator[Warehouse]:
-    """Two fusions of the same pairs. Each has a day with a loaded unit, a third of it rejected, and a waiting unit."""
+    """Two fusions of the same pairs. Each has a day, a waiting unit, and a loaded unit with a third of it rejected."""
     units = (("f1", "u1", DAY, "run 1", 12), ("f2", "u2", NEXT_DAY, "run 2", 20))
     with new_warehouse(postgres) as url, open_warehouse(Settings(warehouse_url=url)) as warehouse:
         for fusion_id, unit_id, interval, run, count in units:

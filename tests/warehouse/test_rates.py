@@ -56,7 +56,7 @@ def test_a_replay_under_its_own_fusion_says_nothing_about_the_rate(
     # This replay's captions existed already, except one row in ten, so its time says nothing about the rate.
     fuse(connection, "again", 0.1)
     assert rates.measured(connection, "f1") == rates.Measured(1, rates.Spread(100, 100, 100), None)
-    # This replay takes captions of other settings and fuses all rows, so its time counts.
+    # This replay takes captions of another fusion and fuses all rows, so its time counts.
     fuse(connection, "other", 10.0)
     found = rates.measured(connection, "f1")
     assert found is not None

@@ -104,7 +104,7 @@ def test_an_owner_migrates_and_what_it_makes_is_open_to_the_others(postgres: Emb
             connection.execute(text("create table capsfusion.by_hand (n int)"))
         owner.dispose()
         assert owners == {OWNER}
-        with admin.connect() as connection:  # needed, because public may not connect (docs/operations.md)
+        with admin.connect() as connection:  # PUBLIC has no right to connect (docs/operations.md)
             connection.execute(text(f"grant connect on database owned to {READER}"))
         with open_warehouse(Settings(warehouse_url=login(postgres, url, READER))) as reader:
             assert may(reader, "select from capsfusion.by_hand")

@@ -28,7 +28,7 @@ LAYER = 1  # of two
 SHAPES = [
     (4, 4, 16, 3, 12, 16),
     (4, 2, 32, 1, 70, 16),
-    (8, 1, 24, 5, 1, 32),  # head size not a power of two; more rows than the smallest matrix product
+    (8, 1, 24, 5, 1, 32),  # head size is no power of two; 40 rows exceed tl.dot's minimum of 16
     (2, 2, 16, 16, 0, 32),  # no prefix
     (2, 1, 256, 2, 5, 16),
 ]

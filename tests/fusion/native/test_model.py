@@ -99,8 +99,8 @@ def test_what_it_cannot_compute_is_refused(checkpoint: Checkpoint, changes: dict
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_config_means_what_transformers_reads_in_it(tmp_path: Path, family: str, given: dict[str, Any]) -> None:
-    # For other families, transformers refuses some null values, and 40 or 16 heads are not a multiple of the default
-    # number of key heads.
+    # In configs of other families, transformers refuses some null values. Their default number of key heads need not
+    # divide 40 or 16 heads, so the number is set.
     if family != "llama":
         given = {name: value for name, value in given.items() if value is not None}
         given |= {"num_key_value_heads": 8} if given.get("num_attention_heads", 32) != 32 else {}

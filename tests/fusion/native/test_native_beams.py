@@ -21,7 +21,7 @@ REQUESTS = [*random_requests(20, seed=3), Request(20, [*PREFIX, 40, 41], max_new
 
 
 def completed(engine: Engine) -> list[Completion]:
-    """Completions in the order of rows. Removes the scores, because transformers' engine returns none."""
+    """Completions in the order of rows. Removes the scores, because TransformersEngine returns no scores."""
     found = sorted(engine.generate(StaticRequests(REQUESTS)), key=lambda completion: completion.row)
     return [replace(completion, score=None) for completion in found]
 

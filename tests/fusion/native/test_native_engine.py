@@ -1,4 +1,4 @@
-"""Compares captions of the native engine with transformers' generate."""
+"""Compares captions of the native engine with captions that transformers generates."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_rows_that_find_no_page_begin_anew_and_their_captions_are_the_same(
 
 @pytest.mark.slow
 def test_with_triton_kernels_captions_are_the_same(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Less padding for Triton's interpreter, which takes 5 ms for each token of a prefill, including padding.
+    # Reduce the padding: Triton's interpreter takes 5 ms for each token of a prefill, including padding.
     if DEVICE.type == "cpu":
         monkeypatch.setattr(triton_ops, "PREFILL_MULTIPLE", 16)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -332,7 +332,7 @@ def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama)
 
 
 def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
-    """Captions of transformers' ``generate``. It reads EOS ids from the files in ``folder``."""
+    """Captions that transformers generates. The EOS ids come from the files in ``folder``."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ends, captions = model.generation_config.eos_token_id, {}
     for request in FEW:
@@ -346,7 +346,7 @@ def generate(folder: Path, num_beams: int) -> dict[int, list[int]]:
 
 
 def captions_of(folder: Path, num_beams: int, engine: str) -> dict[int, list[int]]:
-    """Captions of one of our engines. EOS ids are read from ``folder`` as in ranks."""
+    """Captions of one of our engines. EOS ids are read from ``folder``, as ranks read them."""
     eos_ids = eos_token_ids(folder)
     if engine == "native":
         some: Engine = native(load_llama(folder, CPU, torch.float32), num_beams=num_beams, eos_ids=eos_ids)
@@ -364,8 +364,8 @@ def test_each_of_several_ends_ends_a_caption_as_in_generate(
     model_folder: Path, model: Llama, num_beams: int, number: int, engine: str
 ) -> None:
     said = Counter(token for c in native(model).generate(StaticRequests(REQUESTS)) for token in set(c.token_ids))
-    # With many EOS ids, most of a beam's likeliest tokens end the beam. The search needs enough tokens that do not end
-    # it.
+    # With many EOS ids, most of a beam's likeliest tokens end the beam. The search must look at enough tokens to
+    # find some that continue the beam.
     ends = [token for token, _ in said.most_common(4)] if number == 4 else list(range(100, 100 + number))
     (model_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     expected = generate(model_folder, num_beams)
@@ -425,7 +425,7 @@ def test_a_row_whose_scores_are_not_finite_is_set_aside_and_spoils_no_other(
     of_transformers = TransformersEngine(reference, pad_id=0, batch_size=8, **settings)
     spoilt = by_row(complete_all(of_transformers, StaticRequests(REQUESTS)))
     failed = {row for row, completion in spoilt.items() if completion == ([], NOT_FINITE, 0)}
-    assert touched <= failed  # other rows fail if one of their discarded beams had the token
+    assert touched <= failed  # a row also fails if one of its discarded beams had the token
     assert len(failed) < len(touched) + 3
     assert all(spoilt[row] == expected[row] for row in expected if row not in failed)
 
