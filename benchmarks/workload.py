@@ -29,7 +29,7 @@ def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list
 
 
 def read_workload(file: Path | None, rows: int, tokenizer: LlamaTokenizer, most: int) -> list[Request]:
-    """Requests for ``rows`` rows. A row's token limit is its published caption's length with EOS, but no more than ``most``."""
+    """Requests for ``rows`` rows. A row's token limit: its published caption's length with EOS, at most ``most``."""
     requests = []
     for row, (raw, synthetic, caption) in enumerate(read_pairs(file, rows, CAPTION)):
         tokens = min(most, len(tokenizer.encode(caption, bos=False)) + 1)

@@ -157,7 +157,7 @@ def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) 
         "ask": ["load"],
         "load_held": ["ask"],
         "export": ["load", "load_held"],
-        # check waits for other tasks besides export: if a task fails, Airflow skips export at once, but others still run.
+        # check waits not only for export: if a task fails, Airflow skips export at once, while other tasks still run.
         "check": ["export", "load", "load_held", "pair"],
         "announce": ["check"],
         "report": ["announce"],
