@@ -122,7 +122,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _log_lines(said: queue.Queue[Any], ranks: set[str]) -> Iterator[None]:
-    """Within the block, put the log messages of ranks into ``said``, in the form in which a worker prints them."""
+    """Within the block, put the log messages of ranks into ``said``, formatted as a worker prints them."""
     handler, level = _Lines(said, ranks), FUSION_LOG.level
     FUSION_LOG.addHandler(handler)
     FUSION_LOG.setLevel(logging.INFO)

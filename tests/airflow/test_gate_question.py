@@ -1,4 +1,4 @@
-"""Tests retries of the task that asks whether to load held units, without a running Airflow."""
+"""Tests retries of the task that asks whether to load units that the gate stopped, without a running Airflow."""
 
 from __future__ import annotations
 

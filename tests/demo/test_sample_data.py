@@ -204,7 +204,7 @@ def test_an_interrupted_sample_is_completed(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     first, second, *_ = report.files
     (tmp_path / first).unlink()
-    os.utime(tmp_path / second)  # as after an interruption: the file lacks its arrival time
+    os.utime(tmp_path / second)  # the file lacks its arrival time, as after an interruption
     assert write_sample_data(tmp_path, rows_per_day=30) == report
     after = snapshot(tmp_path)
     del before["EXPECTED.json"], after["EXPECTED.json"]  # this file is rewritten, with the same content

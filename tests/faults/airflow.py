@@ -175,7 +175,7 @@ def _kill_server(service: Service) -> bool:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     time.sleep(service.random.uniform(0, 5))
-    # Restarts the server. It keeps running after this block, because ``running`` still uses it.
+    # Restarts the server. The server keeps running after this block, because ``running`` still uses it.
     with embedded_postgres(service.site.home):
         return bool(found)
 

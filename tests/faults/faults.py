@@ -54,7 +54,7 @@ def _usual(workload: Workload, trial: str) -> Iterator[Site]:
 @dataclass(frozen=True)
 class Fault:
     name: str
-    strike: Callable[[Strike], None]  # causes the fault; if it lasts, ``lift`` ends it
+    strike: Callable[[Strike], None]  # causes the fault; ``lift`` ends a fault that lasts
     lift: Callable[[Site], None] = lambda site: None
     stages: tuple[str, ...] = STAGES  # the stages in which the fault may hit a run
     place: Place = _usual

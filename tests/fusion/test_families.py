@@ -41,7 +41,7 @@ TEXTS = [text for pair in PAIRS for text in pair] + [
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function that returns a random checkpoint of a family in benchmarks/families.py. Makes each only once."""
+    """A function that returns a family's random checkpoint (benchmarks/families.py). Makes each checkpoint once."""
     folder = tmp_path_factory.mktemp("families")
 
     def made(name: str) -> Path:

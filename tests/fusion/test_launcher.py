@@ -157,7 +157,7 @@ def test_errors_that_a_rank_reports_are_raised_where_torchrun_was_started(
     monkeypatch.setattr(sys, "argv", ["worker", job.model_dump_json()])
     for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "0")
-    assert worker.main.__wrapped__() != 0  # without the decorator with which torchrun records the failure
+    assert worker.main.__wrapped__() != 0  # call main without torchrun's decorator, which would record the failure
     reported = capsys.readouterr().out
     with pytest.raises(type(error), match=f"^{error}$"):
         run([sys.executable, "-c", f"print({reported!r}); raise SystemExit(1)"], on_line=lambda line: None)

@@ -82,8 +82,8 @@ OF_LIBPQ = (
     *("PGGSSENCMODE", "PGLOADBALANCEHOSTS", "PGSSLNEGOTIATION", "PGMINPROTOCOLVERSION", "PGSSLMINPROTOCOLVERSION"),
 )
 OF_OURS = tuple(variables(Settings))
-# All settings except those that name a folder to write to, a model to load, or a host to contact. These would do harm
-# with random text.
+# All settings except those that name a folder to write to, a model to load, or a host to contact. Random text
+# in those settings would do harm.
 _SETTINGS = tuple(
     name for name in OF_OURS if not name.endswith(("_HOME", "_MODEL", "_STAGING", "_SCRATCH", "_WAREHOUSE_URL"))
 )

@@ -123,7 +123,7 @@ def test_the_list_of_an_interval_that_is_not_over_takes_in_what_still_arrives(
     today = Interval(start=now - timedelta(hours=1), end=now + timedelta(hours=1))
     arrive(tmp_path / "raw" / "a.parquet", now)
     assert labels(discover(both, today, storage)) == ["laion_2b/a.parquet"]
-    (tmp_path / "raw" / "a.parquet").unlink()  # its shard stays in the list, because it may already be paired
+    (tmp_path / "raw" / "a.parquet").unlink()  # the shard stays in the list: it may already be paired
     arrive(tmp_path / "raw" / "b.parquet", now)
     found = ["laion_2b/a.parquet", "laion_2b/b.parquet"]
     assert labels(discover(both, today, storage)) == found

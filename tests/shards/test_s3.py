@@ -87,7 +87,7 @@ def test_only_objects_below_the_prefix_that_are_shards_are_found(bucket: Bucket,
 def test_late_files_fall_into_the_interval_in_which_they_arrived(bucket: Bucket, storage: Storage) -> None:
     bucket.put("m.parquet")
     assert [shard.path for shard in shards_of(bucket, storage)] == ["m.parquet"]
-    bucket.put("a.parquet", arrived=DAY.end)  # its name sorts before the earlier object's
+    bucket.put("a.parquet", arrived=DAY.end)  # this name sorts before m.parquet
     bucket.put("z.parquet", arrived=NEXT_DAY.end - timedelta(seconds=1))
     assert [shard.path for shard in shards_of(bucket, storage, NEXT_DAY)] == ["a.parquet", "z.parquet"]
     assert [shard.path for shard in shards_of(bucket, storage)] == ["m.parquet"]

@@ -355,7 +355,7 @@ def test_a_member_that_cannot_be_described_fails_alone(web: WebServer, scratch: 
     entries = ["a.parquet", "gone.parquet", {"url": "lost.parquet", "arrived_at": DAY.end.isoformat()}]
     web.files = {"/list.json": File(json.dumps(entries).encode()), "/a.parquet": File(CONTENT, arrived=START)}
     found = discovered(web, scratch, "list.json")
-    # The third shard arrived in another interval. The run of that interval reports it, not this one.
+    # The third shard arrived in another interval. Only the run of that interval reports the shard.
     assert [(shard.path, shard.problem) for shard in found] == [
         ("a.parquet", ""),
         ("gone.parquet", f"{web.url}/gone.parquet is not there (HTTP 404): check the address, or put the file back"),

@@ -1,4 +1,4 @@
-"""Replays of rejected captions move the right rows exactly once, also after kills and beside other runs."""
+"""Replays of rejected captions move the right rows exactly once, even after kills and during other runs."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 
 def numbers_in(settings: Settings, table: str, fusion: Settings | None = None) -> list[int]:
-    """Numbers of the pairs in the table: of all pairs, or of those fused with the settings ``fusion``."""
+    """The numbers of the pairs in the table. With ``fusion``, only of pairs that were fused with these settings."""
     of = f"where fusion_id = '{decide(fusion).fusion_id}'" if fusion else ""
     return [row["laion_hash"] for row in rows(settings, f"select laion_hash from {table} {of} order by 1")]
 

@@ -40,7 +40,7 @@ def sample(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 
 
 class Setup:
-    """A KV cache with a prefix and four slots of up to 50 tokens, whose pages are in mixed order."""
+    """A KV cache with a prefix and four slots of up to 50 tokens. Pages are in mixed order."""
 
     def __init__(
         self, heads: int, kv_heads: int, d: int, beams: int, prefix: int, page: int, dtype: torch.dtype
@@ -64,7 +64,7 @@ class Setup:
         return pack_prompts(prompts, [3, 0, 2][: len(lengths)], prefix=self.prefix, cache=self.cache)
 
     def beam_attention(self, ops: ModuleType, queries: Tensor, used: list[int]) -> Tensor:
-        """Attention of beams in slots that have ``used`` tokens. Each beam sees the first token and random others."""
+        """Attention of beams in slots that have ``used`` tokens. Each beam sees the first token and some random tokens."""
         slots = torch.tensor([1, 3, 0][: len(used)], device=DEVICE)
         length = torch.tensor(used, device=DEVICE)
         visible = sample(len(used), self.beams, self.capacity, seed=3) > 0

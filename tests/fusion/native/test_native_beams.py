@@ -1,4 +1,4 @@
-"""Both engines keep the same captions of a beam search besides the best one, in the same order."""
+"""Besides the best caption of a beam search, both engines keep the same other captions, in the same order."""
 
 from __future__ import annotations
 
