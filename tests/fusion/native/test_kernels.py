@@ -64,7 +64,7 @@ class Setup:
         return pack_prompts(prompts, [3, 0, 2][: len(lengths)], prefix=self.prefix, cache=self.cache)
 
     def beam_attention(self, ops: ModuleType, queries: Tensor, used: list[int]) -> Tensor:
-        """Attention of beams in slots that have ``used`` tokens. Each beam sees the first token and some random tokens."""
+        """Attention of beams in slots that have ``used`` tokens. A beam sees the first token and some random tokens."""
         slots = torch.tensor([1, 3, 0][: len(used)], device=DEVICE)
         length = torch.tensor(used, device=DEVICE)
         visible = sample(len(used), self.beams, self.capacity, seed=3) > 0
