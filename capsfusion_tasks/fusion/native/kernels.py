@@ -79,12 +79,19 @@ def _after_prefix(MEAN, LSE, at, here, lse_at, rows_here, M: tl.constexpr, DP: t
 
 
 @triton.jit
+def _or(a, b):
+    return a | b
+
+
+@triton.jit
 def beam_attention_kernel(
     Q, MEAN, LSE, KEYS, VALUES, TABLE, SLOTS, USED, SEEN, OUT, scale, per_slot,
     B: tl.constexpr, H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Attention of the new tokens of a slot's beams to the places that each beam sees. Reads the slot's keys once.
+    """Attention of the new tokens of a slot's beams to the places that each beam sees.
+
+    Reads a key and its value once for all beams. Does not read tokens that no beam sees: those of dropped beams.
 
     Each program handles one slot and one key head. Its M rows are the beams times the query heads that share the key
     head. SEEN [N, B, per_slot] has a number for each page, with a bit for each of the page's tokens. All page numbers
@@ -106,12 +113,14 @@ def beam_attention_kernel(
     pages = tl.load(TABLE + slot * per_slot + j, mask=j < per_slot, other=0)
     bits_at = (n * B + beam)[:, None] * per_slot + j[None, :]
     bits = tl.load(SEEN + bits_at, mask=live[:, None] & (j < per_slot)[None, :], other=0)  # [M, PAGES]
+    any_bits = tl.reduce(bits, 0, _or)  # [PAGES]
     mean, top, total = _after_prefix(MEAN, LSE, at, here, lse_at, live, M, DP, PREFIX)
     inside = tl.arange(0, PAGE)
     for i in range(tl.cdiv(used, PAGE)):
         page = tl.sum(tl.where(j == i, pages, 0), 0).to(tl.int64)
         key_at = ((page * KVH + kv_head) * PAGE + inside)[:, None] * D + d[None, :]
-        there = (i * PAGE + inside < used)[:, None] & (d < D)[None, :]
+        any_seen = (tl.sum(tl.where(j == i, any_bits, 0), 0) >> inside) & 1  # [PAGE]
+        there = (any_seen != 0)[:, None] & (d < D)[None, :]
         k = tl.load(KEYS + key_at, mask=there, other=0.0)
         v = tl.load(VALUES + key_at, mask=there, other=0.0)
         of_page = tl.sum(tl.where((j == i)[None, :], bits, 0), 1)  # [M]

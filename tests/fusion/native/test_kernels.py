@@ -63,13 +63,20 @@ class Setup:
         prompts = [[0] * n for n in lengths]
         return pack_prompts(prompts, [3, 0, 2][: len(lengths)], prefix=self.prefix, cache=self.cache)
 
-    def beam_attention(self, ops: ModuleType, queries: Tensor, used: list[int]) -> Tensor:
-        """Attention of beams in slots that have ``used`` tokens. A beam sees the first token and some random tokens."""
-        slots = torch.tensor([1, 3, 0][: len(used)], device=DEVICE)
-        length = torch.tensor(used, device=DEVICE)
+    def visible(self, used: list[int]) -> tuple[Tensor, Tensor]:
+        """Slots [N] with ``used`` tokens, and the places [N, B, capacity] that their beams see.
+
+        A beam sees the first token and some random tokens.
+        """
+        slots, length = (torch.tensor(numbers, device=DEVICE) for numbers in ([1, 3, 0][: len(used)], used))
         visible = sample(len(used), self.beams, self.capacity, seed=3) > 0
         visible[:, :, 0] = True
-        visible &= torch.arange(self.capacity, device=DEVICE) < length[:, None, None]
+        return slots, visible & (torch.arange(self.capacity, device=DEVICE) < length[:, None, None])
+
+    def beam_attention(self, ops: ModuleType, queries: Tensor, used: list[int]) -> Tensor:
+        """Attention of beams in the slots of ``visible``."""
+        slots, visible = self.visible(used)
+        length = torch.tensor(used, device=DEVICE)
         places = (length[:, None] - self.beams + torch.arange(self.beams, device=DEVICE)).view(-1)
         tokens = Tokens(places, places + self.prefix, slots.repeat_interleave(self.beams), places)
         beams = Beams(tokens, slots, length, ops.pack_seen(visible, self.cache))
@@ -105,6 +112,19 @@ def test_beams_attend_over_the_prefix_and_what_they_see_of_their_slot(setup: Set
     used = [setup.beams + 1, 47, 33]
     expected, got = (setup.beam_attention(ops, queries, used) for ops in (torch_ops, triton_ops))
     torch.testing.assert_close(got, expected, **CLOSE[torch.float32])
+
+
+def test_tokens_that_no_beam_sees_are_not_read(setup: Setup) -> None:
+    queries = sample(3 * setup.beams, setup.heads, setup.d)
+    used = [setup.beams + 1, 47, 33]
+    expected = setup.beam_attention(triton_ops, queries, used)
+    slots, visible = setup.visible(used)
+    row, place = (~visible.any(1)).nonzero(as_tuple=True)
+    page_tokens = setup.cache.keys.shape[3]
+    page = setup.cache.table[slots[row], place // page_tokens]
+    for numbers in (setup.cache.keys, setup.cache.values):
+        numbers[LAYER, page, :, place % page_tokens] = torch.nan  # a weight of 0 times NaN would be NaN
+    assert setup.beam_attention(triton_ops, queries, used).equal(expected)
 
 
 @on_a_gpu
