@@ -33,6 +33,9 @@ _NOT_FOR_TORCHRUN = re.compile(
     # ends with a traceback, or every row fails.
     r"|TORCH_?(INDUCTOR|DYNAMO|COMPILE|COMPILER)_.*|(AOT_?INDUCTOR|AOT|COMPILE_STROBELIGHT|PYTORCH_JIT)_.*|PYTORCH_JIT"
     r"|PYTORCH_MATCHER_LOGLEVEL|TORCH_CUDA_SANITIZER|TORCH_MKLDNN_MATMUL_MIN_(DIM|SIZE)|TORCH_PYTHON_NATIVE_.*"
+    # Many images set these variables. They make products of float32 less exact (TF32 or bfloat16), although the
+    # fusion_id of the captions says float32.
+    r"|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|NVIDIA_TF32_OVERRIDE|(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE"
 )
 # A value of OMP_NUM_THREADS that OpenMP accepts: a number, and after commas the numbers for nested levels.
 _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")

@@ -188,6 +188,11 @@ OF_OTHER_LAUNCHERS = {
     "COMPILE_STROBELIGHT_SAMPLE_RATE": "often",
     "PYTORCH_JIT": "off",
     "TORCH_MKLDNN_MATMUL_MIN_DIM": "x",
+    # Variables that make products of float32 less exact.
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "DNNL_DEFAULT_FPMATH_MODE": "BF16",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "ANY",
 }
 
 
