@@ -238,7 +238,7 @@ class Slots:
         """Run the decode step over the first ``n`` slots of the order, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
         # [N] number of generated tokens in the cache. In a CUDA graph, idle slots take part in the step, and their
-        # length keeps growing. The clamp keeps their places inside the slot.
+        # number keeps growing. The clamp keeps their places inside the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]
@@ -249,7 +249,10 @@ class Slots:
         # Copy with repeat_interleave, because an expanded view is not dense, and kernels need dense memory.
         tokens = Tokens(ids, positions.repeat_interleave(b), slots.repeat_interleave(b), places.view(-1))
         seen = self._model.ops.pack_seen(self._visible[slots], self._cache)
-        beams = Beams(tokens, slots, places[:, -1] + 1, seen)
+        # Idle slots count as slots of one token, so that attention reads a single page for each of them.
+        idle = self._cache.table[slots, 0] == self._pages.spare
+        used = (places[:, -1] + 1).masked_fill(idle, 1)
+        beams = Beams(tokens, slots, used, seen)
         hidden = self._model.forward(ids, over_beams(self._model, self._cache, beams))  # [N * B, E]
         parents = self._search.step(slots, self._model.logits(hidden).view(n, b, -1))  # [N, B]
         self._visible[slots] = self._visible[slots[:, None], parents]

@@ -18,6 +18,8 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Engine, Request, StaticRequests, complete_all
 from capsfusion_tasks.fusion.model_files import eos_token_ids
 from capsfusion_tasks.fusion.native import torch_ops, triton_ops
+from capsfusion_tasks.fusion.native.attention import Beams
+from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
 from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.native.memory import Room
@@ -217,6 +219,29 @@ def test_slots_that_are_not_busy_do_no_harm(model: Llama, num_beams: int, most: 
     assert got.token_ids == expected.token_ids
     assert got.score == pytest.approx(expected.score, abs=1e-5)
     assert len(expected.token_ids) == most
+
+
+def test_attention_reads_one_token_of_an_idle_slot(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot stays idle for many steps of a CUDA graph. Attention must not read more and more tokens for it."""
+    used = list[list[int]]()
+    attention = torch_ops.beam_attention
+
+    def record(queries: torch.Tensor, cache: KVCache, layer: int, beams: Beams) -> torch.Tensor:
+        if layer == 0:
+            used.append(beams.used.tolist())
+        return attention(queries, cache, layer, beams)
+
+    monkeypatch.setattr(torch_ops, "beam_attention", record)
+    sizes = {"beams": 3, "prompt_tokens": 30, "max_new_tokens": 9, "eos_ids": [NEVER]}
+    with torch.inference_mode():
+        slots = Slots(model, Prefix.compute(model, PREFIX), slots=3, **sizes)
+        slots.prefill([[5] * 20, [6] * 10], [9, 3])
+        for _ in range(4):
+            slots.grow()
+            slots._upload()
+            slots.step(3)  # all slots, as a CUDA graph does
+            slots.finished()
+    assert used == [[23, 13, 1], [26, 16, 1], [29, 1, 1], [32, 1, 1]]
 
 
 def test_an_engine_goes_on_after_fewer_slots_and_after_an_error(model: Llama, eos: int) -> None:
