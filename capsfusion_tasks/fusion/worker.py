@@ -93,8 +93,23 @@ class ClaimedRequests:
 def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Engine:
     """The engine that the job's decoding settings name, with the model's weights on ``device``.
 
-    Raises InputError if the device cannot compute in the dtype of these settings.
+    Raises InputError if the device cannot compute in the dtype of these settings, or has too little memory.
     """
+    try:
+        return _load_engine(job, tokenizer, device)
+    except torch.OutOfMemoryError as error:
+        name, total = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+        used = torch.cuda.memory_allocated(device)
+        smaller = {"float32": "bfloat16", "bfloat16": "float8"}.get(job.decoding.dtype)
+        hint = f"set CAPSFUSION_DTYPE={smaller} and plan again, " if smaller else ""
+        raise InputError(
+            f"the model in {job.decoding.dtype} and one row do not fit on {name}, where this rank could take only"
+            f" {used / 1e9:.1f} of {total / 1e9:.1f} GB: {hint}use a larger GPU, or end other programs on this GPU"
+            " (nvidia-smi)"
+        ) from error
+
+
+def _load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Engine:
     folder, decoding, dtype = model_folder(job.model), job.decoding, DTYPES[job.decoding.dtype]
     on_cuda = device.type == "cuda"
     if dtype == torch.bfloat16 and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):

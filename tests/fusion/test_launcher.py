@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow as pa
@@ -262,6 +263,30 @@ def test_a_rank_on_a_cpu_keeps_the_threads_that_it_was_given(monkeypatch: pytest
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hint"),
+    [("bfloat16", "set CAPSFUSION_DTYPE=float8 and plan again, use a larger GPU"), ("float8", "use a larger GPU")],
+)
+def test_a_model_that_does_not_fit_on_the_gpu_is_one_line(
+    job: FuseJob, monkeypatch: pytest.MonkeyPatch, dtype: str, hint: str
+) -> None:
+    import torch
+
+    from capsfusion_tasks.fusion import worker
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 270.00 MiB.")
+
+    monkeypatch.setattr(worker, "_load_engine", fail)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 23_500_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=25_400_000_000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA L4")
+    tight = job.model_copy(update={"decoding": job.decoding.model_copy(update={"dtype": dtype})})
+    message = f"the model in {dtype} and one row do not fit on NVIDIA L4, .* 23.5 of 25.4 GB: {hint}, or end"
+    with pytest.raises(InputError, match=message):
+        worker.load_engine(tight, None, torch.device("cuda", 0))  # type: ignore[arg-type]
 
 
 def test_more_ranks_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

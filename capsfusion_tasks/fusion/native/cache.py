@@ -44,9 +44,13 @@ def bytes_per_page(model: Llama, page_tokens: int) -> int:
 
 
 class Pages:
-    """Assigns pages to slots (in vLLM: the block manager). Works on the host, so that it never waits for the device."""
+    """Assigns pages to slots (in vLLM: the block manager). Works on the host, so that it never waits for the device.
 
-    def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int) -> None:
+    With ``shared``, all slots may get the same pages, so their tokens overwrite each other. This is only for measuring
+    memory.
+    """
+
+    def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int, shared: bool = False) -> None:
         self.page_tokens = page_tokens
         self.per_slot = math.ceil(capacity / page_tokens)  # maximum number of pages of one slot
         if pages < self.per_slot:
@@ -56,7 +60,8 @@ class Pages:
         # [slots + 1, pages of a slot]; the last row belongs to no slot: padding uses it.
         self.table = torch.full((slots + 1, self.per_slot), self.spare, dtype=torch.int32)
         self.changed = True  # whether the table has changed since it was last copied to the device
-        self._free = list(range(pages - 1, -1, -1))  # free pages; the last page in the list is taken next
+        # Free pages; the last page in the list is taken next.
+        self._free = list(range(pages - 1, -1, -1)) * (slots if shared else 1)
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
     @property

@@ -60,7 +60,7 @@ class NativeEngine:
         self.model, self.num_beams, self.eos_ids = model, num_beams, tuple(eos_ids)
         self.max_new_tokens, self.max_prompt_tokens, self.keep_beams = max_new_tokens, max_prompt_tokens, keep_beams
         self._prefix = Prefix.compute(model, prefix)
-        self._room = self._find_room(batch_size)
+        self._room = self._find_room(batch_size or self._default_slots())
         self.occupancy = Occupancy()
         self._slots: Slots | None = None
 
@@ -107,15 +107,13 @@ class NativeEngine:
     def shrink(self) -> bool:
         """Halve the number of slots, after the device ran out of memory. Returns False if no smaller number fits."""
         self._slots = None  # free the old slots before measuring new slots
-        slots = self.batch_size
-        while slots > 1:
-            slots //= 2
-            try:
-                self._room = self._find_room(slots)
-            except torch.OutOfMemoryError:
-                continue
-            return True
-        return False
+        if self.batch_size == 1:
+            return False
+        try:
+            self._room = self._find_room(self.batch_size // 2)
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     @torch.inference_mode()
     def _allocate(self) -> Slots:
@@ -128,12 +126,31 @@ class NativeEngine:
         )
         return slots
 
-    @torch.inference_mode()
-    def _find_room(self, slots: int | None) -> Room:
+    def _default_slots(self) -> int:
         if self.model.device.type != "cuda":
-            return Room(slots or CPU_SLOTS, slots or CPU_SLOTS)
-        most = slots or min(MAX_SLOTS, STEP_TOKENS // self.num_beams)
-        return memory.measure(self.model, self._prefix, prefill_tokens=PREFILL_TOKENS, most_slots=most, **self._sizes())
+            return CPU_SLOTS
+        return max(1, min(MAX_SLOTS, STEP_TOKENS // self.num_beams))
+
+    def _find_room(self, slots: int) -> Room:
+        """The room for at most ``slots`` rows. Halves their number until they fit.
+
+        Raises torch.OutOfMemoryError if not even one row fits.
+        """
+        while True:
+            try:
+                return self._measure(slots)
+            except torch.OutOfMemoryError:
+                if slots == 1:
+                    raise
+            slots //= 2
+
+    @torch.inference_mode()
+    def _measure(self, slots: int) -> Room:
+        if self.model.device.type != "cuda":
+            return Room(slots, slots)
+        return memory.measure(
+            self.model, self._prefix, prefill_tokens=PREFILL_TOKENS, most_slots=slots, **self._sizes()
+        )
 
     def _sizes(self) -> SlotSizes:
         return {
@@ -162,7 +179,8 @@ class NativeEngine:
         # Stop at the last whole PREFILL_MULTIPLE of tokens. With further rows, the prefill would be padded to the next
         # multiple, so these rows wait.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
-        most -= most % min(self.model.ops.PREFILL_MULTIPLE, max(1, most))
+        multiple = self.model.ops.PREFILL_MULTIPLE
+        most = most // multiple * multiple or most
         return [waiting.popleft() for _ in range(max(1, bisect_right(ends, most)) if ends else 0)]
 
     def _own_part(self, request: Request) -> list[int]:

@@ -49,7 +49,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     """The room for at most ``most_slots`` rows in the free memory of the model's GPU.
 
     Runs the largest prefill (``prefill_tokens`` in the longest prompts) and one step of all slots, and measures the
-    memory of both. ``sizes`` are arguments of ``Slots``.
+    memory of both. All slots share the pages of one row, because a small card may have no room for pages of so many
+    rows. ``sizes`` are arguments of ``Slots``. Raises torch.OutOfMemoryError if so many slots do not fit.
     """
     device, prompt = model.device, sizes["prompt_tokens"]
     capacity = slot_capacity(prompt, sizes["max_new_tokens"], sizes["beams"])
@@ -58,11 +59,10 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     page = bytes_per_page(model, page_tokens)
     rows = max(1, min(most_slots, prefill_tokens // prompt))
     torch.cuda.empty_cache()  # free an earlier batch's cached memory: its pieces may be too small for this batch
-    pages = max(per_slot, rows * -(-prompt // page_tokens))
 
     before = torch.cuda.memory_allocated(device)
-    slots = Slots(model, prefix, slots=most_slots, pages=pages, **sizes)
-    state = torch.cuda.memory_allocated(device) - before - (pages + 1) * page
+    slots = Slots(model, prefix, slots=most_slots, pages=per_slot, shared_pages=True, **sizes)
+    state = torch.cuda.memory_allocated(device) - before - (per_slot + 1) * page
     prefill = _peak(device, partial(slots.prefill, [[0] * prompt] * rows, [sizes["max_new_tokens"]] * rows))
     step = _peak(device, partial(slots.step, most_slots))
     del slots

@@ -63,7 +63,8 @@ class Slots:
     of the order.
 
     ``prompt_tokens`` is the longest prompt without the prefix, ``max_new_tokens`` the longest caption. ``pages`` is the
-    number of pages of keys and values that all slots share; None: enough for the longest rows in all slots.
+    number of pages of keys and values for all slots together; None: enough for the longest rows in all slots.
+    ``shared_pages``: see ``Pages``.
     """
 
     def __init__(
@@ -78,12 +79,17 @@ class Slots:
         eos_ids: Sequence[int],
         keep_beams: bool = False,
         pages: int | None = None,
+        shared_pages: bool = False,
     ) -> None:
         self._model, self._prefix, self._beams = model, prefix, beams
         capacity = slot_capacity(prompt_tokens, max_new_tokens, beams)
         page_tokens = model.ops.PAGE_TOKENS or capacity
         self._pages = Pages(
-            pages=pages or slots * -(-capacity // page_tokens), page_tokens=page_tokens, slots=slots, capacity=capacity
+            pages=pages or slots * -(-capacity // page_tokens),
+            page_tokens=page_tokens,
+            slots=slots,
+            capacity=capacity,
+            shared=shared_pages,
         )
         self._cache = KVCache.empty(model, (prefix.keys, prefix.values), self._pages)
         self._search = BeamSearch(

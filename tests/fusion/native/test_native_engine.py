@@ -17,7 +17,7 @@ from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.engine import NOT_FINITE, Completion, Engine, Request, StaticRequests, complete_all
 from capsfusion_tasks.fusion.model_files import eos_token_ids
-from capsfusion_tasks.fusion.native import torch_ops, triton_ops
+from capsfusion_tasks.fusion.native import memory, torch_ops, triton_ops
 from capsfusion_tasks.fusion.native.attention import Beams
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
@@ -314,6 +314,49 @@ def test_out_of_memory_halves_the_slots_and_loses_no_row(model: Llama, eos: int)
     assert engine.batch_size == 4
 
 
+@pytest.mark.parametrize(("fit", "slots"), [(16, 16), (5, 4), (1, 1), (0, None)])
+def test_an_engine_whose_slots_do_not_fit_starts_with_fewer(
+    model: Llama, monkeypatch: pytest.MonkeyPatch, fit: int, slots: int | None
+) -> None:
+    def measure(_: NativeEngine, slots: int) -> Room:
+        if slots > fit:
+            raise torch.OutOfMemoryError("no room")
+        return Room(slots, slots)
+
+    monkeypatch.setattr(NativeEngine, "_measure", measure)
+    if slots is None:
+        with pytest.raises(torch.OutOfMemoryError):
+            native(model, slots=16)
+    else:
+        assert native(model, slots=16).batch_size == slots
+
+
+def test_measuring_memory_takes_the_pages_of_one_row(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small card, the pages of as many of the longest prompts as a prefill may have would not fit."""
+    ran = list[tuple[str, int, int]]()  # what ran, for how many rows, in how many pages
+    prefill, step = Slots.prefill, Slots.step
+
+    def record_prefill(slots: Slots, prompts: list[list[int]], limits: list[int]) -> list[int]:
+        ran.append(("prefill", len(prompts), slots._cache.keys.shape[1]))
+        return prefill(slots, prompts, limits)
+
+    def record_step(slots: Slots, n: int) -> None:
+        ran.append(("step", n, slots._cache.keys.shape[1]))
+        step(slots, n)
+
+    monkeypatch.setattr(Slots, "prefill", record_prefill)
+    monkeypatch.setattr(Slots, "step", record_step)
+    monkeypatch.setattr(torch_ops, "PAGE_TOKENS", 8)
+    for name in ("memory_allocated", "reset_peak_memory_stats", "max_memory_allocated", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**10, 10**10))
+    sizes = {"beams": 3, "prompt_tokens": 30, "max_new_tokens": 9, "eos_ids": [NEVER], "keep_beams": False}
+    with torch.inference_mode():
+        prefix = Prefix.compute(model, PREFIX)
+        assert memory.measure(model, prefix, prefill_tokens=240, most_slots=20, **sizes) == Room(20, 20 * 7)
+    assert ran == [("prefill", 8, 7 + 1), ("step", 20, 7 + 1)]  # 30 + 3 x 8 tokens are 7 pages; 1 is the spare page
+
+
 def test_after_out_of_memory_the_old_cache_is_gone_before_room_is_measured(
     model: Llama, eos: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,7 +371,7 @@ def test_after_out_of_memory_the_old_cache_is_gone_before_room_is_measured(
             raise torch.OutOfMemoryError("no room")
         return decode(slots)
 
-    def looks(of: NativeEngine, slots: int | None) -> Room:
+    def looks(of: NativeEngine, slots: int) -> Room:
         alive.extend(key() is not None for key in keys)
         return find_room(of, slots)
 
