@@ -6,7 +6,9 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import pyarrow as pa
 from torch.distributed.distributed_c10d import Store
 
 from capsfusion_tasks.fusion.chunks import input_digest
@@ -49,15 +51,43 @@ class Feed:
         self._ready: queue.Queue[Prepared | Exception | None] = queue.Queue()
         self._wanted = threading.Semaphore(_AHEAD)
         self._ended = False
-        threading.Thread(target=self._run, name="feed", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+
+    @cached_property
+    def _finished(self) -> FinishedRows:
+        """The finished rows of earlier tries. Read only once: rows that this try finishes are never claimed again."""
+        return FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
+
+    def has_unfinished(self) -> bool:
+        """Whether any row that no rank has claimed yet is unfinished. Claims nothing. Call this before ``next``.
+
+        Waits until pairs are there.
+        """
+        start = self._claimed()
+        while (pairs := self._pairs.read(start, self._job.claim_rows)).num_rows:
+            if self._unfinished(start, pairs):
+                return True
+            start += self._job.claim_rows
+        return False
+
+    def all_claimed(self) -> bool:
+        """Whether ranks have claimed all rows. False while pairs are still being written."""
+        total = self._pairs.total()
+        return total is not None and self._claimed() >= total
+
+    def _claimed(self) -> int:
+        """The number of rows that ranks have claimed."""
+        return int(self._store.add("claimed", 0)) * self._job.claim_rows
 
     def next(self, *, wait: bool) -> Prepared | None:
-        """The next rows, or None if no rows are ready.
+        """The next rows, or None if no rows are ready. The first call starts to claim rows.
 
         With ``wait``, waits until rows are ready. Then None means that no rows are left.
         """
         if self._ended:
             return None
+        if self._thread.ident is None:  # not started
+            self._thread.start()
         try:
             prepared = self._ready.get(block=wait)
         except queue.Empty:
@@ -80,23 +110,28 @@ class Feed:
             self._ready.put(error)
 
     def _prepare(self) -> Iterator[Prepared]:
-        # The finished rows of earlier tries. Read them only once: rows that this try finishes are never claimed again.
-        finished = FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
         while True:
             start = (self._store.add("claimed", 1) - 1) * self._job.claim_rows
             pairs = self._pairs.read(start, self._job.claim_rows)
             if not pairs.num_rows:
                 return
-            done = {tuple(row.values()) for row in finished.between(start, start + pairs.num_rows).to_pylist()}
             prepared = Prepared()
-            for row, pair in enumerate(pairs.to_pylist(), start=start):
-                digest = input_digest(pair["laion_2b"], pair["laion_coco"])
-                if (row, digest) not in done:
-                    self._add(prepared, row, digest, pair["laion_2b"], pair["laion_coco"])
+            for row, digest, raw, synthetic in self._unfinished(start, pairs):
+                self._add(prepared, row, digest, raw, synthetic)
             if found := pairs.num_rows - len(prepared.inputs):
                 self._store.add("found", found)
             if prepared.inputs:
                 yield prepared
+
+    def _unfinished(self, start: int, pairs: pa.Table) -> list[tuple[int, bytes, str | None, str | None]]:
+        """The unfinished rows of ``pairs``: row number, counted from ``start``, digest of the input, both captions."""
+        done = {tuple(row.values()) for row in self._finished.between(start, start + pairs.num_rows).to_pylist()}
+        captions = zip(*(pairs[name].to_pylist() for name in CAPTION_COLUMNS), strict=True)
+        rows = [
+            (row, input_digest(raw, synthetic), raw, synthetic)
+            for row, (raw, synthetic) in enumerate(captions, start=start)
+        ]
+        return [row for row in rows if row[:2] not in done]
 
     def _add(self, prepared: Prepared, row: int, digest: bytes, raw: str | None, synthetic: str | None) -> None:
         prepared.inputs[row] = digest

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +23,8 @@ from capsfusion_tasks.fusion.launcher import STARTED_BY
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 1.0
+_AUTO = (None, "", "auto")  # values of CAPSFUSION_NPROC_PER_NODE with which torchrun starts a rank per GPU
 
 
 def die_with_parent() -> None:
@@ -44,14 +48,17 @@ def _is_orphan(parent: int) -> bool:
     return parent == 1 or (started_by is not None and psutil.Process(parent).ppid() != int(started_by))
 
 
-def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, IO[bytes] | None]:
-    """The rank's device and the lock of its GPU.
+def take_device(
+    local_rank: int, local_world_size: int, on_wait: Callable[[], bool] = lambda: True
+) -> tuple[torch.device, IO[bytes] | None] | None:
+    """The rank's device and the lock of its GPU. None if the rank waited for the GPU and ``on_wait`` ended the wait.
 
     Keep the lock until the process ends, because the process uses the GPU's memory until then.
 
     The device is GPU number ``local_rank``. (Not the global rank, because the second node's first GPU has number 0.)
-    Waits until a rank of an earlier try has left the GPU. Without a GPU, the device is the CPU, with OMP_NUM_THREADS
-    threads or a fair share of the cores. Raises InputError if this node has fewer GPUs than ranks.
+    Waits until a rank of an earlier try or of another job has left the GPU, and calls ``on_wait`` every second.
+    ``on_wait`` returns whether to wait longer. Without a GPU, the device is the CPU, with OMP_NUM_THREADS threads or a
+    fair share of the cores. Raises InputError if this node has fewer GPUs than ranks.
     """
     if not torch.cuda.is_available():
         if not os.environ.get("OMP_NUM_THREADS"):
@@ -63,15 +70,32 @@ def take_device(local_rank: int, local_world_size: int) -> tuple[torch.device, I
             f"{local_world_size} ranks were started on a node with {gpus} GPUs, and each rank needs its own GPU:"
             " set CAPSFUSION_NPROC_PER_NODE to auto"
         )
+    if local_rank == 0 and local_world_size < gpus and os.environ.get("CAPSFUSION_NPROC_PER_NODE") in _AUTO:
+        log.warning(
+            "this node has %d GPUs, but ranks for only %d of them were started, because nvidia-smi failed or is"
+            " missing: to use all GPUs, set CAPSFUSION_NPROC_PER_NODE=%d",
+            *(gpus, local_world_size, gpus),
+        )
     torch.cuda.set_device(local_rank)
     # Do not use cuDNN for attention. It makes a new plan for each shape, and nearly every prefill has a new shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     name = torch.cuda.get_device_properties(local_rank).uuid
     path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}-{os.geteuid()}.lock"
     lock = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666), "r+b")
+    if not _locks(lock):
+        log.info("GPU %s is still used by another rank; waiting for that rank to end (lock file %s)", name, path)
+        while not _locks(lock):
+            if not on_wait():
+                lock.close()
+                return None
+            time.sleep(_POLL_SECONDS)
+    return torch.device("cuda", local_rank), lock
+
+
+def _locks(lock: IO[bytes]) -> bool:
+    """Whether this process can lock the file. If so, locks it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.info("GPU %s is still used by another rank; waiting for that rank to end (lock file %s)", name, path)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    return torch.device("cuda", local_rank), lock
+        return False
+    return True

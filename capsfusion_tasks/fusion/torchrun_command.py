@@ -37,6 +37,7 @@ _NOT_FOR_TORCHRUN = re.compile(
     # fusion_id of the captions says float32.
     r"|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|NVIDIA_TF32_OVERRIDE|(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE"
 )
+_DRIVER_GPUS, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
 # A value of OMP_NUM_THREADS that OpenMP accepts: a number, and after commas the numbers for nested levels.
 _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")
 
@@ -49,6 +50,8 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
         # Without this, torchrun sets one thread per rank if there are several ranks.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
     }
+    if settings.nproc_per_node != "auto":  # may come from the command line; ranks need not warn of idle GPUs
+        environment["CAPSFUSION_NPROC_PER_NODE"] = str(settings.nproc_per_node)
     if _is_writable(settings.home):
         # This folder outlives the container, so that the next task finds the compiled kernels.
         environment["TRITON_CACHE_DIR"] = str(settings.home / "triton")
@@ -96,6 +99,15 @@ def gpu_count() -> int:
         return len([*takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))])
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return 0
+    except (OSError, subprocess.SubprocessError):  # nvidia-smi is missing, fails, or hangs
+        return _gpus_of_driver()
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def _gpus_of_driver() -> int:
+    """Number of GPUs that the driver has and whose device files this process may use.
+
+    A container without GPUs still sees the host's GPUs in /proc, but has no device files for them.
+    """
+    files = [file for file in _DEVICES.glob("nvidia[0-9]*") if os.access(file, os.R_OK | os.W_OK)]
+    return min(len([*_DRIVER_GPUS.glob("*")]), len(files))

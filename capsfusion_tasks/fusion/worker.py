@@ -50,10 +50,21 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     check_model(folder, engine=job.decoding.engine, max_new_tokens=job.decoding.max_new_tokens, template=template)
     tokenizer = load_tokenizer(folder)
     feed = Feed(job, storage, pairs, store, tokenizer)
-    # A rank without rows loads no model. This happens in a retry after the last row was finished.
-    if (first := feed.next(wait=True)) is not None:
-        # Keep the lock until the process ends, because the process uses the GPU's memory until then.
-        device, _lock = take_device(local_rank, local_world_size)
+
+    def keep_waiting() -> bool:
+        heartbeat.beat("loading")
+        return not feed.all_claimed()
+
+    first, taken = None, None
+    if feed.has_unfinished():
+        # Take the device before claiming rows. If another job uses the GPU, other ranks fuse the rows in the meantime.
+        taken = take_device(local_rank, local_world_size, on_wait=keep_waiting)
+        first = feed.next(wait=True) if taken else None
+    else:
+        # Start neither CUDA nor the engine. This happens in a retry after the last row was finished.
+        feed.next(wait=True)  # counts the finished rows, for the progress
+    if taken and first:
+        device, _lock = taken  # keep the lock until the process ends, because it uses the GPU's memory until then
         engine = load_engine(job, tokenizer, device)
         progress = Progress(store, pairs)
         with Results(job, storage, store, tokenizer, engine.occupancy) as results:

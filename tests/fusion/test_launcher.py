@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
+from capsfusion_tasks.fusion import torchrun_command
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import Torchrun, run
@@ -300,6 +301,68 @@ def test_more_ranks_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         take_device(0, 2)
 
 
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lets torch find two GPUs, without their work. Lock files lie in ``tmp_path``."""
+    import torch
+
+    from capsfusion_tasks.fusion import node
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda rank: SimpleNamespace(uuid=f"uuid{rank}"))
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda _: None)
+    monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(node, "_POLL_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_rank_that_waits_for_its_gpu_shows_that_it_lives(caplog: pytest.LogCaptureFixture) -> None:
+    from capsfusion_tasks.fusion.node import take_device
+
+    caplog.set_level("INFO")
+    _, other = take_device(1, 2)
+    beats = []
+
+    def beat() -> bool:
+        beats.append(1)
+        if len(beats) == 3:
+            other.close()  # the other rank ends
+        return True
+
+    device, _lock = take_device(1, 2, on_wait=beat)
+    assert (device.index, len(beats)) == (1, 3)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("GPU uuid1 is still used by another rank; waiting")
+    assert take_device(1, 2, on_wait=lambda: False) is None
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("chosen", "ranks", "warnings"), [(None, 1, 1), ("", 1, 1), ("auto", 1, 1), ("1", 1, 0), (None, 2, 0)]
+)
+def test_gpus_that_stay_idle_are_named_unless_the_user_wants_it_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, chosen: str | None, ranks: int, warnings: int
+) -> None:
+    from capsfusion_tasks.fusion.node import take_device
+
+    monkeypatch.delenv("CAPSFUSION_NPROC_PER_NODE", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CAPSFUSION_NPROC_PER_NODE", chosen)
+    for rank in range(ranks):
+        take_device(rank, ranks)
+    told = [line for line in caplog.messages if line.startswith("this node has 2 GPUs, but ranks for only 1 of them")]
+    assert told == caplog.messages
+    assert len(told) == warnings
+
+
+def test_ranks_learn_the_number_that_the_user_chose_for_them() -> None:
+    name = "CAPSFUSION_NPROC_PER_NODE"
+    assert environment_defaults(load_settings(nproc_per_node=1))[name] == "1"
+    assert name not in environment_defaults(load_settings(nproc_per_node="auto"))
+
+
 def test_compiled_kernels_lie_where_the_next_task_finds_them_unless_the_user_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +387,34 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu_count() == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert "--nproc-per-node 2 " in " ".join(torchrun_argv_of_nothing())
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        FileNotFoundError("nvidia-smi"),
+        subprocess.CalledProcessError(9, "nvidia-smi"),
+        subprocess.TimeoutExpired("", 60),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_where_nvidia_smi_fails_the_drivers_gpus_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setattr(torchrun_command, "_DRIVER_GPUS", tmp_path / "gpus")
+    monkeypatch.setattr(torchrun_command, "_DEVICES", tmp_path)
+    assert gpu_count() == 0
+    for name in ("0000:19:00.0", "0000:3b:00.0", "0000:4c:00.0"):
+        (tmp_path / "gpus" / name).mkdir(parents=True)
+    assert gpu_count() == 0  # a container without GPUs on a host with GPUs
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert gpu_count() == 2
 
 
 def torchrun_argv_of_nothing() -> list[str]:

@@ -7,15 +7,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pytest
+from torch.distributed import HashStore
 
 from capsfusion_tasks.errors import TorchrunFailed
-from capsfusion_tasks.fusion import chunks
+from capsfusion_tasks.fusion import chunks, worker
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import Torchrun
@@ -82,6 +83,28 @@ def test_the_first_captions_do_not_wait_for_the_rest_of_the_pairs(storage: Stora
     finally:
         ranks.terminate()
     assert finished(storage) == list(range(50))
+
+
+def test_a_rank_that_waits_for_its_gpu_holds_no_rows(
+    storage: Storage, job: FuseJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pieces(storage, job.pairs, pieces())
+    store = HashStore()
+    take_device = worker.take_device
+
+    def busy(local_rank: int, local_world_size: int, on_wait: Callable[[], bool]) -> None:
+        """Another job uses the GPU of rank 1. In the meantime, rank 0 fuses all rows."""
+        assert on_wait()
+        monkeypatch.setattr(worker, "take_device", take_device)
+        worker.fuse_rows(job, store, 0, 0, 2)
+        assert not on_wait()
+
+    monkeypatch.setattr(worker, "take_device", busy)
+    worker.fuse_rows(job, store, 1, 1, 2)
+    assert finished(storage) == list(range(50))
+    # Neither a wait for a GPU nor an engine, because no rows are left.
+    monkeypatch.setattr(worker, "take_device", None)
+    worker.fuse_rows(job, HashStore(), 0, 0, 1)
 
 
 @pytest.mark.slow
