@@ -13,7 +13,14 @@ from typing import Any
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.json_files import read_object
 from capsfusion_tasks.fusion.model_tokenizer import FILES, load_tokenizer, tokenizer_file
-from capsfusion_tasks.fusion.weight_files import HUB_PATTERNS, check_start, refuse_adapter, weight_files
+from capsfusion_tasks.fusion.weight_files import (
+    PICKLES,
+    SAFETENSORS,
+    check_start,
+    has_safetensors,
+    refuse_adapter,
+    weight_files,
+)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -105,9 +112,14 @@ def _hub_snapshot(model: str, *, weights: bool) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     name, _, revision = model.partition("@")
-    patterns = ["*.json", "tokenizer.model", *(HUB_PATTERNS if weights else ())]
+    patterns = ["*.json", "tokenizer.model", *([SAFETENSORS] if weights else ())]
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        if weights and not has_safetensors(folder):
+            # Fetch these last, because many repositories have the weights in both formats.
+            commit = folder.name
+            snapshot_download(name, revision=commit, allow_patterns=[*patterns, PICKLES])
+        return folder
     except LocalEntryNotFoundError as error:  # huggingface_hub raises this if the hub does not answer
         raise NotReadyError(
             f"the model {model} is not on this machine, and the hub does not answer ({error.__cause__ or error}): check"

@@ -17,7 +17,8 @@ _LAYOUTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-HUB_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
+# Patterns of the hub for the weights of each layout. Indexes end in .json, so they come with the other small files.
+SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 ADAPTER_CONFIG = "adapter_config.json"
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 # Endings of tensor names that only quantised checkpoints have: GPTQ, AWQ, fp8, bitsandbytes.
@@ -41,6 +42,11 @@ def weight_files(folder: Path) -> list[Path]:
         f"{folder} has no weights: expected model.safetensors or pytorch_model.bin, or an index (…index.json) beside"
         f" its shards; found {found}"
     )
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether ``folder`` has weights in safetensors, or their index. Then other weights are not read."""
+    return any((folder / name).is_file() for name in _LAYOUTS[0])
 
 
 def refuse_adapter(folder: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError, NotReadyError
@@ -146,6 +147,40 @@ def test_ranks_get_the_commit_that_a_hub_id_meant_when_they_were_started(
     assert decide(settings) == decide(settings.model_copy(update={"model": "team/model@main"}))
     assert locate(decide(settings), load_settings()) == f"team/model@{commit}"
     assert model_folder(f"team/model@{commit}") == cache / "snapshots" / commit
+
+
+@pytest.mark.parametrize(
+    ("weights", "fetched"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
+        (
+            [
+                "model-1.safetensors",
+                "model.safetensors.index.json",
+                "pytorch_model-1.bin",
+                "pytorch_model.bin.index.json",
+            ],
+            ["model-1.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"],
+        ),
+        (["pytorch_model.bin"], ["pytorch_model.bin"]),
+    ],
+)
+def test_weights_are_downloaded_in_one_format_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: list[str], fetched: list[str]
+) -> None:
+    snapshot = tmp_path / ("c" * 40)
+    snapshot.mkdir()
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (name, revision) in [("team/model", "v1"), ("team/model", snapshot.name)]
+        for file in filter_repo_objects(["config.json", "tokenizer.json", *weights], allow_patterns=allow_patterns):
+            text = json.dumps({"weight_map": {"x": "model-1.safetensors"}}) if "index" in file else "{}"
+            (snapshot / file).write_text(text)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert model_folder("team/model@v1") == snapshot
+    assert sorted(os.listdir(snapshot)) == sorted(["config.json", "tokenizer.json", *fetched])
 
 
 def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
