@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -49,25 +49,41 @@ def empty(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path, target: Path) -> Iterator[None]:
-    while True:
-        with suppress(FileNotFoundError), _open(folder) as lock:  # another process may delete the folder meanwhile
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise NotReadyError(
-                    f"another capsfusion fuse (process {lock.read().strip()}) is writing {target}: wait until it has"
-                    " ended, or choose another name"
-                ) from None
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
+    while (lock := _lock(folder, target)) is None:
+        pass  # another process has just deleted the folder or its lock
+    with lock:
+        yield
+
+
+def _lock(folder: Path, target: Path) -> TextIO | None:
+    """The locked lock file of ``folder``. None if another process deletes the folder or the file in the meantime."""
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(_open(folder))
+            _flock(lock, target)
+            # A lock on a deleted file protects nothing.
             if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
-                continue  # another process has deleted the lock file, and a lock on a deleted file protects nothing
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
-            return
+                return None
+        except FileNotFoundError:
+            return None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        stack.pop_all()  # keep the file open
+        return lock
+
+
+def _flock(lock: TextIO, target: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise NotReadyError(
+            f"another capsfusion fuse (process {lock.read().strip()}) is writing {target}: wait until it has ended, or"
+            " choose another name"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def _open(folder: Path) -> TextIO:

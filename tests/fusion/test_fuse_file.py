@@ -226,6 +226,17 @@ def test_another_command_on_the_same_output_is_told_to_wait(
     assert sorted(os.listdir(tmp_path)) == ["out.jsonl", "pairs.jsonl"]
 
 
+def test_a_file_that_is_missing_later_on_is_not_taken_for_a_missing_lock(tmp_path: Path) -> None:
+    def read_a_missing_file() -> None:
+        with parts_folder(tmp_path / "out.jsonl") as parts:
+            (parts / "kept").touch()
+            (tmp_path / "gone.jsonl").read_text()
+
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
+        read_a_missing_file()
+    assert os.listdir(tmp_path / "out.jsonl.parts") == ["kept"]
+
+
 @pytest.mark.parametrize("change", ["grows", "is cut", "is replaced"])
 def test_an_input_that_changes_while_it_is_fused_is_refused_and_finished_rows_are_kept(
     pairs_file: Path, tmp_path: Path, settings: Settings, change: str
