@@ -72,8 +72,8 @@ class Cost:
         products = b * sum(steps) * (self._matrices / rates.layers + self._head / rates.products)
         # Divided by 2, because ``_matrices`` counts two operations per weight: a multiplication and an addition.
         weights = sum(steps) / slots * (self._matrices * rates.layer_bytes + self._head * rates.bytes) / 2
-        # Step k attends to k tokens of each beam, including the newest.
-        own = sum(n * self._own(r) + b * n * (n + 1) / 2 for n, r in zip(steps, requests, strict=True))
+        # Step k reads at least k - 1 + b generated tokens: beams may share all their tokens except the newest.
+        own = sum(n * self._own(r) + n * (n - 1) / 2 + b * n for n, r in zip(steps, requests, strict=True))
         cached = (own + self._prefix * sum(steps) / slots) * self._cached * rates.bytes
         memory = rates.memory
         return Limit(prefill / rows, products / rows, weights / memory / rows, cached / memory / rows)
@@ -107,8 +107,9 @@ class Limit:
     - ``products``: arithmetic of the tokens of the row's beams in the layers and the vocabulary head.
     - ``weights``: reading the layers' and the head's matrices once per step for all slots. Overlaps with ``products``.
     - ``keys_values``: reading the row's own keys and values once per step for all beams, plus the row's share of
-      reading the prefix's keys and values once per step for all slots. The arithmetic of attention takes less time and
-      overlaps with this reading.
+      reading the prefix's keys and values once per step for all slots. Counted as if beams differed in their newest
+      tokens only. (Beams that differ earlier read more.) The arithmetic of attention takes less time and overlaps with
+      this reading.
     """
 
     prefill: float

@@ -32,9 +32,10 @@ def test_a_rows_limit_counts_products_weights_and_keys_and_values() -> None:
     assert limit.products == pytest.approx(1.28)
     # Each of 2 steps reads 160 weights of 2 bytes, for 4 rows at once.
     assert limit.weights == pytest.approx(2 * 320 / 4 / 100)
-    # A token has 2 keys and 2 values of 2 bytes each. The two steps read 2 + 2 and 2 + 4 of the row's own tokens. Each
-    # step also reads the prefix's 3 tokens, for 4 rows at once.
-    assert limit.keys_values == pytest.approx((4 + 6 + 2 * 3 / 4) * 8 / 100)
+    # A token has 2 keys and 2 values of 2 bytes each. The first step reads the prompt's 2 own tokens and the newest
+    # token of each beam. The second step reads one token more, if both beams continue the same token. Each step also
+    # reads the prefix's 3 tokens, for 4 rows at once.
+    assert limit.keys_values == pytest.approx((4 + 5 + 2 * 3 / 4) * 8 / 100)
 
 
 def test_float8_speeds_up_the_layers_alone() -> None:
@@ -42,7 +43,7 @@ def test_float8_speeds_up_the_layers_alone() -> None:
     assert limit.prefill == pytest.approx(480 / 2000 + (9 * 16 + 80) / 1000)
     assert limit.products == pytest.approx(4 * (240 / 2000 + 80 / 1000))
     assert limit.weights == pytest.approx(2 * (120 + 2 * 40) / 4 / 100)
-    assert limit.keys_values == pytest.approx((4 + 6 + 2 * 3 / 4) * 8 / 100)
+    assert limit.keys_values == pytest.approx((4 + 5 + 2 * 3 / 4) * 8 / 100)
 
 
 def test_products_and_weights_overlap_and_the_rest_adds_up() -> None:
