@@ -41,14 +41,16 @@ class RuleSettings(BaseModel):
         default=0.7,
         gt=0,
         le=1,
-        description="Reject captions if two sentences have more than this share of their content words in common.",
+        description="Reject captions in which two sentences have at least this share of the shorter sentence's content"
+        " words in common.",
     )
     unsupported_max: float = Field(
         default=0.65,
         gt=0,
         le=1,
         description="Reject captions that the sources do not support: at least this share of their content words, and"
-        " at least `unsupported_min` words, are in neither source.",
+        " at least `unsupported_min` words, are in neither source. The caption must also keep at most a quarter of the"
+        " synthetic caption's content words, or at least 80% of its own content words must be in neither source.",
     )
     unsupported_min: int = Field(default=5, ge=1, description="See `unsupported_max`.")
     same_caption_max: int = Field(

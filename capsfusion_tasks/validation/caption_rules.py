@@ -135,7 +135,7 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def restated(fused: Fused, settings: RuleSettings) -> bool:
-    """``restated``: a sentence shares 70% of its content words with another sentence.
+    """``restated``: two sentences have 70% of the shorter sentence's content words in common.
 
     Sentences of fewer than three content words are too short to compare.
     """
