@@ -8,16 +8,13 @@ import unicodedata
 from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.english import is_to_be_english
 from capsfusion_tasks.validation.scores import Fused, content
-from capsfusion_tasks.validation.text import FUNCTION_WORDS, loop, sentences, word_set, words
+from capsfusion_tasks.validation.text import FUNCTION_WORDS, contains, loop, sentences, word_set, words
 
 END_OF_SENTENCE = frozenset(".!?…\"'”’»›)]" + "。！？」』）؟۔।")
 _ELLIPSIS = ("...", "…")
 _CLOSING = " \"'”’»›)]"
 # No English sentence ends in one of these words.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
-_CUT_WORD_LENGTH = 3
-# Endings of word forms: "dog" in a caption is not cut off if the source has "dogs".
-_FORM = re.compile(r"(?:es|ed|ings?|e?rs?|ly|al|y|ies|en|ness|ful|less|ments?|ions?|like|able)\Z")
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
 
@@ -78,7 +75,7 @@ def truncated(fused: Fused, settings: RuleSettings) -> bool:
 
     A caption is truncated if it ends without punctuation or in "…". A closing quotation mark or bracket counts as
     punctuation, and an emoji may follow. A caption in English is also truncated if the word before its full stop cannot
-    end a sentence ("the", "and") or is only the beginning of a word in a source ("a beaut.").
+    end a sentence ("the", "and").
     """
     if fused.finish_reason == "length":
         return True
@@ -98,32 +95,13 @@ def _ends_in_a_clause(fused: Fused, text: str, *, english: bool) -> bool:
     if text.endswith("..") or not fused.caption_words:
         return text.endswith("...")
     word = fused.caption_words[-1]
-    return english and ((word in _NEVER_LAST and text.endswith(f" {word}.")) or _is_cut(word, fused))
-
-
-def _is_cut(word: str, fused: Fused) -> bool:
-    """Whether ``word`` is only the beginning of a longer word in a source ("beaut" of "beautiful").
-
-    False if the caption also has the longer word, or if the two are forms of the same word ("dog" and "dogs").
-    """
-    if (
-        len(word) < _CUT_WORD_LENGTH
-        or not word.isalpha()
-        or word in fused.source_words
-        or word in fused.caption_words[:-1]
-    ):
-        return False
-    if not any(source.startswith(word) for source in fused.source_words):
-        return False
-    longer = re.findall(rf"\b(?i:{word})([a-z]{{2,}}|[A-Z]{{2,}})\b(?!['’])", fused.sources)
-    return bool(longer) and not any(
-        _FORM.match(rest.lower()) or word + rest.lower() in fused.caption_words for rest in longer
-    )
+    return english and word in _NEVER_LAST and text.endswith(f" {word}.")
 
 
 def repetition(fused: Fused, settings: RuleSettings) -> bool:
     """``repetition``: more than 15% of the trigrams repeat an earlier trigram, or there is a loop that no source has.
 
+    A source may write the loop with other punctuation ("Tora! Tora! Tora!").
     Gopher (Rae et al., 2021) uses a limit of 0.18 for the most frequent trigram of a page. A caption of 22 words
     reaches 0.15 if three trigrams occur twice. Rejects 0.18% of CapsFusion's published captions. Most of these contain
     a title twice.
@@ -131,7 +109,9 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
     if fused.repetition > settings.repetition_max:
         return True
     said = loop(fused.caption, fused.caption_words)
-    return said is not None and said not in fused.sources_lower
+    if said is None or said in fused.sources_lower:
+        return False
+    return not contains(fused.source_words, said.split())
 
 
 def restated(fused: Fused, settings: RuleSettings) -> bool:

@@ -59,6 +59,7 @@ def test_every_rule_states_its_reason_code_first() -> None:
         ("repetition", "The Louboutin pumps are very very very very red."),
         ("repetition", "The Louboutin pumps are looooooooooong and red."),
         ("repetition", "The Louboutin pumps are red - - - - - - - - - - - - heels."),
+        ("repetition", "The Louboutin pumps are for Girls, Girls, Girls with red heels."),
         ("repetition", "The red shoes of the red shoes of the red shoes of the red shoes."),
         ("concatenation", f"{RAW}. {SYNTHETIC}"),
         ("concatenation", f"{SYNTHETIC[:-1]}, and the {RAW}."),
@@ -89,7 +90,6 @@ def test_every_rule_states_its_reason_code_first() -> None:
         ("truncated", "The Christian Louboutin So Kate 120 glitter pumps are red high..."),
         ("truncated", "The So Kate 120 pumps stand on a white table and…"),
         ("truncated", "The So Kate 120 glitter pumps are red heels and the."),
-        ("truncated", "The So Kate 120 glitter pumps are red heels by Loubou."),
         ("prompt_leakage", "The So Kate 120 pumps are well-structured and stand on a white table."),
         ("prompt_leakage", "The So Kate 120 pumps are red, but the second description may be incorrect."),
         ("prompt_leakage", "The So Kate 120 pumps are red heels, in a grammatically correct sentence."),
@@ -243,6 +243,16 @@ def test_a_fault_is_rejected_with_its_reason(reason: str, caption: str) -> None:
             "On January 3, 2014, three 2008 plates and two 8-inch shoes of the 5,000-metre run at 6:00 pm were"
             " shown, dated June 12.",
         ),
+        ("a loop of a source with commas", "Girls, Girls, Girls", "a poster", "A poster for Girls, Girls, Girls."),
+        ("a loop with other signs", "Tora! Tora! Tora!", "a film poster", "The film poster is for Tora, Tora, Tora."),
+        (
+            "a loop of two words",
+            "New York, New York, New York",
+            "a city at night",
+            "The city of New York, New York, New York is seen at night with its many lights and tall buildings.",
+        ),
+        ("the sun of a sunrise", "Sunrise over Tahoe", "a lake", "Tahoe is a lake in the morning sun."),
+        ("the bed of a bedroom", "Master Bedroom in Oak", "a room", "The master room in oak has a white bed."),
         (
             "colours in another language and shades",
             "Schultertasche braun, navy",
