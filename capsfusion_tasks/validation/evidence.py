@@ -129,7 +129,7 @@ _EVIDENCE: dict[str, Callable[[Fused], Iterable[Span]]] = {
     "unsupported": _words(lambda fused: fused.unsupported),
     "little_support": _words(lambda fused: fused.unsupported),
     "denial": _anywhere(claims.DENIAL),
-    "first_person": lambda fused: (m.span() for m in voice.FIRST_PERSON.finditer(fused.caption)),
+    "first_person": lambda fused: (m.span() for m in voice.first_persons(fused.caption, fused.sources)),
     "addresses_reader": lambda fused: [
         *(m.span() for m in voice.OPENING.finditer(fused.caption) if m.start() == 0),
         *_anywhere(voice.READER)(fused),

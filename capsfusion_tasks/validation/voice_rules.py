@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
@@ -11,16 +12,22 @@ from capsfusion_tasks.validation.text import word_set
 # A match needs one of these words. Looking up words in a set is faster than running the pattern.
 _FIRST_PERSON_HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll")
 _READER_HINTS = word_set("please you you're our my click more")
-FIRST_PERSON = re.compile(
+_FIRST_PERSON = re.compile(
     r"\b(?:I|[Ww]e)(?:['’](?:m|ve|d|ll|re)"
     r"| (?:am|are|was|were|have|had|do|don['’]t|did|didn['’]t|can|could|will|would|need|want|love|think|use|used|got"
     r"|made|found|look|offer|bought|created|decided|desire|discovered|envision|followed|regret|also|just|recently))\b"
 )
+# The Roman numeral I follows a name that does not begin a sentence ("under Queen Elizabeth I were"). The verb after the
+# numeral must also fit the name: "the Nikon I bought" has no numeral.
+_BEFORE_NUMERAL = re.compile(r"[\w,)] [A-Z][\w'’-]* \Z")
+_AFTER_NUMERAL = re.compile(r"I (?:are|was|were|had|did|didn['’]t|can|could|will|would|also)\Z")
+_NAME_LENGTH = 40  # in characters; longer names before a numeral are not found, which bounds the time
+_NEXT_WORD = re.compile(r"\W+[A-Z]\w*")
 # First words that show that a caption is an advertisement, an instruction or a question.
 OPENING = re.compile(
-    r"(?:Introducing|Buy|Click|Check out|Register|Shop\b|Order now|Looking for|Please|Enjoy|Learn how|Find out|Don['’]t"
-    r"|Visit\b|Get (?:a|an|the|your|ready)\b|Discover (?:the|how|a|our|your)\b|Welcome to (?:our|my|the)\b"
-    r"|Here(?:['’]s| is| are)\b|Are you\b|Do you\b|Have you\b|How (?:about|can you|much do)\b|Is it\b)"
+    r"(?:Introducing|Buy|Click|Check out|Register|Shop|Order now|Looking for|Please|Enjoy|Learn how|Find out|Don['’]t"
+    r"|Visit|Get (?:a|an|the|your|ready)|Discover (?:the|how|a|our|your)|Welcome to (?:our|my|the)"
+    r"|Here(?:['’]s| is| are)|Are you|Do you|Have you|How (?:about|can you|much do)|Is it)\b"
 )
 READER = re.compile(
     r"\bplease (?:note|visit|contact|confirm|click|see|take|call|check|email)\b"
@@ -34,11 +41,31 @@ READER = re.compile(
 def first_person(fused: Fused, _: RuleSettings) -> bool:
     """``first_person``: "I" or "we" outside quotation marks ("I need to get the oven mitt for my dad").
 
-    Such a caption repeats a comment on a picture instead of describing the picture.
+    Such a caption repeats a comment on a picture instead of describing the picture. The numeral in "Queen Elizabeth I
+    was" does not count, nor does a title of a source ("We Are Shining Stationery Cards").
     """
     if _FIRST_PERSON_HINTS.isdisjoint(fused.caption_set):
         return False
-    return FIRST_PERSON.search(fused.own_words) is not None
+    return next(first_persons(fused.own_words, fused.sources), None) is not None
+
+
+def first_persons(text: str, sources: str) -> Iterator[re.Match[str]]:
+    """The matches of the first person in ``text``, without Roman numerals and titles of ``sources``."""
+    for match in _FIRST_PERSON.finditer(text):
+        if not _is_numeral(match, text) and not _begins_a_title(match, text, sources):
+            yield match
+
+
+def _is_numeral(match: re.Match[str], text: str) -> bool:
+    before = text[max(0, match.start() - _NAME_LENGTH) : match.start()]
+    return _AFTER_NUMERAL.match(match[0]) is not None and _BEFORE_NUMERAL.search(before) is not None
+
+
+def _begins_a_title(match: re.Match[str], text: str, sources: str) -> bool:
+    """Whether ``match`` and the capitalised word after it are written As A Title in ``sources``."""
+    following = _NEXT_WORD.match(text, match.end())
+    title = " ".join(word[0].upper() + word[1:] for word in match[0].split())
+    return following is not None and f"{title}{following[0]}" in sources
 
 
 def addresses_reader(fused: Fused, _: RuleSettings) -> bool:

@@ -118,6 +118,8 @@ def test_every_rule_states_its_reason_code_first() -> None:
         ("denial", GOOD.rstrip(".") + ", not a pair of boots."),
         ("denial", "The So Kate 120 glitter pumps are red high heels. They aren't sold in a box."),
         ("first_person", "I love the So Kate 120 glitter pumps, which are red high heels."),
+        ("first_person", "The So Kate 120 glitter pumps are red high heels, like the Louboutin I bought."),
+        ("first_person", "The So Kate 120 glitter pumps are red high heels. In them I was happy."),
         ("first_person", "The So Kate 120 glitter pumps are the red high heels that we found for the party."),
         ("addresses_reader", "Buy the So Kate 120 glitter pumps, which are red high heels."),
         ("addresses_reader", "Click here to see the So Kate 120 glitter pumps, which are red high heels."),
@@ -251,6 +253,13 @@ def test_a_fault_is_rejected_with_its_reason(reason: str, caption: str) -> None:
             "a city at night",
             "The city of New York, New York, New York is seen at night with its many lights and tall buildings.",
         ),
+        ("a name that begins with Buy", "Buyers Products", "a logo", "Buyers Products is a company that has a logo."),
+        ("a nurse who is registered", "Registered nurse", "a nurse", "Registered nurse is a nurse at work."),
+        ("people who enjoy", "Beach holiday", "a family", "Enjoying the beach, a family is on holiday."),
+        ("people who are pleased", "Pleased customers", "a shop", "Pleased customers are in a shop."),
+        ("a queen's numeral", "Queen Elizabeth I", "a woman", "The woman on Queen Elizabeth I was in a dress."),
+        ("a war's numeral", "World War I soldiers", "men", "The men were soldiers, and in World War I were young."),
+        ("a title that a source has", "We Are Shining Cards", "cards", "We are Shining Cards is on the cards."),
         ("the sun of a sunrise", "Sunrise over Tahoe", "a lake", "Tahoe is a lake in the morning sun."),
         ("the bed of a bedroom", "Master Bedroom in Oak", "a room", "The master room in oak has a white bed."),
         (
@@ -363,9 +372,9 @@ def test_the_published_captions_are_rejected_at_their_measured_shares(published_
     assert Counter(reason for row in verdicts for reason in row) == {
         "prompt_leakage": 232,
         "truncated": 119,
-        "addresses_reader": 61,
+        "addresses_reader": 60,
         "unsupported": 60,
-        "first_person": 46,
+        "first_person": 45,
         "denial": 23,
         "continuation": 21,
         "question": 15,
@@ -396,7 +405,7 @@ def test_the_published_captions_are_rejected_at_their_measured_shares(published_
         "invented_name": 58,
         "file_name": 20,
     }
-    assert sum(not row for row in verdicts) == 4436
+    assert sum(not row for row in verdicts) == 4438
 
 
 def test_the_rest_of_a_cut_off_source_is_no_caption() -> None:
