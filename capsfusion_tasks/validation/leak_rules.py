@@ -51,6 +51,7 @@ _HONEST_REAL_WORLD = re.compile(
 )
 # Paraphrases of the instruction: statements about the knowledge, truth, grammar or structure of a text.
 _TEXT = r"(?:captions?|descriptions?|sentences?|texts?)"
+_TEXT_OF_TASK = r"(?:captions?|descriptions?|sentences?)"  # "the original text" is also a text in the picture
 _PARAPHRASE_HINTS = word_set(
     "knowledge facts fact structure grammar wording phrasing false inaccurate inaccuracies incorrect untrue wrong"
     " caption captions description descriptions sentence sentences text texts detail details information style depth"
@@ -61,7 +62,8 @@ PARAPHRASE = re.compile(
     rf"|\b(?:structure|grammar|wording|phrasing) of (?:the|this|its|their|both|each) {_TEXT}\b"
     r"|\bmay (?:be|contain|include|have) (?:\w+ )?(?:false|inaccura\w+|incorrect|untrue|wrong)\b"
     r"|\b(?:false|inaccurate|incorrect|untrue) (?:details?|information|claims?|facts?)\b"
-    rf"|\b(?:this|the (?:first|second|raw|synthetic|original|given|provided|above|following|other)) {_TEXT}\b"
+    rf"|\b(?:this|the (?:first|second|raw|synthetic|given|provided)) {_TEXT}\b"
+    rf"|\bthe (?:original|above|following|other) {_TEXT_OF_TASK}\b"
     rf"|\b(?:merg|combin|fus)\w+ (?:both|the two|these|those) {_TEXT}\b"
     r"|\b(?:knowledge|details?|facts?|information|style|structure) (?:of|from) (?:the )?(?:first|second|source|raw) "
     r"|\bsource (?:text|caption)s?\b|\b(?:grammatically|syntactically|structurally) \w+"
