@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import chain
 
 from capsfusion_tasks.validation.language import words_not_latin
-from capsfusion_tasks.validation.numbers import NUMBER_WORDS
+from capsfusion_tasks.validation.notations import NUMBER_WORDS
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
 # Matches a word and the characters before it. The end of the text also counts as a word. Otherwise, a text that ends

@@ -6,38 +6,23 @@ import re
 import unicodedata
 from collections.abc import Collection, Set
 
-_CARDINALS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    " seventeen eighteen nineteen twenty"
-)
-_ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-_ROMAN = "i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx"
-
-NUMBER_WORDS = {word: str(number) for names in (_CARDINALS, _ORDINALS) for number, word in enumerate(names.split())}
-# Number words, without words that are mostly grammar ("one of the photos", "second-hand").
-_COUNTS = {word: number for word, number in NUMBER_WORDS.items() if number > "1" and word != "second"}
-# Words of a source that the caption may replace by a number.
-_TWO = dict.fromkeys(["pair", "both", "double", "dual", "twin", "couple", "duo", "twice", "half"], "2")
-_MORE = {"triple": "3", "trio": "3", "quad": "4", "quarter": "4", "quartet": "4", "dozen": "12", "hundred": "100"}
-_NUMERALS = {numeral: str(number) for number, numeral in enumerate(_ROMAN.split(), 1)}
-_FORMS = {**_NUMERALS, **_TWO, **_MORE, **NUMBER_WORDS}
+from capsfusion_tasks.validation.notations import COUNTS, FORMS, TENS, compounds, explained, scaled, without_compounds
+from capsfusion_tasks.validation.text import words as words_of
 
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _RUN = re.compile(r"\d+")
 _NO_SEPARATORS = str.maketrans("", "", ".,:")
 _NO_FRACTION = re.compile(r"[.,]00?\Z")
-_THOUSANDS = re.compile(r"(\d+)(?:[.,]\d+)?\s?k\b", re.IGNORECASE)
-_CENTURY = re.compile(r"(\d+)(?:st|nd|rd|th)[ -]century")
 
 
 def invented_numbers(caption: str, words: Set[str], sources: str, source_words: Collection[str]) -> list[str]:
     """The numbers of ``caption``, as written, that ``sources`` do not have in any form.
 
     ``sources``: both source texts. ``words``: the words of the caption. ``source_words``: the words of the sources.
-    Examples of two forms of a number: "three" and "III"; "3rd Jan." and "January 3"; "2008" and "'08"; "5,000" and
-    "5k"; "18:00" and "6 pm".
+    Examples of two forms of a number: "three" and "III"; "twenty-four" and "24"; "3rd Jan." and "January 3"; "2008" and
+    "'08"; "5,000" and "5k"; "18:00" and "6 pm".
     """
-    counted = sorted((_COUNTS.keys() & words).difference(source_words))
+    counted = sorted((COUNTS.keys() & words).difference(source_words))
     written = _NUMBER.findall(caption)
     if not counted and not written:
         return []
@@ -49,9 +34,12 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
     if not doubtful and not counted:
         return []
     known = _known(sources, runs, source_words)
+    if counted and not TENS.keys().isdisjoint(words):
+        counted = sorted({*counted}.intersection(words_of(without_compounds(caption, known))))
     found = [number for number in doubtful if not _is_known(number, known, runs)]
-    if found and "century" in words:
-        found = _without_centuries(found, caption, known)
+    if found:
+        restated = explained(caption, sources, runs, known)
+        found = [number for number in found if number not in restated]
     return found + _invented_counts(counted, known, _RUN.findall(caption), words, source_words)
 
 
@@ -63,12 +51,12 @@ def _invented_counts(
     The word "two" is allowed, because it may count items that a source lists ("two smartphones"). If the caption drops
     a number word of a source, "two" may replace this number and is not allowed.
     """
-    new = [word for word in counted if _COUNTS[word] not in known]
+    new = [word for word in counted if COUNTS[word] not in known]
     if not new:
         return []
-    kept = {*digits, *(_FORMS[word] for word in words if word in _FORMS)}
-    dropped = any(word in _COUNTS and _COUNTS[word] not in kept for word in source_words)
-    return [word for word in new if dropped or int(_COUNTS[word]) > 2]
+    kept = {*digits, *(FORMS[word] for word in words if word in FORMS)}
+    dropped = any(word in COUNTS and COUNTS[word] not in kept for word in source_words)
+    return [word for word in new if dropped or int(COUNTS[word]) > 2]
 
 
 def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
@@ -79,9 +67,11 @@ def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
     known = {*runs, *(run.lstrip("0") or "0" for run in runs)}
     known.update(century + run for run in runs if len(run) == 2 for century in ("19", "20"))  # "07-14", "'95 Mustang"
     known.update(_whole(number) for number in _NUMBER.findall(text))
-    known.update(thousands + "000" for thousands in _THOUSANDS.findall(text))
-    known.update(_FORMS[word] for word in words if word in _FORMS)
-    known.update(_FORMS[word[:-1]] for word in words if word[-1] == "s" and word[:-1] in _FORMS)
+    known.update(scaled(text).values())
+    known.update(FORMS[word] for word in words if word in FORMS)
+    known.update(FORMS[word[:-1]] for word in words if word[-1] == "s" and word[:-1] in FORMS)
+    if not TENS.keys().isdisjoint(words):
+        known.update(compounds(text))
     return known
 
 
@@ -103,13 +93,6 @@ def _is_known(number: str, known: set[str], runs: list[str]) -> bool:
         return False
     if any(runs[at : at + size] == parts for at in range(len(runs) - size + 1)):
         return True
-    return ":" in number and bool({str(int(parts[0]) + 12), str(int(parts[0]) - 12)} & known)  # "6:00" for "18:00"
-
-
-def _without_centuries(found: list[str], caption: str, known: set[str]) -> list[str]:
-    """``found`` without centuries that match a year of a source: "19th century" matches "1850"."""
-    years = {int(year) for year in known if len(year) == 4 and year.isdecimal()}
-    centuries = {century[1] for century in _CENTURY.finditer(caption)}
-    return [
-        number for number in found if number not in centuries or not any(y // 100 + 1 == int(number) for y in years)
-    ]
+    if ":" not in number or len(parts[0]) > 2:
+        return False
+    return bool({str(int(parts[0]) + 12), str(int(parts[0]) - 12)} & known)  # "6:00" for "18:00"

@@ -541,3 +541,41 @@ def test_another_name_or_colour_in_the_place_of_a_sources(
 ) -> None:
     changes = {"changed_name", "changed_colour"}
     assert changes & {*reasons(Fused(raw, synthetic, caption))} == ({reason} if reason else set())
+
+
+@pytest.mark.parametrize(
+    ("source", "honest", "invented"),
+    [
+        ("18:00", "6 pm", "7 pm"),
+        ("18h", "6 o'clock", "8 o'clock"),
+        ("18 roses", "", "6 pm"),
+        ("1985", "'85", "'58"),
+        ("2008", "’08", "08"),
+        ("1980s", "80s", "70s"),
+        ("1985", "1980s", "1960s"),
+        ("63 roses", "", "1960s"),
+        ("21", "Twenty One", "forty-one"),
+        ("21st", "twenty-first", "thirty-first"),
+        ("built in 2015", "twenty-first century", "twenty-third century"),
+        ("24", "twenty-four", "forty-two"),
+        ("24", "twenty-four", "twenty-four and four"),
+        ("50", "fifty", "sixty"),
+        ("Sixty-Six", "66", "67"),
+        ("Twenty-five", "25", "52"),
+        ("Thirteenth", "13th", "14th"),
+        ("XLVIII", "48", "47"),
+        ("XXV", "25", "35"),
+        ("XL", "", "40"),
+        ("1.5 million", "1,500,000", "5,100,000"),
+        ("1,500,000", "1.5 million", "5.1 million"),
+        ("12,500", "12.5k", "12.6k"),
+    ],
+)
+def test_a_number_may_take_another_notation_but_not_another_value(source: str, honest: str, invented: str) -> None:
+    raw, synthetic = f"Show {source}", "a poster"
+    assert "invented_number" not in judge(f"A poster of the show has {honest} on it.", raw=raw, synthetic=synthetic)
+    assert "invented_number" in judge(f"A poster of the show has {invented} on it.", raw=raw, synthetic=synthetic)
+
+
+def test_a_time_with_thousands_of_digits_is_judged() -> None:
+    assert "invented_number" in judge(f"The pumps stand on a table at {'1' * 5000}:00.")
