@@ -14,8 +14,10 @@ pytestmark = pytest.mark.slow
 
 ROWS = 200
 # For most kinds of faults, 99% of the captions must be caught. The kinds below have lower limits, because words alone
-# cannot distinguish some of their captions from good ones. docs/validation-quality.md describes these captions.
+# cannot distinguish some of their captions from good ones. docs/validation-quality.md describes these captions. A limit
+# is at least two standard errors below the mean of eight seeds.
 LEAST = {
+    "lost_facts": 0.97,
     "changed_year": 0.97,
     "swapped_name": 0.80,
     "other_colour": 0.88,
@@ -23,7 +25,7 @@ LEAST = {
     "price": 0.98,
     "paraphrased_leak": 0.90,
     "said_again": 0.97,
-    "other_synthetic": 0.88,
+    "other_synthetic": 0.85,
     "denial": 0.88,
 }
 
