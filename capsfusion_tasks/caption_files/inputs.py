@@ -26,9 +26,10 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
     ``target`` is the output or a folder for the output. Otherwise ``target`` is a folder, and each output keeps its
     input's path below the source's folder.
 
-    In a folder, these files are not inputs: files with other endings, files whose names begin with a dot or an
-    underscore, and files in ``target``. Raises InputError if no file is found, or if two outputs would have the same
-    path.
+    A folder and a pattern leave out files in ``target``, the finished rows beside ``target``, and files whose names
+    begin with a dot or an underscore. A pattern with such a name, such as data/_*/1.json, matches such files. A folder
+    also leaves out files with other endings. Raises InputError if no file is found, or if two outputs would have the
+    same path.
     """
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]
@@ -55,29 +56,44 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     """Each file that ``source`` names, with its path relative to the folder of ``source``."""
     if _is_single(source):
         yield source, Path(source.name)
-    elif source.is_dir():
-        if target.exists() and target.samefile(source):
-            raise InputError(f"{target} is the folder of the input: choose another folder for the output")
-        # OUT can be inside IN. Files in OUT, and files with finished rows beside OUT, are not inputs.
-        beside = (target.absolute(), target.absolute().with_name(f"{target.name}.parts"))
-        ours = [each for each in beside if each.is_relative_to(source.absolute())]
-        files = [
-            path
-            for path in sorted(source.rglob("*"))
-            if has_format(path)
-            and not any(part.startswith((".", "_")) for part in path.relative_to(source).parts)
-            and not any(path.absolute().is_relative_to(each) for each in ours)
-            and path.is_file()
-        ]
-        if not files:
-            raise InputError(f"{source} has no caption files: their names must end in {NAMES}")
-        yield from ((path, path.relative_to(source)) for path in files)
+        return
+    base = source if source.is_dir() else _before_magic(source)
+    if target.exists() and base.exists() and target.samefile(base):
+        raise InputError(f"{target} is the folder of the input: choose another folder for the output")
+    found = _found(source)
+    with_hidden = _is_hidden(source.relative_to(base))  # the pattern itself has a name such as _late
+    # OUT can be inside IN. Files in OUT, and files with finished rows beside OUT, are not inputs.
+    beside = (target.resolve(), target.absolute().with_name(f"{target.name}.parts").resolve())
+    ours = [each for each in beside if each.is_relative_to(base.resolve())]
+    inputs = [
+        path
+        for path in found
+        if (with_hidden or not _is_hidden(path.relative_to(base)))
+        and not any(path.parent.resolve().is_relative_to(each) for each in ours)
+    ]
+    if not inputs:
+        raise InputError(
+            f"{source} has only files that are left out, such as {found[0]}: name other files, because files in OUT and"
+            f" {target.name}.parts, and names that begin with a dot or an underscore, are not inputs"
+        )
+    yield from ((path, path.relative_to(base)) for path in inputs)
+
+
+def _found(source: Path) -> list[Path]:
+    """The caption files in a folder, or the files that match a pattern. Raises InputError if there are none."""
+    if source.is_dir():
+        found = [path for path in sorted(source.rglob("*")) if has_format(path) and path.is_file()]
+        missing = f"{source} has no caption files: their names must end in {NAMES}"
     else:
-        names = sorted(name for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
-        if not names:
-            raise InputError(f"no file matches {source}")
-        base = _before_magic(source)
-        yield from ((Path(name), Path(name).relative_to(base)) for name in names)
+        found = [path for name in sorted(glob.glob(str(source), recursive=True)) if (path := Path(name)).is_file()]
+        missing = f"no file matches {source}"
+    if not found:
+        raise InputError(missing)
+    return found
+
+
+def _is_hidden(place: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in place.parts)
 
 
 def _before_magic(pattern: Path) -> Path:

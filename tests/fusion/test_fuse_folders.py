@@ -80,7 +80,8 @@ def test_a_folder_becomes_a_folder_with_one_start_of_torchrun(fuse: Fuse, monkey
     ("arguments", "expected"),
     [
         (["shards/*.*[lt]", "fused"], ["0.parquet", "1.jsonl"]),
-        (["shards/**/*.json", "fused"], ["_temporary/3.json", "late/2.json"]),
+        (["shards/**/*.json", "fused"], ["late/2.json"]),
+        (["shards/_*/*.json", "fused"], ["_temporary/3.json"]),
         (["shards/0.parquet", "shards/late", "fused"], ["0.parquet", "2.json"]),
         (["shards/0.parquet", "there"], ["0.parquet"]),
     ],
@@ -92,12 +93,16 @@ def test_patterns_and_several_files_go_into_a_folder(fuse: Fuse, arguments: list
     assert outputs(arguments[-1]) == expected
 
 
-def test_a_folder_inside_the_input_is_no_input(fuse: Fuse) -> None:
-    assert fuse("shards", "shards/fused").exit_code == 0
-    again = fuse("shards", "shards/fused", "--skip-existing")
-    assert again.exit_code == 0, again.output
-    assert "3 of 3 files exist already" in again.stderr
-    assert "nothing to fuse" in again.stderr
+@pytest.mark.parametrize("source", ["shards", "shards/**/*.[jp]*", "shards/late/../**/*.[jp]*", "link/**/*.[jp]*"])
+def test_outputs_and_finished_rows_inside_the_input_are_no_inputs(fuse: Fuse, source: str) -> None:
+    Path("link").symlink_to("shards")
+    for ours in ("shards/fused/0.parquet", "shards/fused/late/2.json", "shards/fused.parts/chunks/00000-e7.parquet"):
+        Path(ours).parent.mkdir(parents=True, exist_ok=True)
+        Path(ours).touch()
+    done = fuse(source, "shards/fused", "--skip-existing")
+    assert done.exit_code == 0, done.output
+    assert "2 of 3 files exist already" in done.stderr
+    assert outputs("shards/fused") == ["0.parquet", "1.jsonl", "late/2.json"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,8 @@ def test_a_folder_inside_the_input_is_no_input(fuse: Fuse) -> None:
         (["shards/*.csv", "fused"], "no file matches shards/*.csv"),
         (["empty", "fused"], "empty has no caption files: their names must end in .json, .jsonl"),
         (["shards/late", "shards/late/*", "twins"], "twins has 2.json already"),
+        (["kept/*", "kept"], "kept is the folder of the input"),
+        (["shards/*/2.json", "shards/late"], "has only files that are left out, such as shards/late/2.json"),
         (["twins/a", "twins/b", "fused"], "twins/a/x.json and twins/b/x.json would both be written to fused/x.json"),
         (["shards/*", "fused"], "cannot read shards/README.md: its name must end in"),
         (["shards", "no/fused"], "there is no folder"),
