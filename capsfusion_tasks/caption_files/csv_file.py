@@ -31,7 +31,8 @@ class CsvFile(RowFile):
         with self._fields() as rows:
             names = self._next(rows, 0)
         if not names:
-            raise InputError(f"{self.source} is empty; expected a header with the names of the columns")
+            problem = "is empty" if names is None else "begins with a blank line"
+            raise InputError(f"{self.source} {problem}; its first line must be a header with the names of the columns")
         if len(names) == 1 and (found := [mark for mark in ";\t|," if mark in names[0]]):
             raise InputError(
                 f"{self.source} separates its columns with {found[0]!r}, but its ending requires {self._delimiter!r}:"

@@ -87,7 +87,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("fuse columns.csv out.csv --raw-column altt --synthetic-column blip", "columns.csv has no altt; it has url"),
         ("fuse semicolons.csv out.csv", "separates its columns with ';', but its ending requires ','"),
         ("fuse latin.csv out.csv", "is not UTF-8: invalid continuation byte; save it as UTF-8"),
-        ("fuse empty.csv out.csv", "empty.csv is empty; expected a header"),
+        ("fuse empty.csv out.csv", "empty.csv is empty; its first line must be a header"),
         ("fuse cut.jsonl out.jsonl", "cut.jsonl, row 5 (line 5) is not valid JSON"),
         ("fuse numbers.jsonl out.jsonl", "row 1: laion_2b must be text, but is 5"),
         ("fuse object.json out.json", "contains one object; expected a list of objects"),
