@@ -85,6 +85,15 @@ def is_bytes(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a caption may have this type. Null is the type of columns that have no value."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    # Bytes count as text, because Parquet files of old writers do not say that their bytes are text.
+    return any(check(kind) for check in checks) or (is_bytes(kind) and not pa.types.is_fixed_size_binary(kind))
+
+
 def leaves(array: pa.Array, path: str) -> Iterator[tuple[str, pa.Array]]:
     """The innermost arrays of ``array``, each with its path: ``image.bytes``, ``tags.element``."""
     kind = array.type

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, CaptionFile
-from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, json_values, leaf_types
+from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, is_text, json_values, leaf_types
 from capsfusion_tasks.errors import InputError
 
 
@@ -24,6 +24,13 @@ class ParquetFile(CaptionFile):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.source} has more than one column {', '.join(twice)}: rename or drop all but one")
         self._check_names(self.source, names)
+        for name in self.columns:
+            kind = self.schema.field(name).type
+            if not is_text(kind):
+                raise InputError(
+                    f"{self.source}: column {name} must be text, but is {kind}: name a column of captions, or convert"
+                    " this one to text"
+                )
         for name in self.text_columns:
             self._strings(self.source, pa.array([], self.schema.field(name).type), name)
 

@@ -99,11 +99,14 @@ def test_every_type_of_parquet_has_a_form_in_json(tmp_path: Path, other: pa.Arra
     )
 
 
-def test_captions_stored_as_bytes_are_text(tmp_path: Path) -> None:
-    table = pa.table({"laion_2b": [b"caf\xc3\xa9"], "laion_coco": [b"a boat"]})
-    pq.write_table(table, tmp_path / "in.parquet", store_schema=False)
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.binary_view(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_captions_may_have_each_type_of_text_and_of_bytes(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pa.table({"laion_2b": pa.array([b"caf\xc3\xa9"]).cast(kind), "laion_coco": pa.nulls(1)})
+    pq.write_table(table, tmp_path / "in.parquet", store_schema=kind != pa.binary())
     row = json.loads(fused(tmp_path / "in.parquet", tmp_path / "out.jsonl").read_text())
-    assert row == {"laion_2b": "café", "laion_coco": "a boat", "capsfusion": "c"}
+    assert row == {"laion_2b": "café", "laion_coco": None, "capsfusion": "c"}
 
 
 def test_int96_reaches_the_years_that_spark_writes(tmp_path: Path) -> None:
