@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, Caption
 from capsfusion_tasks.errors import InputError
 
 USE_JSONL = "choose a name that ends in .jsonl for the output"
+_SURROGATES = re.compile("[\ud800-\udfff]+")
 
 
 class RowFile(CaptionFile):
@@ -67,7 +69,8 @@ class RowFile(CaptionFile):
 
     def _array(self, first: int, rows: list[dict[str, Any]], name: str, type_: pa.DataType | None = None) -> pa.Array:
         with self._fitting(first, rows, name):
-            return pa.array([_valid(row.get(name)) for row in rows], type_)
+            values = [row.get(name) for row in rows]
+            return pa.array([_text(value) for value in values] if name in self.columns else values, type_)
 
     @contextmanager
     def _fitting(self, first: int, rows: list[dict[str, Any]], name: str) -> Iterator[None]:
@@ -79,16 +82,9 @@ class RowFile(CaptionFile):
 
 
 def _text(value: Any) -> str | None:
-    valid = _valid(value)
-    return valid if isinstance(valid, str | None) else str(valid)
+    return None if value is None else without_surrogates(value if isinstance(value, str) else str(value))
 
 
-def _valid(value: Any) -> Any:
-    """``value`` without lone surrogates. JSON can contain these, but UTF-8 cannot."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [_valid(item) for item in value]
-    if isinstance(value, dict):
-        return {_valid(key): _valid(item) for key, item in value.items()}
-    return value
+def without_surrogates(text: str) -> str:
+    """``text`` with a space for each run of lone surrogates. JSON can contain these, but UTF-8 cannot."""
+    return _SURROGATES.sub(" ", text)

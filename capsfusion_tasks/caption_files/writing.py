@@ -20,6 +20,7 @@ import pyarrow as pa
 from capsfusion_tasks.caption_files.base import CaptionFile
 from capsfusion_tasks.caption_files.csv_file import DELIMITERS
 from capsfusion_tasks.caption_files.formats import Format
+from capsfusion_tasks.caption_files.row_file import USE_JSONL, without_surrogates
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.staging.storage import Storage
 
@@ -44,7 +45,7 @@ def encoded(
     """
     try:
         if form.kind in DELIMITERS:
-            yield from _csv(names(), rows, DELIMITERS[form.kind])
+            yield from _csv(source, names(), rows, DELIMITERS[form.kind])
         elif form.kind == "jsonl":
             yield from (json_bytes(row) + b"\n" for row in rows)
         else:
@@ -67,14 +68,26 @@ def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[p
         raise ValueError(f"there are more values of {field.name} than rows")
 
 
-def _csv(names: Sequence[str], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
+def _csv(source: CaptionFile, names: Sequence[str], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
     lines: list[str] = []
     # The csv module quotes fields with a lone \r only if its line terminator contains \r. So the terminator is \r\n,
     # which is then replaced by \n. pandas also ends lines with \n.
     writer = csv.writer(_Lines(lines.append), delimiter=delimiter, lineterminator="\r\n")
-    for fields in chain([list(names)], ([field_text(row.get(name)) for name in names] for row in rows)):
-        writer.writerow(fields)
-        yield lines.pop().removesuffix("\r\n").encode("utf-8", "replace") + b"\n"
+    header = dict(zip(names, names, strict=True))
+    for number, row in enumerate(chain([header], rows)):
+        fields = {name: field_text(row.get(name)) for name in names}
+        for name in source.columns:
+            if name in fields:
+                fields[name] = without_surrogates(fields[name])
+        writer.writerow(fields.values())
+        try:
+            yield lines.pop().removesuffix("\r\n").encode() + b"\n"
+        except UnicodeEncodeError as error:
+            bad = next(name for name, field in fields.items() if without_surrogates(field) != field)
+            where = f"row {number}: column {bad!r}" if number else f"header: the name {bad!r}"
+            raise InputError(
+                f"{source.source}, {where} has a lone surrogate, which UTF-8 cannot hold; {USE_JSONL}"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,16 @@ def test_what_a_target_cannot_hold_is_found_before_anything_is_written(
             "out.parquet",
             "'n' cannot become a column",
         ),
+        *(
+            (f'{{"laion_2b": "a", "laion_coco": "b", {more}}}', target, message)
+            for more, target, message in [
+                (r'"id": "x\ud800"', "out.csv", r"row 5001: column 'id' has a lone surrogate, .* ends in \.jsonl"),
+                (r'"\ud800": 1', "out.csv", r"header: the name '\\ud800' has a lone surrogate"),
+                (r'"id": "x\ud800"', "out.parquet", "'id' cannot become a column .*surrogates not allowed"),
+                (r'"id": [{"a\ud800": 1}]', "out.parquet", "'id' cannot become a column .*surrogates not allowed"),
+                (r'"\ud800": 1', "out.parquet", r"'\\ud800' cannot become a column"),
+            ]
+        ),
     ],
 )
 def test_a_bad_row_far_down_is_found_by_the_check(tmp_path: Path, last: str, target: str, message: str) -> None:
@@ -164,6 +174,15 @@ def test_a_bad_row_far_down_is_found_by_the_check(tmp_path: Path, last: str, tar
     file = open_caption_file(tmp_path / "in.jsonl", COLUMNS, adds="capsfusion")
     with pytest.raises(InputError, match=message):
         check_target(tmp_path / target, file)
+
+
+def test_lone_surrogates_in_captions_become_spaces_where_the_target_cannot_hold_them(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(r'{"laion_2b": "a\ud800b", "laion_coco": null, "tags": ["\ud800"]}')
+    row = r'a b,,"[""\ud800""]",c'
+    assert fused(tmp_path / "in.jsonl", tmp_path / "out.csv").read_text().splitlines()[1] == row
+    assert json.loads(fused(tmp_path / "in.jsonl", tmp_path / "out.json").read_text())[0]["laion_2b"] == "a\ud800b"
+    (tmp_path / "in.jsonl").write_text(r'{"laion_2b": "a\ud800b", "laion_coco": null}')
+    assert pq.read_table(fused(tmp_path / "in.jsonl", tmp_path / "out.parquet"))["laion_2b"].to_pylist() == ["a b"]
 
 
 def test_a_path_that_the_system_refuses_is_bad_input(tmp_path: Path) -> None:
