@@ -16,9 +16,9 @@ _OUT_OF_RANGE = "<value out of range"  # Arrow casts a time outside its calendar
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:
     """The values of ``column`` as JSON values. Values of the leaves in ``binary`` stay bytes.
 
-    Times become ISO 8601 text; times with a zone are converted to UTC. Durations become integers in the unit of the
-    column. Other bytes become text. Raises InputError for text that is not UTF-8 and for times out of range. The
-    message starts with ``where``.
+    Times and dates become ISO 8601 text, but timestamps have a space instead of the T, and those with a zone are
+    converted to UTC and end in Z. Durations become integers in the unit of the column. Other bytes become text. Raises
+    InputError for text that is not UTF-8 and for times out of range. The message starts with ``where``.
     """
     try:
         column.validate(full=True)  # Parquet does not check that a text column contains UTF-8
