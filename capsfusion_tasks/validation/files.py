@@ -16,7 +16,7 @@ from capsfusion_tasks.caption_files.base import MissingColumns
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import SCORES
 from capsfusion_tasks.thresholds import RuleSettings
-from capsfusion_tasks.validation.output import Verdict, write_verdicts
+from capsfusion_tasks.validation.output import Verdict, check_columns, write_verdicts
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import JUDGED, validate_table
@@ -108,7 +108,8 @@ def validate_file(
     """Judge all captions of ``source``. Writes the file's columns with reasons, flags and scores to ``out``.
 
     Keeps at most ``examples`` captions for each reason and flag, and counts the verdicts that each of ``trials`` would
-    change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError for a file that cannot be read.
+    change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError for a file that cannot be read,
+    and for columns that the verdicts would replace.
     """
     columns = [raw_column, synthetic_column, caption_column]
     try:
@@ -117,6 +118,8 @@ def validate_file(
         raise InputError(
             f"{error}: name the columns with --raw-column, --synthetic-column and --column, or fuse the file first"
         ) from error
+    if out:
+        check_columns(file)
     found = FileVerdicts(Tally(examples_max=examples), settings, list(trials))
 
     def judged() -> Iterator[Verdict]:

@@ -14,6 +14,7 @@ from capsfusion_tasks.caption_files.base import CaptionFile
 from capsfusion_tasks.caption_files.formats import Format, format_of
 from capsfusion_tasks.caption_files.writing import encoded, publish_text
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import SCORES
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import JUDGED
 
@@ -31,11 +32,25 @@ def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwr
         check_writable(report, overwrite=overwrite, but=source)
 
 
+def check_columns(source: CaptionFile) -> None:
+    """Raise InputError if verdicts would replace columns of ``source`` that contain something else.
+
+    If ``source`` has all columns of ``SCORES``, as exported captions have, its verdicts are older ones and may be
+    replaced. Reads the whole file if it is JSON.
+    """
+    names = set(source.names)
+    if (found := [name for name in JUDGED.names if name in names]) and not names.issuperset(SCORES.names):
+        raise InputError(
+            f"{source.source} has its own columns {', '.join(found)}: rename or drop them, because --out adds columns"
+            " with these names"
+        )
+
+
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
     """Write all columns of ``source`` in their order, then the columns of ``JUDGED``.
 
-    Omits columns of the source whose names are in ``JUDGED``, because they contain older verdicts. ``verdicts`` has
-    one verdict for each row. The file appears complete or not at all.
+    Omits columns of the source whose names are in ``JUDGED``: ``check_columns`` has found that they contain older
+    verdicts. ``verdicts`` has one verdict for each row. The file appears complete or not at all.
     """
     form = format_of(target, write=True)
     if form.kind == "parquet":

@@ -13,6 +13,7 @@ import pytest
 
 from capsfusion_tasks.cli.files import validate
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.schemas import SCORES
 from capsfusion_tasks.validation.files import tried_settings, validate_file
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.validate import JUDGED
@@ -45,19 +46,26 @@ def test_the_caption_may_stand_in_any_column_and_that_of_a_source_too(tmp_path: 
     assert validate_file(tmp_path / "in.json", "laion_coco").tally.rows == 1
 
 
+OLDER = dict.fromkeys((*SCORES.names, "flags"), "an older verdict")  # exported captions have no reasons
 ROWS: list[dict[str, Any]] = [
-    {"url": "http://a/1\rb", **GOOD, "similarity": 0.25, "tags": ["a", "b"], "flags": "of an earlier time"},
-    {"url": "http://a/2", **CUT, "similarity": None, "tags": [], "flags": None},
+    {"url": "http://a/1\rb", **GOOD, **OLDER, "similarity": 0.25, "tags": ["a", "b"]},
+    {"url": "http://a/2", **CUT, **dict.fromkeys(OLDER), "similarity": None, "tags": []},
 ]
 KEPT = ["url", "laion_2b", "laion_coco", "capsfusion", "similarity", "tags"]
 
 
-def source(folder: Path, suffix: str) -> Path:
+def source(folder: Path, suffix: str, rows: list[dict[str, Any]] = ROWS) -> Path:
     path = folder / f"in{suffix}"
     if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(ROWS).replace_schema_metadata({"made by": "us"}), path, row_group_size=1)
+        pq.write_table(
+            pa.table({name: [row.get(name) for row in rows] for name in rows[-1]}).replace_schema_metadata(
+                {"made by": "us"}
+            ),
+            path,
+            row_group_size=1,
+        )
     else:
-        path.write_text(json.dumps(ROWS) if suffix == ".json" else "".join(json.dumps(row) + "\n" for row in ROWS))
+        path.write_text(json.dumps(rows) if suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -93,6 +101,15 @@ def test_all_columns_are_kept_in_their_order_with_the_verdicts_behind_them(
         assert [row["reasons"] for row in rows] == [[], ["truncated"]]
     if origin == target == ".parquet":
         assert pq.read_schema(out).metadata[b"made by"] == b"us"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_columns_of_the_user_that_are_named_like_verdicts_are_not_replaced(tmp_path: Path, suffix: str) -> None:
+    path = source(tmp_path, suffix, [GOOD, {**GOOD, "novelty": 7, "flags": "mine"}])
+    with pytest.raises(InputError, match=r"in\.\w+ has its own columns novelty, flags: rename or drop them"):
+        validate_file(path, out=tmp_path / "out.jsonl")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert validate_file(path).tally.rows == 2
 
 
 def test_json_gets_null_for_a_number_that_it_cannot_hold(tmp_path: Path) -> None:
