@@ -1,4 +1,4 @@
-"""Measure the engine on one GPU in at most five minutes, and print one table for docs/benchmarks.md.
+"""Measure the engine on one GPU in about six minutes, and print one table for docs/benchmarks.md.
 
     python -m benchmarks.random_checkpoint FOLDER --pairs FILE --tokenizer FILE
     python -m benchmarks.gpu --pairs FILE --tokenizer FILE --checkpoint FOLDER [--json FILE]
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=Path, help="model of capsfusion fuse (default: a random one on a GPU, else the demo model)"
     )
-    # With the part "memory", the benchmark would take longer than five minutes.
+    # With the part "memory", the benchmark would take longer than seven minutes.
     usual = [part for part in PARTS if part != "memory"]
     parser.add_argument(
         "--parts", type=_parts, default=usual, help=f"parts to run, out of {','.join(PARTS)} (default: all but memory)"

@@ -38,7 +38,7 @@ class Benchmark:
 # Benchmarks by model and engine. An estimate uses a benchmark until a unit of the same fusion is measured.
 BENCHMARKS = {
     ("BAAI/CapsFus-LLaMA", "native"): Benchmark(
-        122.0, 196, "an H200's rate with 3 beams in bfloat16, docs/benchmarks.md; other GPUs are slower"
+        126.0, 196, "an H200's rate with 3 beams in bfloat16, docs/benchmarks.md; other GPUs are slower"
     ),
     ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "the paper's rate of its script on an A100-40G"),
     ("demo/model", "native"): Benchmark(15.1, 86, "the demo model's rate on one CPU core, docs/benchmarks.md"),
