@@ -1,4 +1,4 @@
-"""Records the decoding settings and the files of ``capsfusion fuse`` at its start. A retry continues the same work.
+"""Records the decoding settings and the files of a ``capsfusion fuse`` run. A retry reads this record to continue.
 
 The record is in the folder ``<OUT>.parts`` (``parts_folder.py``).
 """
@@ -33,7 +33,7 @@ def is_begun(out: Path) -> bool:
 
 
 def read(parts: Path) -> Begun | None:
-    """The record in ``parts``. None if no try has started, or if a version without such records started it."""
+    """The record in ``parts``. None if no try has started, or if an old release without such records started it."""
     file = parts / _NAME
     return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
 
@@ -61,9 +61,10 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
 
 
 def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], list[InOut]]:
-    """The files of the earlier try, in its order, and the new files. Raises InputError if an earlier file is missing.
+    """The files of the earlier try, in their recorded order, and the new files.
 
-    Rows are numbered over all files, so adding or removing a file would change the row numbers of all files after it.
+    Raises InputError if ``files`` lacks a file of the earlier try. Rows are numbered over all files, so adding or
+    removing a file would change the row numbers of all files after it.
     """
     by_place = {_place(each, out): each for each in files}
     if missing := [place for place in begun.files if place not in by_place]:

@@ -1,4 +1,4 @@
-"""Writes the chunk files of a rank. Each write replaces the open chunk with a longer version, until it is closed."""
+"""Writes the chunk files of a rank. Until a chunk is closed, each write replaces it with a longer version."""
 
 from __future__ import annotations
 

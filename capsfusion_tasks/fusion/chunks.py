@@ -43,7 +43,7 @@ class BrokenChunk(Exception):
 
 
 def input_digest(raw: str | None, synthetic: str | None) -> bytes:
-    """Digest of a row's two captions. Null and "" have different digests, and so have ("ab", "c") and ("a", "bc")."""
+    """Digest of a row's two captions. Distinguishes null from "", and ("ab", "c") from ("a", "bc")."""
     digest = hashlib.blake2b(digest_size=16)
     for text in (raw, synthetic):
         data = b"" if text is None else text.encode()
@@ -57,7 +57,7 @@ def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures
 
 
 def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table, known: pa.Table) -> None:
-    """Write a chunk with known captions, so that no rank fuses their rows.
+    """Write a chunk of captions that already exist, so that no rank fuses their rows.
 
     ``known`` has the columns of ``fused_schema`` except ``input``. ``known["row"]`` contains row numbers of ``pairs``.
     The chunk's device time is 0.
@@ -124,7 +124,7 @@ def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[p
 
 
 def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
-    """The rows of ``chunks`` with numbers below ``rows``, each row once. The first chunk that has a row is used."""
+    """The rows of ``chunks`` with numbers below ``rows``, each row once, from the first chunk that has it."""
     schema = pa.schema([FUSED_WITH_BEAMS.field(name) for name in columns])
     table = pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in chunks)])
     numbers = table["row"].to_numpy()
@@ -133,7 +133,7 @@ def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
 
 
 def what_is_missing(fused: pa.Table, rows: int) -> str | None:
-    """A sentence that lists rows missing from ``fused``. None if it has all rows from 0 to ``rows`` - 1."""
+    """A sentence that lists the rows from 0 to ``rows`` - 1 that ``fused`` lacks. None if ``fused`` is complete."""
     if fused.num_rows == rows:
         return None
     missing = np.setdiff1d(np.arange(rows), fused["row"].to_numpy())

@@ -28,7 +28,7 @@ class Request:
     max_new_tokens: int | None = None
 
     def limit(self, of_engine: int) -> int:
-        """The maximum number of new tokens: the row's limit, but at most the engine's limit ``of_engine``."""
+        """The maximum number of new tokens: the smaller of the row's limit and the engine's limit ``of_engine``."""
         return of_engine if self.max_new_tokens is None else min(self.max_new_tokens, of_engine)
 
 
@@ -45,7 +45,7 @@ class Beam:
 
     @classmethod
     def of(cls, token_ids: list[int], eos_ids: Collection[int]) -> Beam:
-        """The beam for generated tokens, which may end with EOS."""
+        """Make a beam from generated tokens. They may end with EOS."""
         if token_ids[-1] in eos_ids:
             return cls(token_ids[:-1], "stop", len(token_ids))
         return cls(token_ids, "length", len(token_ids))
@@ -72,7 +72,8 @@ class Completion:
 class Occupancy:
     """How full the engine's batches were.
 
-    ``busy`` counts rows that still needed a token, ``slots`` all rows of the batch. Both are sums over all steps.
+    ``busy`` counts the rows that still needed a token. ``slots`` counts all rows of the batch. Both are sums over all
+    steps.
     """
 
     busy: int = 0
@@ -89,7 +90,7 @@ class Requests(Protocol):
     def take(self, most: int, *, wait: bool) -> list[Request]:
         """Up to ``most`` requests that are ready now.
 
-        With ``wait``, waits until at least one request is ready. Then an empty list means that no requests are left.
+        With ``wait``, waits until a request is ready, and returns an empty list only if no requests are left.
         """
         ...
 

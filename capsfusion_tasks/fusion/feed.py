@@ -1,4 +1,4 @@
-"""Feeds a rank with rows: claims rows by a counter that all ranks share, and tokenizes their prompts in advance."""
+"""Feeds a rank with rows: claims rows with a counter that all ranks share, and tokenizes their prompts in advance."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _AHEAD = 2  # number of claims that a rank prepares in advance; more would leave
 class Prepared:
     """The unfinished rows of a claim, by row number.
 
-    ``inputs`` has the digest of each row. ``requests`` are the rows that the engine gets. ``set_aside`` are completions
-    of the other rows, which have an empty caption.
+    ``inputs`` has the digest of each row. ``requests`` are the rows that the engine gets. The other rows cannot
+    be fused, because a caption is empty. ``set_aside`` has their completions.
     """
 
     inputs: dict[int, bytes] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Feed:
     def next(self, *, wait: bool) -> Prepared | None:
         """The next rows, or None if no rows are ready. The first call starts to claim rows.
 
-        With ``wait``, waits until rows are ready. Then None means that no rows are left.
+        With ``wait``, waits until rows are ready, and returns None only if no rows are left.
         """
         if self._ended:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of fusing some rows: tokens, seconds of one device, and how full the engine's batches were.
+    """Figures of fusing some rows: tokens, device seconds, and how full the engine's batches were.
 
     The figures of a unit are the sums of its chunks' figures, over all ranks and tries.
     """
@@ -24,7 +24,7 @@ class Figures:
         return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures in the form that the ledger stores for a unit. Rates are per second of one device."""
+        """The figures in the form that the ledger stores for a unit. Rates are per device second."""
         seconds = self.device_seconds
         return {
             "rows": self.rows,

@@ -78,7 +78,7 @@ class FileCaptions:
         return captions
 
     def _fused(self, source: CaptionFile, piece: pa.Table, first: int) -> list[dict[str, Any]]:
-        """The finished rows of ``piece``. ``first`` is the number of the first row of ``source``, its file."""
+        """The finished rows of ``piece``, a part of ``source``. ``first`` is the row number of the file's first row."""
         start = self.figures.rows
         finished: dict[tuple[int, bytes], dict[str, Any]] = {}
         for made in self._finished.between(start, start + piece.num_rows).to_pylist():

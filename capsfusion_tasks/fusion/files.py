@@ -1,4 +1,7 @@
-"""``capsfusion fuse``: fuses the pairs of files and writes them to other files, in the same order. Can be resumed."""
+"""``capsfusion fuse``: fuses the pairs of files, and writes them to other files in the same order.
+
+An interrupted run can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,8 @@ from capsfusion_tasks.staging.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
-# Number of claims in a piece of the pairs. The first piece, 4,096 rows, is written while torchrun is still starting.
+# Number of claims in a piece of the pairs. A piece has at most 4,096 rows, so that the first piece is written while
+# torchrun is still starting.
 _CLAIMS_OF_A_PIECE = 64
 _LONG_CHECK_BYTES = 256 << 20  # files with more bytes take seconds to check, so a message announces the check
 
@@ -70,7 +74,7 @@ def fuse_file(
     take_beam: TakeBeam | None = None,
     on_line: Callable[[str], None] = print,
 ) -> FuseResult:
-    """``fuse_files`` for one file."""
+    """Fuse one file with ``fuse_files``."""
     return fuse_files(
         [InOut(source, target)],
         target,
@@ -116,8 +120,8 @@ def fuse_files(
     # After an interrupted try, do not refuse existing targets here, because that try may have written them.
     if not begun.is_begun(out):
         _check_new(files, out, existing)
-    # The dtype "auto" depends on the device. If no setting names a device, use the device of this machine, because this
-    # machine fuses.
+    # The dtype "auto" depends on the device. If no setting names a device, use the device of this machine, because the
+    # model runs on this machine.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
     decoding = decide(settings, here)
 
@@ -141,7 +145,7 @@ def fuse_files(
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
         rows = _check_targets(todo, sources, on_line)
-        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # old pairs: the files may have changed since
+        shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # discard old pairs, because the files may have changed
         begun.write(parts, decoding, out, todo)
         job = FuseJob.of(
             settings,

@@ -84,12 +84,12 @@ def configured_template(settings: Settings) -> Template:
 
 
 def template_of(decoding: Decoding) -> Template:
-    """The template of the prompts of ``decoding``."""
+    """The prompt template of ``decoding``."""
     return PAPER if decoding.prompt is None else Template.of(decoding.prompt)
 
 
 def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
-    """The tokenizer of ``decoding`` from CAPSFUSION_MODEL. None if that model is missing or has another tokenizer."""
+    """The tokenizer in CAPSFUSION_MODEL. None if this model is missing, or if ``decoding`` names another tokenizer."""
     try:
         folder = model_folder(settings.model, weights=False)
     except (InputError, NotReadyError):  # planned units can continue without the model of CAPSFUSION_MODEL

@@ -18,7 +18,8 @@ class FuseJob(BaseModel):
 
     staging: str  # root of the storage; the paths below are relative to it
     pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows, a folder of such files
-    piece_rows: int | None  # rows per file in that folder, of which the last may have fewer; None: pairs is one file
+    # Number of rows of each file in the folder ``pairs``. The last file may have fewer. None: ``pairs`` is one file.
+    piece_rows: int | None
     chunks: str  # folder of the chunk files
     decoding: Decoding
     model: str  # a folder on this machine, or a hub id with a commit
@@ -26,7 +27,7 @@ class FuseJob(BaseModel):
     # Number of rows that a rank claims at a time. ``piece_rows`` is a multiple of this number.
     claim_rows: int
     chunk_rows: int  # maximum number of rows of a chunk file
-    # Time between two writes of finished rows. A kill loses the rows that were finished after the last write.
+    # Time between two writes of finished rows. A killed rank loses the rows that it finished after the last write.
     write_seconds: float = 5.0
 
     @classmethod
@@ -59,5 +60,5 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """Number of rows that a rank claims at a time: at most a chunk, and few, so that all ranks end together."""
+    """Number of rows that a rank claims at a time, at most a chunk. Small claims let all ranks end together."""
     return min(_CLAIM_ROWS, settings.chunk_rows)

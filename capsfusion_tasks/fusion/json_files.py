@@ -38,6 +38,6 @@ def read_bytes(file: Path) -> bytes:
 
 
 def refuse_pointer(file: Path, start: bytes) -> None:
-    """Raise InputError if ``file``, which begins with the bytes ``start``, is a Git LFS pointer."""
+    """Raise InputError if ``file`` is a Git LFS pointer. ``start`` contains the first bytes of the file."""
     if start.startswith(_LFS_POINTER):
         raise InputError(f"{file} is a Git LFS pointer, not the file itself: run git lfs pull in its folder")

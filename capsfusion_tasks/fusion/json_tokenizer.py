@@ -1,4 +1,4 @@
-"""Tokenizers in a tokenizer.json (LLaMA 3, Mistral, Qwen), with the library ``tokenizers``.
+"""Reads a tokenizer.json (LLaMA 3, Mistral, Qwen) with the library ``tokenizers``.
 
 Encodes like transformers' AutoTokenizer, with one exception: the text of a control token in a caption
 ("<|im_end|>") is encoded as plain text.
@@ -65,7 +65,10 @@ class JsonTokenizer:
         )
 
     def _named(self, name: str, *, otherwise: int) -> int:
-        """The id of the token in the entry ``name`` of tokenizer_config.json. ``otherwise`` if the entry is missing."""
+        """The id of the token in the entry ``name`` of tokenizer_config.json.
+
+        Returns ``otherwise`` if there is no such entry.
+        """
         token = self._config.get(name)
         if isinstance(token, dict):
             token = token.get("content")

@@ -24,8 +24,8 @@ from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion.torchrun_command import DEFAULTS, torchrun_environment
 from capsfusion_tasks.fusion.watchdog import Timeouts, Watchdog
 
-# A rank prints an InputError or a NotReadyError after its mark. The process that started torchrun raises the same
-# error.
+# In a rank's output, these marks precede the message of an InputError or a NotReadyError. The process that started
+# torchrun finds the mark and raises the same error.
 INPUT_ERROR_MARK = "capsfusion input error: "
 NOT_READY_MARK = "capsfusion not ready: "
 STARTED_BY = "TORCHRUN_STARTED_BY"  # environment variable of the ranks: id of the process that started torchrun

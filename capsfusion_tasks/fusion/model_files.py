@@ -1,6 +1,6 @@
 """Finds a model's files, in a folder or in a snapshot from the hub, and reads its configuration.
 
-Imports neither torch nor settings. Benchmarks run without settings.
+Imports neither torch nor settings, because benchmarks run without settings.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
 
 
 def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
-    """``ask(path)``. Raises InputError for errors of the file system, such as missing permissions or a long name."""
+    """Call ``ask(path)``. Raises InputError for errors of the file system, such as missing permissions."""
     try:
         return ask(path)
     except OSError as error:
@@ -79,10 +79,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def eos_token_ids(folder: Path) -> tuple[int, ...]:
-    """The ids of the tokens that end a caption, as in transformers' ``generate``. Sorted, and never empty.
+    """The ids of the tokens that end a caption, sorted. There is at least one.
 
-    The first of these files that names such tokens is used: generation_config.json, config.json, the tokenizer's file.
-    Raises InputError for ids that are not tokens of the model.
+    Reads them from the first of these files that has them: generation_config.json, config.json, the tokenizer's file.
+    transformers' ``generate`` uses the same ids. Raises InputError for ids that are not tokens of the model.
     """
     vocab_size = read_object(folder / "config.json").get("vocab_size")
     for file in (folder / "generation_config.json", folder / "config.json"):

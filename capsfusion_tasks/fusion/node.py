@@ -38,7 +38,7 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent or _is_orphan(parent):  # torchrun has died before the call above
+    if os.getppid() != parent or _is_orphan(parent):  # torchrun died before the call above
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class PairColumns:
-    """The column names of a user's file: both captions, and a row's id."""
+    """The names of three columns in a user's file: the raw caption, the synthetic caption and the row's id."""
 
     raw: str = "laion_2b"
     synthetic: str = "laion_coco"
@@ -31,7 +31,7 @@ class PairColumns:
         return pa.table([table[self.raw], table[self.synthetic]], CAPTION_COLUMNS)
 
     def in_words_of_the_file(self, reason: str) -> str:
-        """A reason such as "laion_2b is empty", with the name of the user's column instead of laion_2b."""
+        """Replace laion_2b or laion_coco in a reason, such as "laion_2b is empty", with the user's column name."""
         for ours, theirs in zip(CAPTION_COLUMNS, (self.raw, self.synthetic), strict=True):
             if reason.startswith(f"{ours} "):
                 return theirs + reason.removeprefix(ours)
@@ -65,7 +65,7 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows from ``start`` to before ``start + rows``, all in one piece. After the last row, fewer rows or none."""
+        """Rows ``start`` to ``start + rows - 1``, all in one piece. Fewer or no rows at the end of the pairs."""
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):

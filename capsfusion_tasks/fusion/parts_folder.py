@@ -91,7 +91,7 @@ def _open(folder: Path) -> TextIO:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
         raise InputError(f"{folder} must be a folder for finished rows, but is a file: move it away") from None
-    except PermissionError as error:  # the user may write to OUT, a folder, but not to the folder that contains OUT
+    except PermissionError as error:  # the folder OUT can be writable although its parent folder is not
         raise InputError(f"cannot write finished rows to {folder}: {error.strerror}; choose another OUT") from error
     lock = (folder / _LOCK).open("a+")
     lock.seek(0)

@@ -31,7 +31,7 @@ _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol without a vi
 
 
 def clean_caption(text: str) -> str:
-    """The caption as it goes into the prompt: harmful characters become spaces, surrounding spaces are removed."""
+    """Clean a caption for the prompt: replace harmful characters with spaces, and remove spaces at both ends."""
     return _HARMFUL.sub(" ", text).strip()
 
 
@@ -45,7 +45,7 @@ Piece = int | list[tuple[str, str | None]]
 
 
 class Prompt:
-    """Makes the prompts of a template for a tokenizer.
+    """Makes prompts from a template, and encodes them with a tokenizer.
 
     A control token in the *template*, such as <|im_start|>, becomes that token. In a caption, the same characters stay
     plain text.
@@ -139,7 +139,7 @@ def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
 
 
 def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
-    """``pieces`` with ``literal`` added at the end, and ``field`` after it."""
+    """``pieces`` with ``literal`` and then ``field`` added at the end."""
     if isinstance(pieces[-1], list):
         pieces[-1].append((literal, field))
         return pieces

@@ -97,7 +97,7 @@ class Results:
             while not ended:
                 self._wake.wait(max(0.0, min(_COUNT_SECONDS, due - time.monotonic())))
                 self._wake.clear()
-                ended = self._ended  # read before the rows are taken, so that the last round takes all rows
+                ended = self._ended  # read this flag before taking rows, so that the last round takes all rows
                 rows = [self._finished.popleft() for _ in range(len(self._finished))]
                 self._count(rows)
                 self._chunks.add(rows)

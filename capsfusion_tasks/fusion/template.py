@@ -21,7 +21,7 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# The fields, with the names that stand for them in digests. Do not change these names: all digests would change.
+# The fields, and the name of each field in digests. Do not change these names, because all digests would change.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
 _MOST_BYTES = 1 << 16  # maximum size of a prompt file; the longest prompt, 256 tokens, has a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -88,7 +88,7 @@ class Template:
         return "".join(literal + captions[field] for literal, field in self.parts)
 
     def digest(self, most_tokens: int) -> str:
-        """A digest of the template and of ``most_tokens``, the longest prompt in tokens."""
+        """A digest of the template and of ``most_tokens``, the maximum length of a prompt in tokens."""
         fields = {name: f"{{{known}}}" for name, known in _FIELDS.items()}
         text = "".join(
             literal.replace("{", "{{").replace("}", "}}") + (fields[field] if field else "")

@@ -16,7 +16,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.weight_files import check_start, refuse_misfit
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_IGNORED = "rotary_emb.inv_freq"  # a table in old checkpoints, which is computed instead of read
+_IGNORED = "rotary_emb.inv_freq"  # a table in old checkpoints; the engines compute this table and do not read it
 # The dtypes that are accepted, by their names in safetensors and in torch. Integers and one-byte floats are refused,
 # because they are useless without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
@@ -73,7 +73,10 @@ def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[i
 
 
 def known_name(name: str, known: Container[str]) -> str | None:
-    """The name in ``known`` that means ``name``, or None. ``name`` may lack the prefix ``model.``, or have it twice."""
+    """The name in ``known`` for the tensor ``name``, or None.
+
+    ``name`` may have the prefix ``model.`` once more or once less than the name in ``known``.
+    """
     for other in (name, name.removeprefix("model."), f"model.{name}"):
         if other in known:
             return other

@@ -21,12 +21,12 @@ _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a tiktoke
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back.
+    """Converts text to token ids and back.
 
-    ``bos_id`` is the token that begins a text (None: there is none), ``eos_id`` the token that ends a text (-1: there
-    is none). ``pad_id`` only fills batches, and is masked everywhere. All ids are below ``vocab_size``.
-    ``control_tokens`` are the ids of tokens that mark parts of a text, by their names in a template, such as
-    "<|im_start|>". Of these tokens, ``encode`` returns only BOS.
+    ``bos_id`` is the token that begins a text (None: there is none). ``eos_id`` is the token that ends a text (-1:
+    there is none). ``pad_id`` only fills batches, and is masked everywhere. All ids are below ``vocab_size``.
+    ``control_tokens`` maps the names of control tokens, such as "<|im_start|>", to their ids. ``encode`` may return
+    BOS, but no other control token.
     """
 
     @property
@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 
 
 class LlamaTokenizer:
-    """Text to token ids and back, with the tokenizer that LLaMA was trained with.
+    """Converts text to token ids and back, with the tokenizer that LLaMA was trained with.
 
     ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises
     InputError for a file that is not a sentencepiece model, or has no token for the start of a text (BOS) or for

@@ -46,7 +46,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     config = read_config(folder)
     files = weight_files(folder)
     if unread := unread_files(folder, files):
-        log.info("files in %s that are not read, because they are not part of the model: %s", folder, ", ".join(unread))
+        log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
         if config.get("model_type") in FAMILIES:  # transformers may rename other models' tensors
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
@@ -82,10 +82,10 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 
 @contextmanager
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
-    """A folder with links to the files of ``folder`` that transformers may read: config.json, ``files``, any index.
+    """A folder with links to the files of ``folder`` that transformers may read.
 
-    From ``folder`` itself, transformers would also load an adapter if peft is installed. Errors in the block become
-    InputError.
+    These files are config.json, ``files`` and the index files. From ``folder`` itself, transformers would also load an
+    adapter if peft is installed. An error in the block becomes an InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()
@@ -187,7 +187,7 @@ class TransformersEngine:
         return Completion(row, best.token_ids, best.finish_reason, best.caption_tokens, others=(*others,))
 
     def _beam(self, tokens: list[int]) -> Beam:
-        """The beam for generated tokens, which may end with padding."""
+        """Make a beam from generated tokens. They may end with padding."""
         ends = (place for place, token in enumerate(tokens, start=1) if token in self.eos_ids)
         return Beam.of(tokens[: next(ends, len(tokens))], self.eos_ids)
 

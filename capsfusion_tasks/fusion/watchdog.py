@@ -69,7 +69,7 @@ class Watchdog:
         return True
 
     def hung(self) -> str | None:
-        """A message that names the ranks without progress for too long. None if there are no such ranks.
+        """A message that names the ranks that have made no progress for too long. None if there are no such ranks.
 
         A rank without rows waits for the other ranks, so it counts as hung only if all ranks are silent.
         """

@@ -120,9 +120,9 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 
 
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
-    """A prefix of all ``unknown`` names. Without it, the first of them is a ``missing`` name. Empty if there is none.
+    """The prefix that training code has added to all ``unknown`` names. Empty if there is no such prefix.
 
-    Training code adds such prefixes: "module.", or peft's "base_model.model.".
+    For example "module.", or peft's "base_model.model.". Without it, the first unknown name is a ``missing`` name.
     """
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):

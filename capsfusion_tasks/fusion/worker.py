@@ -175,7 +175,7 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
-        """Report the progress until all ranks, on this node and on other nodes, have written their rows to files."""
+        """Report the progress until all ranks of all nodes have written their rows to files."""
         before = -1
         while True:
             total, done = self._pairs.total(), self._written()

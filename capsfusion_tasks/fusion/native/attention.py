@@ -43,7 +43,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Beams:
-    """One new token for each of B beams of N slots: T = N * B."""
+    """N slots with B beams each. Each beam has one new token: T = N * B."""
 
     tokens: Tokens
     slots: Tensor  # [N] int64

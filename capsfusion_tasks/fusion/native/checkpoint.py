@@ -31,7 +31,7 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
     """Load the checkpoint in ``folder``. Raises InputError for missing tensors, or a family that is not supported."""
     config, files = model_sizes(folder), weight_files(folder)
     if unread := unread_files(folder, files):
-        log.info("files in %s that are not read, because they are not part of the model: %s", folder, ", ".join(unread))
+        log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     tied = config.tie_word_embeddings and not _has_own_head(files)
     # Check before allocating memory, because a wrong number in config.json can require any amount of memory.
     places = Llama(config, torch.device("meta"), dtype, tied=tied).parameters()
@@ -42,9 +42,9 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
 
 
 def _has_own_head(files: Sequence[Path]) -> bool:
-    """Whether the checkpoint stores both a head and an embedding, and their numbers differ.
+    """Whether the checkpoint stores a head and an embedding with different numbers.
 
-    If so, transformers 5 uses both, even if config.json says that they are tied.
+    transformers 5 then uses both, even if config.json says that they are tied.
     """
     stored = {}
     for file in files:
@@ -57,7 +57,7 @@ def _has_own_head(files: Sequence[Path]) -> bool:
 
 @torch.no_grad()
 def _load_weights(folder: Path, files: Sequence[Path], places: Mapping[str, Place]) -> None:
-    """Copy each tensor of the checkpoint to its place in the model, converted to the device and dtype of the place.
+    """Copy each tensor of the checkpoint to its place in the model. Converts it to the place's device and dtype.
 
     Files are memory-mapped, so several ranks on a node share them, and no rank has a second copy in its own memory.
     Raises InputError for numbers that are not finite.

@@ -30,7 +30,7 @@ class Decoded:
 
 
 class BeamSearch:
-    """The state of beam search in N slots: B running beams each, and the B best finished captions so far.
+    """The state of beam search in N slots. A slot has B running beams, and its B best finished captions so far.
 
     A caption has at most G tokens. Each of ``eos_ids`` counts as EOS. With one beam, this is greedy decoding: each step
     takes the likeliest token, until EOS.
@@ -103,8 +103,8 @@ class BeamSearch:
         self.finished_tokens[slots] = _pick(finished_tokens, best)
         self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
 
-        # transformers' heuristic for early_stopping=False. A row is hopeless if its best running beam is no better than
-        # the worst of its B finished captions. The running beam's score is computed for its present length.
+        # transformers' heuristic for early_stopping=False: a row ends if its best running beam is no better than the
+        # worst of its B finished captions. The running beam's score is computed for its current length.
         hopeless = running[:, 0] / length**self.length_penalty <= finished_scores[:, -1]
         self.done[slots] = ((finished_length > 0).all(dim=1) & hopeless) | ends.all(dim=1)
         self.length[slots] = length
@@ -147,7 +147,7 @@ class BeamSearch:
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
-    """The rows ``index[k]`` [J] of each ``x[k]`` [M, G]: [K, J, G]."""
+    """From each matrix of ``x`` [K, M, G], pick the rows in ``index`` [K, J]. Returns [K, J, G]."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 

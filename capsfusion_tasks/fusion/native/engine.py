@@ -178,8 +178,8 @@ class NativeEngine:
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Stop at the last whole PREFILL_MULTIPLE of tokens. With further rows, the prefill would be padded to the next
-        # multiple, so these rows wait.
+        # Round the number of tokens down to a multiple of PREFILL_MULTIPLE. Further rows wait, because with them the
+        # prefill would be padded to the next multiple.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         multiple = self.model.ops.PREFILL_MULTIPLE
         most = most // multiple * multiple or most

@@ -1,8 +1,9 @@
 """Triton kernels of a LLaMA's forward pass over T packed tokens; ``triton_ops`` starts them.
 
-Names: H query heads, KVH key heads of D numbers (DP: the next power of two), B beams, P tokens of prefix. A page has
-PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee" for float32, because Triton would
-otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale`` contains the factor log2(e).
+Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two), B beams, P prefix tokens.
+A page has PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee" for float32, because
+Triton would otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale`` contains the
+factor log2(e).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Room:
 
 
 def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_slots: int) -> Room:
-    """Slots and pages for a card with ``free`` of ``total`` bytes.
+    """Slots and pages for a card with ``total`` bytes, of which ``free`` bytes are free.
 
     ``needed``: bytes that the largest batch needs besides pages. ``page``: bytes of a page. ``per_slot``: pages of the
     longest row. The result always has enough pages for one row of this length. If even these pages do not fit,
@@ -68,8 +68,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     del slots
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # Count the memory of a step twice. The graphs keep one part. The step that runs before their capture needs a second
-    # part of the same size, which prefills use later.
+    # Count the memory of a step twice: once for the graphs, which keep it, and once for the step that runs before their
+    # capture. Prefills use the second part later.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(

@@ -38,7 +38,7 @@ Attend = Callable[[int, Tensor], Tensor]
 class Ops(Protocol):
     """Operations that are not matrix products. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
 
-    PAGE_TOKENS: int | None  # tokens of a page of keys and values; None: a slot is one page
+    PAGE_TOKENS: int | None  # number of tokens in a page of keys and values; None: a slot is one page
     PREFILL_MULTIPLE: int  # packed prompts are padded to a multiple of this number of tokens
 
     def add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, quantise: bool) -> Matrix: ...

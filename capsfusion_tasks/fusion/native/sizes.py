@@ -80,7 +80,7 @@ class Sizes(BaseModel):
 
     @property
     def window(self) -> int | None:
-        """Number of tokens, including itself, that a token sees in layers with a sliding window. None: no window."""
+        """Length of the sliding window in tokens, counting the current token. None: no window."""
         return None
 
     @property
@@ -95,7 +95,7 @@ class Sizes(BaseModel):
         return {"rope_type": "default", "rope_theta": self.rope_theta}
 
     def scaled_as(self, config: Any) -> Sizes:
-        """These sizes, with positions scaled according to transformers' ``config``."""
+        """Scale positions according to transformers' ``config``. Returns this object."""
         self._scaled = config
         return self
 
@@ -189,7 +189,7 @@ FAMILIES: dict[str, type[Sizes]] = {
 def rope_of(config: dict[str, Any]) -> dict[str, Any]:
     """The config's entry for position scaling: rope_scaling, or else rope_parameters.
 
-    transformers uses the same order. Raises ValueError if the entry is not a JSON object.
+    transformers also prefers rope_scaling. Raises ValueError if the entry is not a JSON object.
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, dict):

@@ -68,7 +68,7 @@ def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Promp
 
 
 def pack_seen(visible: Tensor, cache: KVCache) -> Tensor:  # noqa: ARG001
-    """``visible`` [N, B, capacity] in the form that ``beam_attention`` takes: here, it is unchanged."""
+    """Convert ``visible`` [N, B, capacity] for ``beam_attention``. In plain torch, no conversion is needed."""
     return visible
 
 

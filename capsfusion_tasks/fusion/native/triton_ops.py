@@ -28,7 +28,7 @@ PREFILL_MULTIPLE = 256
 # Query rows that one program handles, in attention over the prefix or a prompt.
 _ROWS = 64
 _HEADS = 8  # heads that one program of rotate_and_store_kernel handles
-_SMALLEST_DOT = 16  # tl.dot takes no matrix with fewer rows or columns
+_SMALLEST_DOT = 16  # smallest number of rows or columns of a matrix that tl.dot accepts
 
 
 def require() -> None:
