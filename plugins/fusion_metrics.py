@@ -1,4 +1,4 @@
-"""Sends figures of tasks as metrics (StatsD, OpenTelemetry) and in traces, if Airflow is configured to send these."""
+"""Sends metrics of the tasks to StatsD or OpenTelemetry, and adds them to traces, if Airflow is configured for it."""
 
 from __future__ import annotations
 

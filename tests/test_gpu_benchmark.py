@@ -75,7 +75,7 @@ def _hopper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def initialize() -> None:
-        raise AssertionError("CUDA is initialized, which no forked process could use afterwards")
+        raise AssertionError("CUDA is initialized, so processes that are forked later cannot use it")
 
     monkeypatch.setattr(torch.cuda, "_lazy_init", initialize)
 

@@ -91,7 +91,7 @@ class LoopFinder:
         return found
 
     def sample(self, loops: list[Loop]) -> list[Loop]:
-        """At most `LOOPS_A_STEP` of `loops`."""
+        """A random choice of `loops` for one training step."""
         chosen = self.rng.choice(len(loops), min(len(loops), LOOPS_A_STEP), replace=False)
         return [loops[place] for place in chosen]
 

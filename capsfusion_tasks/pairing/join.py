@@ -112,7 +112,10 @@ def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
-    """The bucket's pairs (``schemas.FOUND_PAIRS``) that contain a row of a shard in ``new``, one table per pass."""
+    """The bucket's new pairs: those with a row of a shard in ``new``.
+
+    Yields a table (``schemas.FOUND_PAIRS``) for each pass over the bucket.
+    """
     sides = _sides(bucket, new, storage, settings)
     raw, coco = (side.with_lookups(lookups_of(storage, side.side, bucket, side.sizes, side.rules)) for side in sides)
     return (table for table, _ in _joined(raw, coco, settings))

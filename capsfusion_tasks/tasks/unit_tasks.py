@@ -79,9 +79,9 @@ def _require_pull_rules(context: Context, unit: Unit) -> None:
     made_with, rules = unit_files.rules_of(context.storage, unit.unit_id), UnitRules.of(context.settings)
     if made_with is not None and made_with != rules:
         raise InputError(
-            f"unit {unit.unit_id} was planned with {made_with.against(rules)}: finish it with"
-            f" {made_with.variables(rules) or 'the version of this project that planned it'}, or run its interval with"
-            " --replan"
+            f"unit {unit.unit_id} was planned with {made_with.against(rules)}. To finish it, use"
+            f" {made_with.variables(rules) or 'the version of this project that planned it'}. To plan it again, run its"
+            " interval with --replan"
         )
 
 

@@ -43,7 +43,7 @@ def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def descriptions(connection: Connection, scope: Scope) -> list[str]:
-    """A line with model and settings for each fusion of the units in ``scope``. The newest comes last."""
+    """Describe the model and settings of each fusion that the units in ``scope`` use: one line each, newest last."""
     units = select(work_units.c.fusion_id).where(scope.clause())
     statement = select(fusions).where(fusions.c.fusion_id.in_(units)).order_by(fusions.c.created_at)
     return [

@@ -61,7 +61,7 @@ shards = Table(
     text_column("error", nullable=True),
     time_column("seen_at", server_default=func.now()),
     time_column("updated_at", server_default=func.now()),
-    # The key of the interval that took a late shard, because the list of the shard's own interval was frozen.
+    # The interval that took this shard because it was late: it appeared after its own interval had been listed.
     text_column("adopted_by", nullable=True),
     PrimaryKeyConstraint("source", "path", "etag"),
     UniqueConstraint("shard_id"),

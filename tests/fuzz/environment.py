@@ -163,7 +163,7 @@ def clean() -> dict[str, str]:
 
 
 def read_environment(given: dict[str, str]) -> None:
-    """Settings are either refused, or equal in child processes. No variable changes torchrun's arguments."""
+    """Read settings from an environment. They must be refused, or a child process must read the same settings."""
     with patch.dict(os.environ, {**clean(), **given}, clear=True):
         settings, refused = None, ""
         try:

@@ -191,7 +191,7 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     with pytest.raises(InputError, match="was paired with"):
         interval_tasks.plan(after, DAY)
     [unit] = interval_tasks.plan(before, DAY)
-    with pytest.raises(InputError, match=r"was planned with .*: finish it with CAPSFUSION_PUNSAFE_MAX=0\.5, or"):
+    with pytest.raises(InputError, match=r"was planned with .*\. To finish it, use CAPSFUSION_PUNSAFE_MAX=0\.5\. To"):
         unit_tasks.fuse_started(after, unit)
     fuse_by_hand(before, unit)
     unit_tasks.validate(before, unit)

@@ -1,4 +1,4 @@
-"""Loading a unit is atomic, and happens only once, even if earlier tries to load it have failed."""
+"""A load is atomic. A unit is loaded only once, also if an earlier load failed."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Scene:
     def __init__(self, rng: random.Random, split: str, domain: str) -> None:
         self.rng, self.split, self.tables = rng, split, DOMAINS[domain]
         self.values: dict[str, str] = {}
-        self.inside: dict[str, set[str]] = {}  # for a value made of others: their keys
+        self.inside: dict[str, set[str]] = {}  # slot → keys of the facts that its value contains
         self.drawn: set[str] = set()  # keys of facts that a source states
         self.told: set[str] = set()  # keys of facts that the fused caption states
         self.sex = rng.choice("mf")

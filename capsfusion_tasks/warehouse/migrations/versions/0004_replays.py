@@ -1,4 +1,4 @@
-"""Adds units of replays, which belong to no data interval, and a table for rejected captions that replays move."""
+"""Adds replays: their units belong to no data interval, and a new table keeps the captions that left quarantine."""
 
 from __future__ import annotations
 
