@@ -41,8 +41,8 @@ def quarantine(service: Service) -> Iterator[dict[int, str]]:
     """Loads rejected captions of the fusion OLD. Yields laion_hash → reason. Replaces the warehouse at the end."""
     rng = random.Random(5)
     captions = {number: (pair.raw, pair.synthetic) for number in range(6) for pair in [make_pair(rng, "train")]}
-    # This pair's fused caption needs more tokens than the limit allows.
-    captions[6] = (" ".join(f"Rex-{word}" for word in range(80)), "A white wall.")
+    # The model cannot copy that many codes, so the captions of all beams fail validation.
+    captions[6] = (" ".join(f"X{number}Q{31 * number}" for number in range(45)), "A white wall.")
     reasons = {number: "copy" if number == 0 else "truncated" for number in captions}
     loaded = [
         rows(number, rejected={number: [reasons[number]]}, laion_2b=raw, laion_coco=synthetic, capsfusion="It is")

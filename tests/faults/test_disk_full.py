@@ -140,7 +140,7 @@ def test_staging_is_full(settings: Settings, disk: Path, step: str, file: str) -
     pipeline = Pipeline(settings)
     pipeline.up_to(step)
     disks.fill(disk)
-    said = rf"no space for {file} in {disk}/\S+ \(0\.0 MB of 16\.8 MB are free\): make room there, then run it again"
+    said = rf"no space for {file} in {disk}/\S+ \(0\.0 MB of 16\.8 MB are free\): make room there, then try again"
     with pytest.raises(NotReadyError, match=said):
         pipeline.steps[step]()
     disks.make_room(disk)

@@ -379,10 +379,10 @@ def test_a_folder_with_something_else_in_it_is_refused(filled: Warehouse, tmp_pa
     [
         ("README.txt", "README.txt: File exists; give a folder that this user may write to"),
         ("README.txt/captions", "README.txt/captions: Not a directory; give a folder"),
-        ("https://huggingface.co/datasets/owner/name", "for the hub, hf://datasets/owner/name"),
+        ("https://huggingface.co/datasets/owner/name", "or hf://datasets/owner/name (for the hub)"),
         (
             "captions --start 2026-12-01 --end 2026-11-01",
-            "before 2026-11-01 00:00:00+00:00: give an end after the start",
+            "ends 2026-11-01 00:00:00+00:00; give an end after the start",
         ),
     ],
 )
