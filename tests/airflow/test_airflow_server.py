@@ -36,6 +36,8 @@ def left_over(tmp_path: Path) -> Iterator[psutil.Process]:
     dead = subprocess.Popen([sys.executable, "-c", LEAVES_A_CHILD], stdout=subprocess.PIPE, start_new_session=True)
     assert dead.stdout is not None
     child = psutil.Process(int(dead.stdout.readline()))
+    while not child.cmdline():  # on a busy machine it can be empty for a moment after the start
+        time.sleep(0.01)
     dead.wait()
     dead.stdout.close()
     (folder / "standalone.pid").write_text(str(dead.pid))
