@@ -35,7 +35,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Right:
+class VerdictCounts:
     """The numbers of good, minor and bad captions that a rule rejects or flags."""
 
     counts: Counter[str]
@@ -86,11 +86,11 @@ def read_judged(path: Path, pairs: Iterable[tuple[str, ...]] = ()) -> list[Judge
     return found
 
 
-def right(rows: Iterable[Judged]) -> Right:
-    return Right(Counter(row.verdict for row in rows))
+def verdict_counts(rows: Iterable[Judged]) -> VerdictCounts:
+    return VerdictCounts(Counter(row.verdict for row in rows))
 
 
-def by_code(rows: list[Judged]) -> dict[str, Right]:
+def by_code(rows: list[Judged]) -> dict[str, VerdictCounts]:
     """For each reason and flag in ``rows``, the numbers of good, minor and bad captions that have it."""
     codes = dict.fromkeys(code for row in rows for code in [*row.reasons, *row.flags])
-    return {code: right(row for row in rows if code in row.reasons or code in row.flags) for code in codes}
+    return {code: verdict_counts(row for row in rows if code in row.reasons or code in row.flags) for code in codes}

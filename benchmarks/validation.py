@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.corruptions import as_table, corrupted, good_pairs, missed
-from benchmarks.judged import OWN, Judged, by_code, read_judged, right
+from benchmarks.judged import OWN, Judged, by_code, read_judged, verdict_counts
 from benchmarks.workload import CAPTION, read_pairs
 from capsfusion_tasks.validation.rules import REASONS
 from capsfusion_tasks.validation.validate import validate_table
@@ -50,8 +50,8 @@ def print_judged(console: Console, name: str, rows: list[Judged], examples: int)
     console.print(f"{name}: {len(rows)} captions, {of['good']} good, {of['minor']} minor, {of['bad']} bad")
     table = Table("", "rows", "good", "minor", "bad", "precision", "bad only", "recall of bad", "of good")
     groups = {
-        "rejected": right(row for row in rows if row.reasons),
-        "rejected or flagged": right(row for row in rows if row.reasons or row.flags),
+        "rejected": verdict_counts(row for row in rows if row.reasons),
+        "rejected or flagged": verdict_counts(row for row in rows if row.reasons or row.flags),
     }
     codes = sorted(by_code(rows).items(), key=lambda item: (item[0] not in REASONS, -item[1].rows))
     for label, found in [*groups.items(), *codes]:
