@@ -13,8 +13,8 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, REFUSED, unreachable, user_error
 
-# By default, the driver wraps each statement in COPY (…) TO. This streams the rows, but COPY accepts only queries, and
-# its errors have no SQLSTATE. Use this option for other statements, and where the SQLSTATE matters.
+# By default, the driver wraps each statement in COPY (…) TO, which streams the rows. But COPY accepts only queries, and
+# the driver's errors then have no SQLSTATE. Pass WITHOUT_COPY for other statements, and where the SQLSTATE matters.
 WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
 
@@ -41,9 +41,9 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
 
 
 def batches(warehouse: Warehouse, connection: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """The batches of a streamed result of a read-only session.
+    """The batches of ``reader``, which streams the result of a query in a read-only session.
 
-    Raises the errors of ``adbc_session`` in place of the driver's errors, which are OSErrors without an SQLSTATE.
+    Raises the same errors as ``adbc_session``. The driver would raise OSErrors without an SQLSTATE.
     """
     try:
         yield from reader

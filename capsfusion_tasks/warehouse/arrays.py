@@ -1,4 +1,4 @@
-"""Compares a column with a long list of values. The list is one parameter of the statement."""
+"""Compares a column with a long list of values, and sends the whole list as one parameter of the statement."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Pages of captions that match a filter, newest first.
 
-A page starts after a key (``loaded_at``, ``pair_id``, ``fusion_id``), not at an offset, and rows are not counted. So a
-page takes as long in a table of a hundred million rows as in one of a thousand. All values are bound parameters.
+A query for a page does not count rows, and skips no rows by an offset: the page starts after the key (``loaded_at``,
+``pair_id``, ``fusion_id``) of the previous page's last row. So a page loads as quickly from a table of a hundred
+million rows as from one of a thousand. All values are bound parameters.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from capsfusion_tasks.warehouse.conditions import Conditions, bitmaps_only, cond
 from capsfusion_tasks.warehouse.readable import readable_sql
 
 _SHOWN = ("image_url", "laion_2b", "laion_coco", "capsfusion", "flags", "loaded_at", "pair_id", "fusion_id")
-_NEWEST = 1000  # number of the newest captions to scan for matches; the scan takes about 25 ms
+_NEWEST = 1000  # if matches may be rare, search only this many of the newest captions first; this takes about 25 ms
 _ORDER = ("loaded_at", "pair_id", "fusion_id")
 
 
@@ -46,7 +47,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Caption:
-    """A row of a page. ``reasons``: None for an accepted caption."""
+    """A row of a page. ``reasons``: why validation rejected the caption; None for an accepted caption."""
 
     image_url: str
     laion_2b: str
@@ -92,7 +93,7 @@ def _find(
 
 
 def _find_by_index(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Find all matches with an index (by a bitmap), then take the newest."""
+    """Find all matches by a bitmap scan of an index, then take the newest."""
     bitmaps_only(connection, True)
     found = _find(connection, conditions, after, limit)
     bitmaps_only(connection, False)
@@ -102,7 +103,7 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
     """Search only the newest captions. If they do not have enough matches, find all matches with an index."""
     found = _find(connection, conditions, after, limit, among=_NEWEST)
-    if limit / 4 <= len(found) < limit:  # matches are frequent, so a scan soon finds enough
+    if limit / 4 <= len(found) < limit:  # matches are so frequent that a longer scan probably finds enough
         found = _find(connection, conditions, after, limit, among=8 * _NEWEST)
     return found if len(found) == limit else _find_by_index(connection, conditions, after, limit)
 
@@ -110,7 +111,10 @@ def _find_rare(connection: Connection, conditions: Conditions, after: Position |
 def _page(
     conditions: Conditions, after: Position | None, limit: int, among: int | None = None
 ) -> Select[Any] | CompoundSelect[Any]:
-    """The query of a page. ``among``: test the conditions of ``Conditions.rare`` only on this many newest captions."""
+    """The query of a page. ``among``: test the conditions of ``Conditions.rare`` only on this many newest captions.
+
+    ``among`` is None: test them on all captions.
+    """
     pages = [_of_table(table, conditions, after, limit, among) for table in conditions.tables]
     if len(pages) == 1:
         return pages[0]
@@ -120,7 +124,7 @@ def _page(
 def _of_table(
     table: Table, conditions: Conditions, after: Position | None, limit: int, among: int | None
 ) -> Select[Any]:
-    captions = table.alias("caption")  # for readable SQL
+    captions = table.alias("caption")  # a plain name, because users see the SQL
     reasons = captions.c.reasons if "reasons" in captions.c else null().cast(rejected_captions.c.reasons.type)
     statement = select(*(captions.c[name] for name in _SHOWN), reasons.label("reasons")).where(
         *conditions.others(captions)

@@ -31,11 +31,11 @@ JUDGEMENTS = ("good", "minor", "bad")
 
 
 def _words(table: str, name: str, *columns: str) -> Index:
-    """An index for text searches. PostgreSQL uses it only for queries with exactly the same expression."""
+    """An index for text searches. PostgreSQL uses it only for queries with exactly the same ``to_tsvector(…)``."""
     english: ColumnElement[str] = literal_column("'english'::regconfig")
     documents = [func.to_tsvector(english, literal_column(column)) for column in columns]
-    # In kB. PostgreSQL collects new captions up to this size, then adds them to the index together. With the default of
-    # 4 MB, inserts into a table of 500,000 rows take a sixth longer.
+    # PostgreSQL collects new captions up to this size (in kB), then adds them to the index together. With the default
+    # of 4 MB, inserts into a table of 500,000 rows take one sixth longer.
     taken_in = {"gin_pending_list_limit": 16384}
     return Index(f"{table}_{name}_idx", *documents, postgresql_using="gin", postgresql_with=taken_in)
 
@@ -76,9 +76,9 @@ def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
 
 
 def _license() -> Column[Any]:
-    """The image's licence, from LAION's column LICENSE. Most rows have a question mark, which is stored as null.
+    """The image's licence, from LAION's column LICENSE.
 
-    Nulls take no space.
+    Most rows of LAION have a question mark there. It is stored as null, because nulls take no space.
     """
     return text_column("license", nullable=True)
 
@@ -88,20 +88,20 @@ def _reasons() -> Column[Any]:
 
 
 def _other_beams() -> Column[Any]:
-    """The other captions of the beam search (``schemas.OTHER_BEAMS``). Null if the fusion does not keep beams."""
+    """The other captions of the beam search (``schemas.OTHER_BEAMS``). Null if the fusion has ``keep_beams`` off."""
     return Column("other_beams", JSONB(none_as_null=True))
 
 
 def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
-    """A table of captions with the indexes that both tables have. docs/queries.md says what each index is for."""
+    """A table of captions, with its own ``indexes`` and those that all such tables have (see docs/queries.md)."""
     return Table(
         name,
         metadata,
         *columns,
         PrimaryKeyConstraint("pair_id", "fusion_id"),
         Index(None, "unit_id"),
-        # A hash index, because queries only search for equal texts. Its size does not depend on the length of the
-        # texts, and updates are cheaper.
+        # A hash index, because queries only test URLs for equality. Its size does not depend on the length of the URLs,
+        # and updates are cheaper than in a B-tree.
         Index(None, "image_url", postgresql_using="hash"),
         Index(None, "loaded_at", "pair_id"),
         Index(None, "fusion_id", "loaded_at", "pair_id"),
@@ -119,8 +119,8 @@ fused_captions = _captions(
     "fused_captions",
     [
         *_caption_columns(),
-        # Null if the fusion does not keep beams. ``beam``: the caption's place in the beam search, 1 for the best.
-        # ``rescued_from``: why validation rejected the best caption. Null if this caption is the best one.
+        # ``beam``: the caption's rank in the beam search, 1 for the best. ``rescued_from``: why validation rejected the
+        # best caption; null if this caption is the best one. Both are null if the fusion has ``keep_beams`` off.
         Column("beam", Integer),
         Column("rescued_from", ARRAY(Text)),
         _license(),
@@ -134,7 +134,8 @@ rejected_captions = _captions(
     Index(None, "reasons", postgresql_using="gin"),
 )
 
-# Captions that a replay moved out of rejected_captions. ``replayed_by`` is the replay's unit.
+# Rejected captions whose pairs a replay fused again. The replay moved them here from rejected_captions.
+# ``replayed_by``: the replay's unit with the new captions.
 replayed_captions = Table(
     "replayed_captions",
     metadata,
@@ -148,7 +149,7 @@ replayed_captions = Table(
     Index(None, "replayed_by"),
 )
 
-# People's judgements of captions. ``capsfusion``: the judged caption; a replay may have replaced the caption since.
+# People's judgements of captions. ``capsfusion``: the judged caption, which a replay may have replaced since.
 judgements = Table(
     "judgements",
     metadata,

@@ -13,13 +13,16 @@ _NUL = "\x00"
 
 
 def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
-    """Caption → the raw captions of its pairs. Looks up the accepted captions of all fusions."""
+    """For each of ``captions``: the raw captions of all pairs with this accepted caption, in any fusion.
+
+    Leaves out captions that no pair has.
+    """
     connection.execute(text("create temp table asked (caption text) on commit drop"))
     found: defaultdict[str, set[str]] = defaultdict(set)
     with cast(psycopg.Connection[Any], connection.connection.driver_connection).cursor() as cursor:
         with cursor.copy("copy asked from stdin") as copy:
             for caption in captions:
-                if _NUL not in caption:  # stored captions have no NUL, so skip captions with a NUL
+                if _NUL not in caption:  # no stored caption has a NUL, so such a caption cannot be found
                     copy.write_row((caption,))
         cursor.execute("analyze asked")
         cursor.execute(

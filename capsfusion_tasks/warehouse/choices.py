@@ -1,4 +1,4 @@
-"""The values that a filter of captions offers: fusions, shards, runs."""
+"""The values that the captions view offers in its filter: fusions, shards, DAG runs."""
 
 from __future__ import annotations
 

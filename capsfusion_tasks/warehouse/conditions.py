@@ -1,4 +1,4 @@
-"""A filter of captions as conditions in SQL. All values are bound parameters."""
+"""Converts a filter of captions to SQL conditions. All values are bound parameters."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ class UnclearFilter(InputError):
 
 @dataclass(frozen=True)
 class Conditions:
-    """A filter, with facts from the ledger: the shards and runs that match, and when the wanted units were loaded."""
+    """A filter, with facts from the ledger: the shards and runs that match, and when the wanted units were loaded.
+
+    ``loaded``: the times of the first and of the last load. None if the filter does not select captions by unit, or if
+    no wanted unit is loaded.
+    """
 
     wanted: CaptionFilter
     shard_ids: Sequence[str]
     runs: Sequence[str]
-    loaded: tuple[datetime, datetime] | None  # first and last load of the wanted units; None without a filter by unit
+    loaded: tuple[datetime, datetime] | None
 
     @property
     def nothing_loaded(self) -> bool:
-        """Whether none of the wanted units is loaded. Then a query would scan all captions and find none."""
+        """Whether no wanted unit is loaded. If so, run no query: it would scan all captions and find none."""
         return self.wanted.by_unit and self.loaded is None
 
     @property
@@ -53,11 +57,11 @@ class Conditions:
 
     @property
     def by_row(self) -> bool:
-        """Whether the filter tests columns of captions. If it does not, the ledger has the number of matches."""
+        """Whether the filter has a condition on single captions. If not, the ledger has the number of matches."""
         return self.rare_with_index or self.wanted.score is not None
 
     def rare(self, captions: FromClause) -> list[ColumnElement[bool]]:
-        """Conditions on columns with a GIN index. Perhaps only few captions meet them."""
+        """The conditions on columns with a GIN index. They may match only a few captions."""
         wanted, column = self.wanted, captions.c
         found: list[ColumnElement[bool]] = []
         if wanted.words is not None:
@@ -71,7 +75,7 @@ class Conditions:
         return found
 
     def others(self, captions: FromClause) -> list[ColumnElement[bool]]:
-        """All other conditions."""
+        """All conditions that are not in ``rare``."""
         wanted, column = self.wanted, captions.c
         found: list[ColumnElement[bool]] = []
         if wanted.pair_id is not None:
@@ -113,12 +117,12 @@ class Conditions:
 
 
 def conditions(connection: Connection, wanted: CaptionFilter) -> Conditions:
-    """The conditions of ``wanted``. Raises UnclearFilter if too many shards or runs match a part of a name."""
+    """The conditions of ``wanted``. Raises UnclearFilter if a part of a name matches too many shards or runs."""
     found = Conditions(wanted, _shard_ids(connection, wanted.shard), _runs(connection, wanted.dag_run_id), None)
     if not wanted.by_unit:
         return found
-    # Limit the query to the time in which the units were loaded. Otherwise PostgreSQL would expect an old run's
-    # captions among the newest captions, and would scan all captions from the newest on.
+    # Limit the query to the time in which the units were loaded. Otherwise PostgreSQL would expect to find an
+    # old run's captions among the newest ones, and would scan all newer captions first.
     loaded = work_units.c.loaded_at
     first, last = connection.execute(select(func.min(loaded), func.max(loaded)).where(*found.units())).one()
     return Conditions(wanted, found.shard_ids, found.runs, None if first is None else (first, last))
@@ -151,16 +155,16 @@ def _contains(column: ColumnElement[str], part: str) -> ColumnElement[bool]:
 
 def _few(found: Sequence[str], what: str, part: str) -> list[str]:
     if len(found) > _MOST_NAMED:
-        raise UnclearFilter(f"more than {_MOST_NAMED} {what} have {part!r} in their name: enter a longer part")
+        raise UnclearFilter(f"more than {_MOST_NAMED} {what} have {part!r} in their name: enter more of the name")
     return list(found)
 
 
 def bitmaps_only(connection: Connection, on: bool) -> None:
-    """Make PostgreSQL find all matches with a bitmap scan, until the transaction ends. If ``on`` is False, undo this.
+    """Make PostgreSQL find all matches with a bitmap scan, until the transaction ends. ``on=False`` undoes this.
 
     By default, PostgreSQL scans captions from the newest on until it has enough matches. This scan can read millions of
     rows, because PostgreSQL expects too many matches: it overestimates how frequent a word is, assumes that 1 caption
-    in 200 has a given flag even if none has it, and expects captions of an old shard among the newest captions.
+    in 200 has a given flag even if none has it, and expects to find captions of an old shard among the newest ones.
     """
     for name in ("enable_indexscan", "enable_seqscan"):
         connection.execute(select(func.set_config(name, "off" if on else "on", True)))

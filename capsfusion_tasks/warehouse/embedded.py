@@ -55,16 +55,16 @@ class EmbeddedPostgres:
     socket_folder: Path
 
     def url(self, database: str = "capsfusion", driver: str = "psycopg") -> URL:
-        """SQLAlchemy URL of ``database`` with its driver (``psycopg``, ``psycopg2``, …)."""
+        """The SQLAlchemy URL of ``database`` for a driver, such as ``psycopg`` or ``psycopg2``."""
         query = {"host": str(self.socket_folder), "port": str(PORT)}
-        if driver == "psycopg":  # Airflow turns the other URLs into URLs for asyncpg, which does not accept _PARAMETERS
+        if driver == "psycopg":  # Airflow converts URLs for psycopg2 to asyncpg, which does not accept _PARAMETERS
             query |= _PARAMETERS
         return URL.create(f"postgresql+{driver}", username=server_process.SUPERUSER, database=database, query=query)
 
 
 @contextmanager
 def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
-    """The server of ``home`` with ``databases``. The first process that uses the server starts it, the last stops it.
+    """The server of ``home`` with ``databases``. The first process that needs it starts it, and the last one stops it.
 
     Any number of processes and threads can use it at the same time. Raises InputError for a folder that cannot be used,
     and NotReadyError if the server does not start.
@@ -105,7 +105,7 @@ def _locked(file: Any) -> Iterator[None]:
 
 
 def _leave(data: Path, users: Any) -> None:
-    """Release the lock on ``users``. If no other process has a lock on it, stop the server.
+    """Release the lock on the file ``users``. If no other process has a lock on this file, stop the server.
 
     The caller must hold the lock on ``.postgres.gate``.
     """

@@ -1,4 +1,4 @@
-"""Reads the captions of an export as one ordered stream. The first attempt of an export fixes the set of captions."""
+"""Reads the captions of an export as one ordered stream. All attempts of an export read the same units."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin, release_names
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
-KEY, FUSION = "_pair_id", "_fusion_id"  # columns that every stream has besides the selected ones
+KEY, FUSION = "_pair_id", "_fusion_id"  # columns that each stream of captions has after the selected ones
 
 # Functions that --where may not call: with them, each attempt of the export would select other captions.
 _CHANGING = re.compile(
@@ -38,7 +38,7 @@ _INSTEAD = {  # column that --where cannot use → what to write instead
     " where model = '…')",
 }
 _STRING = re.compile(r"'(?:[^']|'')*'")
-_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # replaces the list of units in the manifest's query
+_ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # the manifest shows this instead of the list of units
 
 
 class ExportSession:
@@ -62,7 +62,7 @@ class ExportSession:
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
         )
         is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
-        if not is_known and selection.interval is None:  # an interval without new pairs has no row in fusions
+        if not is_known and selection.interval is None:  # if an interval has no new pairs, its fusion may have no row
             names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
             raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
         used = {unit["fusion_id"] for unit in units}
@@ -118,7 +118,7 @@ class ExportSession:
         return Outcome(**counts, reasons={row["reason"]: row["captions"] for row in reasons})
 
     def origins(self, selection: Selection, snapshot: Snapshot) -> list[Origin]:
-        """Releases and licences of the captions that ``captions`` streams, the most frequent first."""
+        """Releases and licences of the captions that the method ``captions`` streams, the most frequent first."""
         origin = ("laion_2b_shard", "laion_coco_shard", "license")
         chosen = captions_query(
             selection.model_copy(update={"columns": origin}),
@@ -141,16 +141,18 @@ class ExportSession:
         """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption."""
         if found := _CHANGING.search(_STRING.sub("''", condition)):
             raise InputError(
-                f"--where has {found[0].rstrip('( ')}, whose value changes with each attempt: write a fixed value"
+                f"--where has {found[0].rstrip('( ')}, whose value changes with each attempt of the export: write a"
+                " fixed value"
             )
-        # Wrapped in [] and (): closing one of them to inject SQL breaks the other.
+        # The condition appears once in [] and once in (). A condition that closes one bracket early, to add other SQL,
+        # is a syntax error in the other.
         checked = sql.SQL("explain select array[{0}\n] from fused_captions captions where ({0}\n)")
         try:
             self._rows(checked.format(_raw(condition)))
         except adbc.Error as error:
             said = message(error)
             if "]" not in condition:
-                said = said.replace('at or near "]"', "at its end")
+                said = said.replace('at or near "]"', "at the end of the condition")
             if found := re.search(rf'column "?(captions\.)?({"|".join(_INSTEAD)})"? does not exist', said):
                 raise InputError(f"--where can use only the columns of fused_captions: {_INSTEAD[found[2]]}") from error
             raise InputError(f"--where is not a condition on a caption: {said}") from error
@@ -215,7 +217,8 @@ def captions_query(
 ) -> sql.Composed:
     """The query of an export. Without ``units``, it is the query that users see in the manifest.
 
-    ``several``: a pair may have captions of several fusions. ``releases``: ``Snapshot.releases``.
+    ``several``: whether a pair may have captions of several fusions; if so, select the newest. ``releases``: see
+    ``Snapshot.releases``.
     ``with_key``: add the columns KEY and FUSION.
     """
     newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
@@ -240,7 +243,7 @@ def captions_query(
 
 
 def _column(name: str, releases: Mapping[str, str]) -> sql.Composable:
-    """SQL for the column ``name``. A uuid becomes text in Parquet files."""
+    """SQL for the column ``name``. Casts a uuid to text, because the exported files have it as text."""
     if name in PROVENANCE:
         names = sql.Literal(json.dumps(releases, ensure_ascii=False))
         return sql.SQL("{} as {}").format(sql.SQL(PROVENANCE[name]).format(releases=names), sql.Identifier(name))
@@ -262,5 +265,5 @@ def _if(value: Any, condition: LiteralString) -> list[sql.Composable]:
 
 
 def _raw(text: str) -> sql.SQL:
-    """SQL of the user, checked by ``check_where`` and run in a read-only transaction."""
+    """``text`` as SQL, without quotes. A user's condition is checked by ``check_where``, and is run read-only."""
     return sql.SQL(text)

@@ -13,7 +13,7 @@ from capsfusion_tasks.intervals import Interval, UtcTime, refuse_empty_span
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.provenance import PROVENANCE
 
-# The columns of CapsFusion-120M, in its order.
+# The columns of the published dataset CapsFusion-120M, in the same order.
 PUBLISHED_COLUMNS = ("image_url", "laion_2b", "laion_coco", "capsfusion")
 ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
 
@@ -52,8 +52,8 @@ def named_columns(names: str | None) -> tuple[str, ...]:
 class Snapshot(BaseModel):
     """The state of the warehouse that an export shows: the units that were loaded at the time ``at``.
 
-    It lists the units, because the time alone is ambiguous: a load with a ``loaded_at`` before ``at`` may commit after
-    ``at``.
+    The snapshot lists the units, because the time alone is ambiguous: a load with a ``loaded_at`` before ``at`` may
+    commit after ``at``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,8 +63,9 @@ class Snapshot(BaseModel):
     accepted: int  # number of accepted captions in the units
     superseded: int  # number of the units' rows that later units have replaced
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
-    # MD5 of a source's address → the source's name in the rows. In an export, this is the name of the release. The
-    # snapshot records the names, because a name becomes longer if a source with an equal name is added later.
+    # MD5 of a source's address → the text that stands for the source in the rows. In an export, this is the name of the
+    # release. The snapshot records the names, because a name becomes longer if a source with an equal name is added
+    # later.
     releases: dict[str, str] = {}
 
     def is_same_as(self, other: Snapshot) -> bool:

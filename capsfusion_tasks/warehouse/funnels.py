@@ -1,6 +1,7 @@
 """Figures of runs for the captions view: sizes, speed, quality.
 
-Sizes and speed are sums over the ledger. It has one row for each shard and unit, so the sums are quick at any size.
+Sizes and speed are sums over the ledger. The ledger has only one row for each shard and each unit, so the sums are
+quick even if there are many captions.
 Reasons and scores come from a sample of captions: the first rows of several units. A unit's rows are stored in the
 order of their pair_id, which is a digest, so its first rows are a random sample.
 """
@@ -35,7 +36,7 @@ HISTOGRAMS = {
     "novelty": 1,
     "invention": 1,
 }
-_BINS = 60  # largest number of bins in a chart of the throughput
+_BINS = 60  # use the narrowest of _BIN_SECONDS that needs at most this many bins
 _BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 _units = work_units.c
@@ -62,7 +63,7 @@ class Run:
 
 
 def recent_runs(connection: Connection, before: datetime | None = None, limit: int = 30) -> list[Run]:
-    """Runs that were planned before a given time, the latest first."""
+    """The ``limit`` runs that were planned last, the latest first. ``before``: only runs planned before this time."""
     planned = func.max(_units.created_at)
     statement = (
         select(
@@ -122,7 +123,7 @@ def last_fusion(connection: Connection, scope: Scope) -> str | None:
 
 
 def interval_shards(connection: Connection, interval: Interval) -> list[str]:
-    """Ids of the interval's shards: those that arrived and were listed in time, and late shards assigned to it."""
+    """Ids of the interval's shards: shards that arrived in it and were not late, and late shards assigned to it."""
     arrived, adopted = shards.c.arrived_at, shards.c.adopted_by
     in_time = and_(arrived >= interval.start, arrived < interval.end, adopted.is_(None))
     mine = shards.c.side.in_(PAIRED), or_(in_time, adopted == interval.key)
@@ -138,7 +139,7 @@ class Progress:
 
 
 def progress(connection: Connection, scope: Scope) -> Progress:
-    """Speed of the units in ``scope``. Both fields are None before the first load.
+    """The speed of loading the units in ``scope``. Both fields are None before the first load.
 
     Counts only time in which at least one planned unit was not loaded yet, so idle days before a rerun do not count.
     """
@@ -176,7 +177,7 @@ class Throughput:
 
 
 def throughput(connection: Connection, scope: Scope) -> Throughput:
-    """Loaded units, rows and GPU seconds over time, in at most 60 bins."""
+    """Loaded units, rows and GPU seconds over time, in bins of equal width (a minute to a week)."""
     loaded = _units.loaded_at
     first, last = connection.execute(select(func.min(loaded), func.max(loaded)).where(scope.clause())).one()
     if first is None:
@@ -200,7 +201,7 @@ def throughput(connection: Connection, scope: Scope) -> Throughput:
 
 @dataclass(frozen=True)
 class Distributions:
-    """Counts in a sample of ``accepted`` and ``rejected`` captions.
+    """Counts in a sample of captions. ``accepted``, ``rejected``: numbers of captions in the sample.
 
     ``scores``: for each score, the number of captions in each of HISTOGRAM_BINS bins. Leaves out captions without the
     score.

@@ -1,6 +1,6 @@
 """The table ``fusions``: the decoding settings of each fusion_id.
 
-Rows of earlier versions of the project are incomplete. These versions hashed only the start and the end of each
+Rows that earlier versions of the project wrote are incomplete. These versions hashed only the start and the end of each
 weight file, and did not record which dtype ``auto`` meant. ``adopt`` completes such a row, so that its captions are not
 fused again.
 """
@@ -26,7 +26,7 @@ _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new
 
 @dataclass(frozen=True)
 class EarlierFusion:
-    """A fusion of an earlier version that may have the current settings. ``rows``: number of its loaded rows."""
+    """A fusion that an earlier version recorded, perhaps with equal settings. ``rows``: number of loaded rows."""
 
     fusion_id: str
     rows: int
@@ -75,7 +75,7 @@ def decoding_of(connection: Connection, fusion_id: str) -> Decoding:
 
 
 def keeps_beams(connection: Connection, fusion_id: str) -> bool:
-    """Whether the fusion's chunks have the other captions of the beam search."""
+    """Whether the fusion keeps all captions that a beam search finishes, not only the best one."""
     kept = fusions.c.spec[_DECODING]["keep_beams"].as_boolean()
     return bool(connection.scalar(select(kept).where(fusions.c.fusion_id == fusion_id)))
 
@@ -83,9 +83,9 @@ def keeps_beams(connection: Connection, fusion_id: str) -> bool:
 def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
     """``decoding`` with the fusion_id of equal settings in the ledger. Unchanged if the ledger has no equal settings.
 
-    An incomplete row of an earlier version counts as equal, and is completed, if none of its values differs and it
-    records the commit of a hub model and a dtype other than auto. The model must have only one EOS token, because
-    earlier versions ignored all EOS tokens but the first.
+    An incomplete row of an earlier version counts as equal if three conditions are met. None of its values differs. It
+    records the commit of a hub model and a dtype other than auto. The model has only one EOS token, because earlier
+    versions ignored all EOS tokens but the first. This function completes such a row.
     """
     same_model = fusions.c.model_digest == decoding.model_digest
     for row in connection.execute(select(fusions).where(same_model).order_by(fusions.c.created_at)):

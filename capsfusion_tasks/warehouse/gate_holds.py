@@ -1,7 +1,7 @@
-"""The table ``gate_holds``: units that the gate did not load, and people's answers about them.
+"""The table ``gate_holds``: units that the quality gate held back, and people's answers: load, or keep out.
 
-The quality gate holds back a unit if validation rejects too many of its captions. If a unit has several rows, the
-newest counts. A row with an answer is never changed. The caller commits.
+The gate holds back a unit if validation rejects too many of its captions. If a unit has several rows, the newest row
+counts. A row with an answer is never changed. The caller commits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _columns = gate_holds.c
 
 @dataclass(frozen=True)
 class Hold:
-    """A unit that the gate holds back. ``problem``: the reason. ``details``: reasons of rejections, with examples."""
+    """A unit that the gate holds back. ``problem``: why. ``details``: why captions were rejected, with examples."""
 
     hold_id: int
     unit_id: str

@@ -1,7 +1,7 @@
-"""Finds out why a server accepts no connection. Ignores the text of its messages, because servers translate it.
+"""Finds out why a server accepts no connection. Ignores the text of the server's messages: it may be translated.
 
-If a connection attempt fails, libpq reports a message, but no SQLSTATE. libpq can also trace the messages of the
-protocol, where an ErrorResponse has the SQLSTATE in its field C.
+If a connection attempt fails, libpq reports a message, but no SQLSTATE. Therefore this module makes libpq write a trace
+of the protocol's messages. In this trace, an ErrorResponse has the SQLSTATE in its field C.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
     connection = pq.PGconn.connect_start(conninfo.encode())
     try:
         if connection.status == pq.ConnStatus.BAD:
-            # NO_ATTEMPT: libpq does not accept a parameter. Otherwise, the network or the host cannot be reached.
+            # NO_ATTEMPT: libpq rejects a parameter. Otherwise, the network or the host cannot be reached.
             return FailedHandshake(lasts=pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT)
         messages = _messages(connection)
         errors = [fields for name, fields in messages if name == "ErrorResponse"]

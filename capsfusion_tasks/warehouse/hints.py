@@ -12,7 +12,7 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
 
 _WORD = re.compile(r"[^\W_]+")
-_SHORTEST = 3  # minimum length of a part to look up; too many words begin with one or two given letters
+_SHORTEST = 3  # shortest part of a word to look up, because too many words begin with the same two letters
 _EXAMPLES = 50  # number of captions in which to find words to offer
 _OFFERED = 5
 
@@ -41,7 +41,7 @@ def hint(connection: Connection, wanted: CaptionFilter) -> Hint | None:
 
 
 def _beginning_with(connection: Connection, wanted: CaptionFilter, part: str) -> list[str]:
-    """Words of captions that begin with ``part``. Empty if ``part`` itself is a word."""
+    """Words of captions that begin with ``part``. Empty if a caption has ``part`` itself as a word."""
     if len(part) < _SHORTEST:
         return []
     column = fused_captions.c[SEARCHED[wanted.within]]

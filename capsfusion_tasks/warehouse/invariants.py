@@ -86,14 +86,14 @@ def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
 def forget_unit(engine: Engine, unit_id: str) -> None:
     """Delete a unit from the ledger unless it is loaded. The next plan puts its pairs into a new unit.
 
-    Raises NotReadyError if a task works on it.
+    Raises NotReadyError if a task works on the unit.
     """
     with alone_with(engine, unit_id) as connection:
         connection.execute(delete(work_units).where(work_units.c.unit_id == unit_id, work_units.c.state != "loaded"))
 
 
 def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
-    """Prevent tasks from starting on the units until the session ends. Raises NotReadyError if a task works on one."""
+    """Keep tasks from starting on the units until the session ends. Raises NotReadyError if a task works on a unit."""
     for unit_id in sorted(unit_ids):
         if not session.try_lock("unit", unit_id):
             raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
@@ -102,8 +102,8 @@ def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:
     """Delete the unloaded units of an interval from the ledger and from the interval's last plan.
 
-    ``unit_ids``: the ids of these units when the caller read the ledger. The caller must hold the planning lock. Raises
-    NotReadyError if a task works on a unit, or if units were loaded or deleted in the meantime.
+    ``unit_ids``: the ids of these units, as the caller read them from the ledger. The caller must hold the planning
+    lock. Raises NotReadyError if a task works on a unit, or if units were loaded or deleted in the meantime.
     """
     units = work_units.c
     mine = (units.fusion_id == fusion_id, units.interval_start == interval.start, units.interval_end == interval.end)

@@ -28,7 +28,7 @@ _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _ROW = np.dtype([("fields", ">i2"), ("length", ">i4"), ("pair_id", "V16")])
 _END = b"\xff\xff"
 
-# ``between`` gives the range of the ids, so that PostgreSQL reads only this part of each index.
+# The condition ``between`` states the range of the ids, so that PostgreSQL reads only this part of each index.
 _KNOWN = " union all ".join(
     f"select uuid_send(pair_id) from candidates join capsfusion.{table} using (pair_id)"  # noqa: S608
     " where fusion_id = %(fusion_id)s and pair_id between %(first)s and %(last)s"
@@ -40,7 +40,8 @@ def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.Chu
     """For each of ``pair_ids`` (binary(16)): whether the pair was loaded under ``fusion_id``, accepted or rejected."""
     if isinstance(pair_ids, pa.ChunkedArray):
         pair_ids = pair_ids.combine_chunks()
-    # Sort by the tables' keys. Each transaction then reads one part of the indexes, and each page only once.
+    # Sort the ids in the order of the tables' keys. Each transaction then reads one part of the indexes, and each page
+    # only once.
     ids = _ids(pair_ids)
     ids = ids[np.argsort(ids.view(">u8")[::2], kind="stable")]
     found: list[bytes] = []

@@ -409,7 +409,7 @@ def test_nothing_to_export_is_an_export_without_files(filled: Warehouse, tmp_pat
         ("true] || array[true", r'syntax error at or near "\]"'),
         ("true; delete from shards", 'syntax error at or near ";"'),
         ("true /*", "unterminated"),
-        ("raw_recall > 0.8 and", "syntax error at its end"),
+        ("raw_recall > 0.8 and", "syntax error at the end of the condition"),
         ("nope = 1", 'column "nope" does not exist'),
         (
             "laion_2b_source like '%raw'",

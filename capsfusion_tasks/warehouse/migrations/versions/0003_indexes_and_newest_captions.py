@@ -32,8 +32,9 @@ def upgrade() -> None:
         postgresql_using="gin",
         postgresql_with={"gin_pending_list_limit": 16384},
     )
-    # An anti-join instead of `distinct on`, so that a condition or a limit on the view can use the table's indexes. The
-    # view's columns are fixed here, so a migration that adds a column must create the view again.
+    # An anti-join instead of `distinct on`, so that a condition or a limit on the view can use the table's indexes.
+    # `caption.*` stands for the columns that the table has now, so a migration that adds a column must create the view
+    # again.
     op.execute(
         """
         create view capsfusion.captions as

@@ -1,4 +1,4 @@
-"""Adds replays: their units belong to no data interval, and a new table keeps the captions that left quarantine."""
+"""Adds replays: their units belong to no data interval. A new table keeps the captions that replays replaced."""
 
 from __future__ import annotations
 
