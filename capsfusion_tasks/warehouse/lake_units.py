@@ -1,4 +1,4 @@
-"""Records which units are in an Iceberg table, and makes the schema of the default Iceberg catalog."""
+"""Records which units are in an Iceberg table, and creates the database schema of the default Iceberg catalog."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class LakeUnit:
 
 
 def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
-    """Loaded units that the Iceberg table lacks, or that have lost rows to later units since they were written there.
+    """Loaded units that the Iceberg table lacks or must get again, oldest first.
 
-    Oldest first.
+    The table must get a unit again if later units have replaced rows of this unit since the table got it.
     """
     unit, lake = work_units.c, lake_units.c
     mine = and_(lake.unit_id == unit.unit_id, lake.table_uuid == table_uuid)
@@ -48,7 +48,10 @@ def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
 
 
 def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: int | None) -> None:
-    """Record that a snapshot wrote ``unit`` to the Iceberg table. ``snapshot_id``: None if the unit has no caption."""
+    """Record that the Iceberg table has ``unit``.
+
+    ``snapshot_id``: the table's snapshot that wrote the unit; None if the unit has no accepted caption.
+    """
     key = {"table_uuid": table_uuid, "unit_id": unit.unit_id}
     values = {"superseded": unit.superseded, "snapshot_id": snapshot_id}
     statement = insert(lake_units).values(**key, **values)
@@ -58,8 +61,8 @@ def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: 
 def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
     """The current accepted captions of ``unit`` in the warehouse, with all columns, sorted by pair_id.
 
-    The columns for sources contain addresses, as in the view ``captions``. Exports contain names of releases instead,
-    but these names can change when a source is added.
+    The columns for sources contain addresses, as in the view ``captions``. They do not contain names of releases, as
+    exports do, because these names can change when a source is added.
     """
     selection = Selection(columns=named_columns("all"), fusion_id=unit.fusion_id)
     with export_session(warehouse, f"lake {unit.unit_id}") as session:
@@ -77,9 +80,9 @@ def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
 
 
 def make_catalog_schema(warehouse: Warehouse) -> str:
-    """Create ``CATALOG_SCHEMA`` if it is missing. Returns a URL for a catalog in it, with the warehouse's password.
+    """Create ``CATALOG_SCHEMA`` if it is missing. Returns a URL for a catalog in this schema.
 
-    Raises InputError if this login may not create the schema.
+    The URL contains the warehouse's password. Raises InputError if this login may not create the schema.
     """
     with warehouse.engine.begin() as connection:
         exists = connection.scalar(select(func.to_regnamespace(CATALOG_SCHEMA))) is not None

@@ -26,7 +26,7 @@ _NUL = "\x00"  # PostgreSQL cannot store this character in text
 
 
 def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
-    """Register shards as discovered. For a registered shard, only ``seen_at`` is updated."""
+    """Register new shards as discovered. For shards that are registered already, update only ``seen_at``."""
     if not found:
         return
     ids = _register(connection, found)
@@ -36,8 +36,8 @@ def record_shards(connection: Connection, found: Sequence[Shard]) -> None:
 def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval) -> set[str]:
     """Assign late shards to ``interval``. Returns the ids of the ``late`` shards that belong to it now.
 
-    If several intervals claim a shard, even at the same time, the first one gets it. The result includes shards that an
-    earlier call assigned to ``interval``.
+    A late shard appeared after its own interval had been listed. If several intervals claim the shard, even at the
+    same time, the first one gets it. The result includes shards that an earlier call assigned to ``interval``.
     """
     if not late:
         return set()
@@ -51,8 +51,8 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
     """Insert the shards that have no row yet, with ``values``. Returns all ids as parameters for ``execute``.
 
-    Another run may insert the same rows at the same time. DO NOTHING names no columns, so that it covers both unique
-    indexes. Rows are sorted, so that two runs cannot deadlock.
+    Another run may insert the same rows at the same time. ON CONFLICT DO NOTHING names no columns, so that
+    it covers both unique indexes. Rows are sorted, so that two runs cannot deadlock.
     """
     rows = [{**shard.model_dump(exclude={"revision", "problem"}), **values} for shard in found]
     rows.sort(key=lambda row: str(row["shard_id"]))
@@ -72,11 +72,11 @@ def shard_failed(connection: Connection, shard_id: str, error: str) -> None:
 def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
     statement = update(shards).where(shards.c.shard_id == shard_id).values(**values, updated_at=func.now())
     if connection.execute(statement).rowcount == 0:
-        raise InputError(f"the ledger has no shard {shard_id}; record it first")
+        raise InputError(f"the ledger has no shard {shard_id}; run the discover step of its interval first")
 
 
 def pulled_bytes(connection: Connection) -> int:
-    """Total size of the pulled shards of both sides in bytes. The sizes come from the lists of their sources."""
+    """Total size in bytes of the pulled shards of both sides. The sources' listings contain these sizes."""
     mine = shards.c.state == "pulled", shards.c.side.in_(PAIRED)
     return int(connection.scalar(select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(*mine)) or 0)
 
@@ -96,7 +96,7 @@ def forget_image_results(connection: Connection, shard_ids: Sequence[str]) -> No
 
 @contextmanager
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
-    """Let only one process at a time choose the layout of a staging area. Other processes of this warehouse wait."""
+    """Let only one process at a time choose the layout of a staging area. Others with the same warehouse wait."""
     with locked_session(engine) as session:
         session.lock("staging", staging)
         yield
@@ -106,8 +106,8 @@ def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
 def planning_lock(engine: Engine, fusion_id: str) -> Iterator[LockedSession]:
     """A session during which no other process plans under this fusion_id. Other processes wait for its end.
 
-    Call ``open_units`` before ``known_pairs``: a unit that is loaded between the calls is then in both results. In the
-    other order it would be in neither.
+    Call ``open_units`` before ``known_pairs``: the pairs of a unit that is loaded between the calls are then in both
+    results. In the other order they would be in neither.
     """
     with locked_session(engine) as session:
         with session.transaction() as connection:
@@ -117,7 +117,7 @@ def planning_lock(engine: Engine, fusion_id: str) -> Iterator[LockedSession]:
 
 
 def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, int]]:
-    """Numbers of accepted and of rejected rows in each of the last loaded units of this fusion_id.
+    """Numbers of accepted and of rejected rows, for each of the units of this fusion_id that were loaded last.
 
     Leaves out replays, because validation rejects a larger share of their captions.
     """
@@ -132,7 +132,7 @@ def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, i
 
 
 def open_units(connection: Connection, fusion_id: str) -> list[str]:
-    """Unfinished units of this fusion_id. No other unit may have their pairs."""
+    """Unfinished units of this fusion_id. Their pairs may not be in any other unit."""
     statement = select(work_units.c.unit_id).where(work_units.c.fusion_id == fusion_id, work_units.c.state != "loaded")
     return list(connection.scalars(statement.order_by(work_units.c.unit_id)))
 
@@ -148,7 +148,7 @@ def unfinished_fusion(connection: Connection, dag_run_id: str) -> str | None:
 
 
 def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
-    """Number of pairs in ``unit_ids``."""
+    """Number of pairs in the units with these ids."""
     statement = select(func.coalesce(func.sum(work_units.c.rows_in), 0)).where(work_units.c.unit_id.in_(unit_ids))
     return int(connection.execute(statement).scalar_one())
 
@@ -223,7 +223,7 @@ def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
 
 
 def unit_started(connection: Connection, unit_id: str) -> None:
-    """Mark the start of a try. This function, ``unit_fused`` and ``unit_failed`` do not change a loaded unit."""
+    """Mark the start of a try to fuse. This function, ``unit_fused`` and ``unit_failed`` change no loaded unit."""
     _update_unit(connection, unit_id, state="fusing", tries=work_units.c.tries + 1, error=None)
 
 
@@ -242,7 +242,7 @@ def _update_unit(connection: Connection, unit_id: str, **values: Any) -> None:
     mine = work_units.c.unit_id == unit_id
     statement = update(work_units).where(mine, work_units.c.state != "loaded").values(**values)
     if connection.execute(statement).rowcount == 0 and not unit_states(connection, [unit_id]):
-        raise InputError(f"the ledger has no work unit {unit_id}; plan it first")
+        raise InputError(f"the ledger has no work unit {unit_id}; run the plan step first")
 
 
 def _clean(message: str) -> str:
@@ -267,7 +267,7 @@ def units_of(connection: Connection, fusion_id: str | None, work: Interval | Rep
 
 
 def units(connection: Connection, unit_ids: Sequence[str]) -> list[Unit]:
-    """The units with these ids, by id."""
+    """The units with these ids, sorted by id."""
     statement = select(work_units).where(work_units.c.unit_id.in_(unit_ids)).order_by(work_units.c.unit_id)
     return [_unit(row) for row in connection.execute(statement)]
 

@@ -55,13 +55,13 @@ shards = Table(
     text_column("side"),
     Column("size_bytes", BigInteger, nullable=False),
     Column("rows", BigInteger),
-    Column("dropped", JSONB),  # reason → rows
+    Column("dropped", JSONB),  # reason → number of rows
     time_column("arrived_at"),
     text_column("state", server_default="discovered"),
     text_column("error", nullable=True),
     time_column("seen_at", server_default=func.now()),
     time_column("updated_at", server_default=func.now()),
-    # The interval that took this shard because it was late: it appeared after its own interval had been listed.
+    # For a late shard, which appeared after its own interval had been listed: the interval that took the shard.
     text_column("adopted_by", nullable=True),
     PrimaryKeyConstraint("source", "path", "etag"),
     UniqueConstraint("shard_id"),
@@ -75,7 +75,7 @@ work_units = Table(
     metadata,
     text_column("unit_id", primary_key=True),
     Column("fusion_id", Text, ForeignKey(fusions.c.fusion_id), nullable=False),
-    # The data interval of its pairs; null in a replay's unit.
+    # The data interval of the unit's pairs; null in a replay's unit.
     time_column("interval_start", nullable=True),
     time_column("interval_end", nullable=True),
     text_column("dag_run_id", nullable=True),
@@ -114,7 +114,7 @@ work_units = Table(
     Index(None, "replay"),
 )
 
-# The result of planning an interval. ``pairs`` counts all: already fused, planned, gone, or left for a later run.
+# The result of planning an interval. ``pairs``: all pairs, whether already fused, planned, gone or left for later.
 plans = Table(
     "plans",
     metadata,
@@ -138,8 +138,8 @@ plans = Table(
     Index(None, "dag_run_id"),
 )
 
-# Units that the gate did not load, and people's answers. If a unit has several rows, the newest counts. There is no
-# foreign key, so that answers stay if the unit is planned again.
+# Units that the quality gate did not load, and people's answers. If a unit has several rows, the newest row counts.
+# unit_id is no foreign key, so that an answer stays if the unit is deleted and planned again.
 gate_holds = Table(
     "gate_holds",
     metadata,
@@ -160,14 +160,15 @@ gate_holds = Table(
 )
 
 # Units in Iceberg tables. ``superseded``: number of the unit's rows that were already superseded when the unit was
-# written there. The key includes the table's UUID, so that a table that was created again gets all units.
+# written to the Iceberg table. The key includes the Iceberg table's UUID: if the table is deleted and created again, it
+# has another UUID, so all units are written again.
 lake_units = Table(
     "lake_units",
     metadata,
     text_column("table_uuid"),
     Column("unit_id", Text, ForeignKey(work_units.c.unit_id, ondelete="CASCADE"), nullable=False),
     Column("superseded", BigInteger, nullable=False),
-    # None: the unit has no accepted caption.
+    # Null if the unit has no accepted caption.
     Column("snapshot_id", BigInteger),
     time_column("entered_at", server_default=func.now()),
     PrimaryKeyConstraint("table_uuid", "unit_id"),

@@ -81,5 +81,5 @@ def shards_of_unit(connection: Connection, unit_id: str) -> list[ShardFile]:
 
 
 def is_replay(connection: Connection, unit_id: str) -> bool:
-    """Whether the unit fuses rejected captions again."""
+    """Whether the unit belongs to a replay, which fuses the pairs of rejected captions again."""
     return bool(connection.scalar(select(work_units.c.replay.is_not(None)).where(work_units.c.unit_id == unit_id)))

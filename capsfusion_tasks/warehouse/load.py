@@ -25,7 +25,7 @@ NUL, REPLACEMENT = "\x00", "\ufffd"
 _STORED = ("fused_captions", "rejected_captions", "replayed_captions")
 
 SESSION = {
-    # PostgreSQL adds new words to the index in batches of this size. Each batch rewrites the entries of all common
+    # PostgreSQL adds new words to a text index in batches of this size. Each batch rewrites the entries of all common
     # words. With the default of 4 MB, loading a row into a table of two million rows takes more than twice as long as
     # with 64 MB.
     "work_mem": "64MB",
@@ -35,7 +35,7 @@ SESSION = {
     # PostgreSQL 17 and older would spend time on compiling (JIT) the scan of the incoming rows.
     "jit": "off",
     # After this time the server ends a load whose client has disappeared, and releases its locks. In a healthy load the
-    # server waits only for milliseconds.
+    # server waits for its client only milliseconds.
     "idle_in_transaction_session_timeout": "5min",
     **KEEPALIVE,
 }
@@ -57,12 +57,14 @@ def load_unit(
     dag_run_id: str | None = None,
     replace: bool = False,
 ) -> LoadResult:
-    """Load a unit's rows (``schemas.validated_schema``) and mark it as loaded, in one transaction. Skip a loaded unit.
+    """Load a unit's rows (``schemas.validated_schema``) and mark it as loaded, in one transaction.
 
-    Rows without reasons of rejection go to ``fused_captions``, all others to ``rejected_captions``. PostgreSQL cannot
-    store a NUL character, so it becomes U+FFFD. If ``replace`` is true, or the unit was planned to replace captions,
-    older rows of the same pairs under the same fusion_id are deleted. They count as superseded in their units. A
-    replay's unit moves the rows of its pairs from ``rejected_captions`` to ``replayed_captions``.
+    Does nothing if the unit is loaded already. Rows without reasons for rejection go to ``fused_captions``, all others
+    to ``rejected_captions``. PostgreSQL cannot store a NUL character, so it becomes U+FFFD.
+
+    If ``replace`` is true, or the unit was planned to replace captions, this function deletes older rows of the same
+    pairs under the same fusion_id, and counts them as superseded in their units. If the unit belongs to a replay, this
+    function moves its pairs' rows from ``rejected_captions`` to ``replayed_captions``.
 
     Raises InputError if the unit is unknown, has another number of rows than planned, or has a pair twice. Also raises
     InputError if the warehouse already has one of the pairs and the unit does not replace captions. Raises
@@ -79,19 +81,21 @@ def load_unit(
             unit_id,
         )
         if not found:
-            raise InputError(f"the ledger has no work unit {unit_id}; plan it first")
+            raise InputError(f"the ledger has no work unit {unit_id}; run the plan step first")
         fusion_id, replay_of, existing, state, rows_in, accepted, rejected = found[0]
         if state == "loaded":
             return LoadResult(accepted, rejected, already_loaded=True)
         if table.num_rows != rows_in:
             raise InputError(
-                f"unit {unit_id} was planned with {rows_in} rows, but {table.num_rows} are validated; validate it again"
+                f"unit {unit_id} was planned with {rows_in} rows, but {table.num_rows} are validated; validate the"
+                " unit again"
             )
 
         cursor.adbc_ingest("incoming", _storable(table), mode="create", temporary=True)
         # The joins below need these statistics. Analyzing all columns would take a quarter of the load's time.
         cursor.execute("analyze incoming (pair_id)")
-        # Load one unit of a fusion at a time: a pair must be in only one table, and no constraint can ensure this.
+        # Load one unit of a fusion at a time: a pair must be in only one table of captions, and no constraint can
+        # ensure this.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
             _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
         if replay_of:
@@ -148,15 +152,15 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
         pair_id, other = known[0]
         raise InputError(
             f"unit {unit_id} cannot be loaded: pair {pair_id} is in the warehouse already, from unit {other}."
-            " To replace the older captions, load the unit again with existing: replace"
+            " To replace the older captions, load the unit again with the setting existing: replace"
         )
 
 
 def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
-    """Move rejected captions of the fusion ``replay_of`` to ``replayed_captions``, for the incoming pairs.
+    """Move the incoming pairs' rejected captions of the fusion ``replay_of`` to ``replayed_captions``.
 
     A replay under the same fusion moves only captions of pairs whose new caption is accepted. If the new caption is
-    rejected, its row replaces the old row.
+    rejected too, its row replaces the old row.
     """
     names = ", ".join(rejected_captions.columns.keys())
     which = " and incoming.reasons = '{}'" if replay_of == fusion_id else ""
@@ -207,7 +211,7 @@ def _check(table: pa.Table, unit_id: str) -> None:
         raise InputError(f"the rows of unit {unit_id} have the schema\n{table.schema}\nexpected\n{expected}")
     for field in expected:
         if not field.nullable and table[field.name].null_count:
-            raise InputError(f"unit {unit_id} has rows without {field.name}; validate it again")
+            raise InputError(f"unit {unit_id} has rows without {field.name}; validate the unit again")
     different = pc.count_distinct(table["pair_id"]).as_py()
     if different != table.num_rows:
         raise InputError(f"unit {unit_id} has {table.num_rows} rows and {different} different pairs; plan it again")
