@@ -14,7 +14,7 @@ from capsfusion_tasks.upkeep.evidence import Evidence, gather
 from capsfusion_tasks.upkeep.findings import Finding
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
-# Longer than any task takes, so no running task owns an untracked file of this age.
+# Every task takes less time. So if a file of this age is in no list and not in the ledger, no running task owns it.
 SAFE_AGE = timedelta(hours=6)
 
 
@@ -98,8 +98,8 @@ def check(
 
     ``footers``: open every bucket file. ``pairs``: join all buckets again, and look up each pair. ``sources``: list the
     sources again, and look for shards that arrived after their interval was listed. ``repair``: repair what can be
-    repaired safely. Ignores files younger than ``safe_age``, because a running task may own them. Raises InputError
-    for ``pairs`` with an interval.
+    repaired safely. This function ignores files younger than ``safe_age``, because a running task may own them. It
+    raises InputError for ``pairs`` with an interval.
     """
     if pairs and scope.interval is not None:
         raise InputError("the captions of a pair can be from two intervals: run --pairs without --start and --end")

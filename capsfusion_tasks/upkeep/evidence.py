@@ -52,7 +52,7 @@ class Evidence:
     scope: Scope
     listing: Listing
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
-    broken_lists: dict[str, str]  # path of an unreadable list or mark → error
+    broken_lists: dict[str, str]  # path of an unreadable list, or of an unreadable record of a pull → error
     marks: dict[str, PullMark]  # shard_id → what its pull recorded, for the pulled shards of ``lists``
     others: set[str]  # ids of shards whose interval is outside the scope; empty unless all lists were read
     shards: dict[str, LedgerShard]
@@ -92,9 +92,9 @@ def gather(
 ) -> Evidence:
     """Read the files and the ledger, in such an order that work in progress looks unfinished, not wrong.
 
-    If ``scope`` has an interval, reads only files of the intervals within it, including their shards and unfinished
-    units. ``all_lists``: also read the lists of the other intervals. Raises InputError if the ledger belongs to
-    another staging area.
+    If ``scope`` has an interval, reads only the files of the intervals within ``scope``, of their shards and of their
+    unfinished units. ``all_lists``: also read the lists of the other intervals. Raises InputError if the ledger belongs
+    to another staging area.
     """
     with warehouse.engine.connect() as connection:
         ledger_shards = invariants.ledger_shards(connection)
@@ -130,7 +130,7 @@ def gather(
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
         last = last_plans(connection)
-    if not whole:  # read after the ledger, so that a unit in state fused has all of its chunks
+    if not whole:  # list chunks after reading the ledger: a unit in state fused then has all of them
         unfinished = (f"units/{unit.unit_id}" for unit in units if unit.state != "loaded")
         listing += chain.from_iterable(read_ahead(storage.tree, unfinished))
     return Evidence(

@@ -15,8 +15,8 @@ REPAIR = "capsfusion check --repair"
 class Finding:
     """A problem: ``rule`` is broken at ``where``. ``what``: the facts. ``mend``: what a person should do.
 
-    ``repair`` repairs the problem and returns what it did. None if no repair is safe. Raises NotReadyError while a task
-    works on the same unit or shard.
+    ``repair``: a function that repairs the problem and returns what it did. It raises NotReadyError while a task works
+    on the same unit or shard. None if no repair is safe.
     """
 
     rule: str
@@ -38,4 +38,4 @@ def finish(unit: LedgerUnit) -> str:
     """The command that finishes the unit."""
     if unit.interval is not None:
         return run_again(unit.interval)
-    return f"repeat the replay {unit.replay!r}: its command, or clear its run in Airflow"
+    return f"run the command of the replay {unit.replay!r} again, or clear its run in Airflow"

@@ -26,7 +26,7 @@ KINDS = {
     "units": "files of units that are loaded",
     "replays": "pairs of replays whose units are loaded",
     "unknown units": "files of units that are not in the ledger",
-    "image results": "image results of an earlier source, and files of a run that was killed while it read them",
+    "image results": "image results of an earlier source, and files of a run that was killed while reading results",
     "temporary files": "files that a killed process left unfinished",
     "scratch": "folders in this machine's scratch space whose process has ended",
 }
@@ -36,7 +36,7 @@ KINDS = {
 class Garbage:
     """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it now."""
 
-    kind: str  # of KINDS
+    kind: str  # a key of KINDS
     where: str
     bytes: int
     delete: Callable[[], None]
@@ -44,7 +44,7 @@ class Garbage:
 
 @dataclass
 class Collection:
-    """What `gc` found and deleted. ``kept``: path that could not be deleted → reason (a task needs it, or S3 fails)."""
+    """What `gc` found and deleted. ``kept``: path that was not deleted → why, for example because a task needs it."""
 
     found: list[Garbage]
     deleted: bool
@@ -79,7 +79,7 @@ def _bytes(garbage: Iterable[Garbage]) -> str:
 
 
 def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collection:
-    """Find files that are older than ``keep_units_days`` and no longer needed. With ``delete``, also delete them."""
+    """Find files that no task needs any more: see ``find_garbage``. With ``delete``, also delete them."""
     keep = timedelta(days=context.settings.keep_units_days)
     collection = Collection(find_garbage(context, keep, safe_age), delete)
     for one in collection.found if delete else ():
@@ -93,10 +93,11 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 
 
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
-    """Files of units that were loaded more than ``keep`` ago, and unneeded other files older than ``safe_age``.
+    """Files of units that were loaded more than ``keep`` ago, and other unneeded files older than ``safe_age``.
 
-    Keeps all units of an interval or a replay until the last of them is loaded. Raises InputError if the ledger does
-    not belong to the staging area, because such a ledger does not show which files are needed.
+    Keeps the files of all units of an interval or a replay until the last of these units is loaded. Raises
+    InputError if the ledger does not belong to the staging area, because such a ledger does not show which files are
+    needed.
     """
     storage = context.storage
     files = storage.tree()

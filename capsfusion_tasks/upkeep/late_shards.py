@@ -1,4 +1,4 @@
-"""Finds late shards: their time is in an interval, but they appeared after the interval's list was made."""
+"""Finds late shards: their date is in an interval, but they appeared after the interval's list had been made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                     yield Finding(
                         "shard-late",
                         shard.label,
-                        f"its time is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
+                        f"its date is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
                         f"wait for the next run, which takes the shard, or run {interval.command} --relist",
                     )
                     break
@@ -41,8 +41,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interval]]]:
     """The sources to list, each with its side and its intervals.
 
-    A side that has no source in the settings gets the sources from which its lists were made, not the default source:
-    `capsfusion run` may have got these sources as options.
+    A side that has no source in the settings gets the sources from which its lists were made, not the default source,
+    because `capsfusion run` may have got these sources as options.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

@@ -29,7 +29,7 @@ _SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Intervals with pairs of only some buckets, paired intervals that were never planned, and empty files of pairs."""
+    """Findings about empty files of pairs, and about intervals that are paired in part or were never planned."""
     for interval in evidence.lists:
         folder = layout.pairs_folder(interval)
         there = evidence.listing.under(folder)
@@ -40,7 +40,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             what = f"{missing} buckets have no file of pairs, {len(there)} buckets have one"
             yield Finding("pairs-incomplete", folder, what, run_again(interval))
         elif not any(planned == interval for planned, _ in evidence.plans):
-            what = "the interval is paired but was never planned: its run ended too early, or its budget was too small"
+            what = "the interval is paired but was never planned: its run ended too early, or its plan was over budget"
             yield Finding("never-planned", folder, what, run_again(interval))
     for file in evidence.listing.under(layout.RUNS):
         if "/pairs/" in file.path and not file.size:
@@ -53,7 +53,7 @@ class Account:
     """Counts of the pairs under one fusion: loaded, in units, left out, lost.
 
     If the intervals of both shards of a pair were planned, the pair should be in the warehouse or in a unit.
-    ``gone`` and ``missing`` count the pairs that are in neither of them. The key is the set of the pair's intervals.
+    ``gone`` and ``missing`` count such pairs that are in neither place, by the set of a pair's intervals.
     ``gone``: pairs whose images are gone. ``missing``: the other pairs. ``gone_before``: ``missing`` pairs whose images
     were gone when the pairs were planned.
     """
@@ -95,7 +95,8 @@ def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
 
     If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. A pair
     in neither of them is lost, unless its image is gone or a plan left it out. A plan leaves out pairs because of a
-    limit, or because their images are gone at that time. A pair waits for a run if one of its shards was not planned.
+    limit, or because their images are gone at that time. A pair waits for a run if the interval of one of its
+    shards was not planned.
 
     Also returns, for each side, the number of rows that have a partner. Rows with equal texts count once.
     """
@@ -185,7 +186,8 @@ def explain_missing(account: Account) -> None:
                 yield interval, part
 
     for counts in (account.gone, account.missing):
-        # Explain pairs of two intervals last, because either plan may have left them out. Try the later plan first.
+        # Explain pairs with shards of two intervals last, because the plan of either may have left them out. Try the
+        # later plan first.
         for both, pairs in sorted(counts.items(), key=lambda item: len(item[0])):
             intervals = sorted(both, key=lambda interval: interval.end, reverse=True)
             limited = any(account.plans[interval].left for interval in intervals)
@@ -204,5 +206,5 @@ def explain_missing(account: Account) -> None:
 def lost(account: Account) -> Iterator[Finding]:
     """A finding for each interval with lost pairs."""
     for interval, pairs in account.lost.items():
-        what = f"{pairs} pairs of its buckets are neither in a unit nor in the warehouse, and no plan left them out"
+        what = f"{pairs} pairs of the interval are neither in a unit nor in the warehouse, and no plan left them out"
         yield Finding("pairs-lost", f"{interval.key}, fusion {account.fusion_id}", what, run_again(interval))

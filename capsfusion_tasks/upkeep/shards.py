@@ -1,4 +1,4 @@
-"""Compares lists of shards, ledger and bucket files: each row of a pulled shard must be in a bucket or be dropped."""
+"""Compares lists of shards, the ledger and bucket files: each row of a pulled shard must be in a bucket or dropped."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
 
 
 def rows(evidence: Evidence) -> dict[str, Counter[str]]:
-    """For each side: the number of rows of pulled shards ``in buckets``, and of dropped rows by reason."""
+    """For each side, counts of the rows of pulled shards: rows ``in buckets``, and dropped rows by reason."""
     found: dict[str, Counter[str]] = {}
     for shard in (shard for shards in evidence.lists.values() for shard in shards):
         if mark := evidence.marks.get(shard.shard_id):
@@ -67,7 +67,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
     if entry is None:
         listed = evidence.listing.get(layout.discovered(interval))
         if listed is not None and evidence.old(listed):
-            yield found("shard-not-in-ledger", what=f"it is in {listed.path}, but not in the ledger")
+            yield found("shard-not-in-ledger", what=f"{listed.path} lists it, but the ledger does not have it")
     elif entry.state == "failed":
         yield found("shard-failed", what=f"it could not be pulled: {entry.error}")
     elif entry.state == "pulled" and (mark is None or _interrupted(evidence, shard, mark)):
@@ -76,7 +76,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
     elif entry.state == "discovered" and ((mark and evidence.old(mark)) or _passed_over(evidence, interval)):
         yield found(
             "shard-not-pulled",
-            what="its interval is past the pull, but the ledger does not say that the shard was pulled",
+            what="its pull left a record, or its interval is paired, but the ledger still calls it discovered",
         )
     elif entry.state == "pulled" and (noted := evidence.marks.get(shard.shard_id)) and not _same(entry, noted):
         what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; the pull recorded {noted}"
@@ -113,7 +113,7 @@ def _buckets(
         path = layout.bucket_file(shard.side, int(bucket), shard.shard_id)
         # Ask the storage again, because the listing may be older than the file.
         if not evidence.storage.exists(path):
-            yield found("bucket-file-missing", path, f"{shard.label} has {noted[bucket]} rows in it")
+            yield found("bucket-file-missing", path, f"the pull of {shard.label} wrote {noted[bucket]} rows to it")
     for bucket in files.keys() - noted.keys():
         yield found("bucket-file-unexpected", files[bucket].path, f"{shard.label} has no rows in this bucket")
     there = sorted(noted.keys() & files.keys())
@@ -132,7 +132,7 @@ def _buckets(
 
 
 def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]:
-    """Findings about bucket files whose shard is in no interval's list. Joins read these files, too."""
+    """Findings about bucket files whose shard is in no interval's list. They matter, because joins read these files."""
     listed = {shard.shard_id for shards in evidence.lists.values() for shard in shards}
     for shard_id in files.keys() - listed:
         if not all(evidence.old(file) for file in files[shard_id].values()):
@@ -153,7 +153,7 @@ def _image_results(evidence: Evidence) -> Iterator[Finding]:
         if shard.side == "image_results" and shard.state == "failed":
             what, mend = (
                 f"it could not be read: {shard.error}",
-                "run an interval again: each run tries failed files again",
+                "run any interval: each run tries failed files again",
             )
             yield Finding("image-results-failed", f"{shard.side}/{shard.path}", what, mend)
 
@@ -163,4 +163,4 @@ def _pull_again(evidence: Evidence, shard: Shard) -> str:
     # notice a missing file.
     pulled.invalidate(evidence.storage, shard.side, shard.shard_id)
     pull_again(evidence.warehouse.engine, [shard.shard_id])
-    return "set to discovered: the next run of its interval pulls it again"
+    return "set to discovered: the next run of the shard's interval pulls the shard again"

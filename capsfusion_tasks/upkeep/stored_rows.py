@@ -9,8 +9,8 @@ from capsfusion_tasks.upkeep.findings import Finding
 from capsfusion_tasks.warehouse.queries import consistency
 
 _MEND = (
-    "restore the warehouse from its backup (docs/operations.md), or fuse the unit's interval again with existing:"
-    " replace"
+    "restore the warehouse from its backup (docs/operations.md), or fuse the unit's interval again with the setting"
+    " existing: replace"
 )
 
 

@@ -102,7 +102,7 @@ def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Findi
         if twice.num_rows:
             first = twice.slice(0, 1).to_pylist()[0]
             one, other = together[first["unit_min"]], together[first["unit_max"]]
-            what = f"{twice.num_rows} pairs are in two unloaded units; the first pair is also in {other.unit_id}"
+            what = f"{twice.num_rows} pairs are in two unloaded units; the first is in this unit and in {other.unit_id}"
             mend = f"{REPAIR}, which drops {other.unit_id}; then {finish(other)}"
             yield Finding("pair-in-two-units", one.unit_id, what, mend, partial(_forget, evidence, other))
 
@@ -114,16 +114,18 @@ def _unknown(evidence: Evidence) -> Iterator[Finding]:
     for unit_id in sorted(folders.keys() - evidence.known_units):
         if all(evidence.old(file) for file in folders[unit_id]):
             what = f"{len(folders[unit_id])} files of a unit that is not in the ledger"
-            yield Finding("unit-unknown", f"units/{unit_id}", what, "capsfusion gc --delete, once they are old enough")
+            yield Finding(
+                "unit-unknown", f"units/{unit_id}", what, "run capsfusion gc --delete once they are old enough"
+            )
 
 
 def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:
     ownership.put_back(evidence.warehouse.engine, unit.unit_id)
-    return "set to planned: the next run of its interval resumes it from its chunks"
+    return "set to planned: the next run keeps its chunks and fuses only the rows that they lack"
 
 
 def _forget_without_pairs(evidence: Evidence, unit: LedgerUnit) -> str:
-    """Try to read the pairs again before dropping the unit: dropping it deletes its finished captions."""
+    """Drop the unit, unless its pairs can be read now. Dropping a unit deletes its finished captions."""
     if _pairs(evidence, unit) is None:
         return "kept: its pairs can be read now, so the error was temporary"
     return _forget(evidence, unit)

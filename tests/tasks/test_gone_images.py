@@ -203,7 +203,7 @@ def test_a_check_knows_from_the_plan_that_pairs_were_left_out(place: Place, shel
         connection.exec_driver_sql(f"delete from capsfusion.rejected_captions where pair_id = {one}")
     checked = check(other, pairs=True)
     [lost] = [finding for finding in checked.findings if finding.rule == "pairs-lost"]
-    assert lost.what.startswith("1 pairs of its buckets are neither")
+    assert lost.what.startswith("1 pairs of the interval are neither")
     [counts] = checked.pairs.values()
     assert (counts["image gone when planned"], counts["lost"]) == (left, 1)
 

@@ -216,7 +216,7 @@ def test_lost_pairs_are_found_and_a_limit_explains_those_that_it_left(area: Area
     area.execute(f"delete from work_units where unit_id = '{gone.unit_id}'")
     result = area.check(pairs=True)
     [lost] = [finding for finding in result.findings if finding.rule == "pairs-lost"]
-    assert f"{gone.rows} pairs of its buckets are neither" in lost.what
+    assert f"{gone.rows} pairs of the interval are neither" in lost.what
     assert DAYS[2].start.strftime("%Y-%m-%dT%H:%M:%S") in lost.mend
 
     area.execute("delete from work_units where state <> 'loaded'")
