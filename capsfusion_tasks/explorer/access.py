@@ -43,7 +43,7 @@ class WarehouseAccess:
 
     @property
     def rules(self) -> RuleSettings:
-        """The thresholds of the settings. They are read when the warehouse is opened."""
+        """The rules' thresholds. They are read from the settings when the warehouse is opened."""
         return self._rules
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ _PARTS = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in (
 _NAMES_OFFERED = 200
 _NO_CAPTION = "the warehouse does not have this caption; it may have been removed"
 # Captions come from the open web. Even if the browser interprets a caption as HTML, it runs only the page's own scripts
-# and connects only to this server. Airflow shows the page in a frame.
+# and connects only to this server. frame-ancestors allows Airflow to show the page in a frame.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",

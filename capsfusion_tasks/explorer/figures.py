@@ -37,7 +37,7 @@ class RunFigures:
     fusion_id: str | None  # None: all fusions
     sides: dict[str, SideSummary]
     found: PlannedPairs | None
-    units: dict[str, int]  # state → units
+    units: dict[str, int]  # state → number of units
     summary: RunSummary
     progress: Progress
     throughput: Throughput
@@ -58,7 +58,7 @@ def figures(connection: Connection, key: RunKey) -> RunFigures | None:
     units = queries.unit_counts(connection, scope)
     if key != RunKey() and interval is None and not any(units.values()):
         return None
-    shard_ids: list[str] | None = None if key == RunKey() else []  # an empty list for a replay, which has no shards
+    shard_ids: list[str] | None = None if key == RunKey() else []  # None: all shards; a replay has none
     if interval is not None:
         shard_ids = funnels.interval_shards(connection, interval)
     return RunFigures(

@@ -209,7 +209,7 @@ def test_words_are_searched_where_they_are_wanted_and_parts_of_words_hinted(page
     page.get_by_label("Search in").select_option("raw")
     page.get_by_role("searchbox").fill("bicyc")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("These begin with bicyc:")
+    expect(page.get_by_role("status")).to_contain_text("These words begin with bicyc:")
     page.get_by_role("button", name="bicycle", exact=True).click()
     expect(page.locator("#captions-status")).to_contain_text("captions, newest first")
     assert "words=bicycle&within=raw" in page.url

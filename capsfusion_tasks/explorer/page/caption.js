@@ -28,8 +28,8 @@ export function badges(row) {
   );
 }
 
-// around: functions of the list of captions. Its function go(view, parameters) shows a view.
-// Its function step(n) returns the row that is n rows after the open one.
+// around: functions of the list of captions. go(view, parameters) shows a view. step(n) returns the row that is n rows
+// after the open one. changed(row) draws the row's badges again.
 export async function openCaption(row, around) {
   context = around;
   try {
@@ -103,7 +103,7 @@ function details(row, listed) {
         "Unit",
         `${row.unit_id}: ${counted(unit.rows_in, "row", "rows")}, ${counted(unit.tries, "try", "tries")}, GPU time ${duration(unit.gpu_seconds)}`,
       ),
-      term("DAG run", row.dag_run_id ? runLink(row.dag_run_id, unit.replay) : "none (command line)"),
+      term("DAG run", row.dag_run_id ? runLink(row.dag_run_id, unit.replay) : "none: run on the command line"),
       unit.replay
         ? term("Replay", `${unit.replay}, of rejected captions of fusion ${unit.replay_of}`)
         : term("Interval", `${time(unit.interval_start)} to ${time(unit.interval_end)}`),

@@ -20,9 +20,10 @@ let filter = {}; // the current filter, as the app's parameters
 let trail = []; // the start of each page, up to the current page
 let page = EMPTY;
 let total = null; // number of matching captions; null until they are counted
-let opened = -1; // the row whose caption is open
+let opened = -1; // the index in the page of the row whose caption is open
 let request = new AbortController();
-if (innerWidth <= 900) document.getElementById("facets").open = false; // on a narrow screen, it is above the list
+// On a narrow screen, the facets are above the list.
+if (innerWidth <= 900) document.getElementById("facets").open = false;
 let offered = null; // a promise that resolves when the form has its choices
 let histogram = "caption_words";
 const known = { models: new Map(), scores: [], show: (score) => count((histogram = score)) };
@@ -67,7 +68,7 @@ async function offerChoices() {
     document.getElementById("shards").append(...options(choices.shards));
     document.getElementById("run-ids").append(...options(choices.runs));
   } catch (error) {
-    offered = null; // the list shows the problem; the next view retries
+    offered = null; // try again at the next view; the list of captions shows the problem
     if (!(error instanceof Problem)) throw error;
   }
 }
@@ -96,7 +97,8 @@ async function count() {
   counting.abort();
   counting = new AbortController();
   beside.setAttribute("aria-busy", "true");
-  for (const button of document.querySelectorAll("#bulk button")) button.disabled = true; // they belong to the previous filter
+  // The buttons still belong to the previous filter.
+  for (const button of document.querySelectorAll("#bulk button")) button.disabled = true;
   if (!beside.hasChildNodes()) beside.append(el("p", { class: "status" }, "Counting…"));
   try {
     const found = await ask("api/facets", { ...filter, histogram }, counting.signal);
@@ -207,7 +209,8 @@ form.addEventListener("change", (event) => {
   if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
-// Converts the form's fields to the app's parameters. A URL or a pair_id in the field for words becomes a parameter.
+// Converts the form's fields to the app's parameters. A URL or a pair_id in the field for
+// words becomes the parameter url or pair_id.
 function asked({ words, within, ...others }) {
   const text = words.trim();
   if (/^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text) || within === "pair_id") return { ...others, pair_id: text };

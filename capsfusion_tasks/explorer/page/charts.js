@@ -37,7 +37,7 @@ export function columns(title, values, marks) {
     );
   });
   drawn.push(svg("line", { x1: 0, x2: WIDTH, y1: height - bottom, y2: height - bottom, class: "axis" }));
-  drawn.push(svg("text", { x: 0, y: 11 }, `most: ${number(most)}`));
+  drawn.push(svg("text", { x: 0, y: 11 }, `highest: ${number(most)}`));
   for (const [at, text] of marks) {
     const anchor = at === 0 ? "start" : at === 1 ? "end" : "middle";
     drawn.push(svg("text", { x: at * WIDTH, y: height - 5, "text-anchor": anchor }, text));

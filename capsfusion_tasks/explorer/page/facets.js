@@ -33,7 +33,7 @@ export function facets(found, filter, change, of) {
     values("fusion_id", "Models", found.fusions, (id) => of.models.get(id) ?? id),
     values("day", "Days", found.days),
     found.bins.some((bin) => bin.captions) || filter.score ? histogram(found, filter, change, of) : null,
-    found.exact ? null : el("p", { class: "note" }, "~ estimated from the ledger and a sample"),
+    found.exact ? null : el("p", { class: "note" }, "~ marks estimates from the ledger and a sample"),
   ].filter(Boolean);
 }
 
@@ -73,7 +73,8 @@ function histogram({ score, bins, exact }, filter, change, of) {
     el("p", { class: "ends" }, el("span", {}, number(bins[0].start)), el("span", {}, `${number(bins.at(-1).start)}+`)),
   );
 
-  // The range of a bin. If the filter already has a range (before), extends it to the end of this bin.
+  // The range of scores to filter by. It ends with the bin. It starts with the bin, or with the range of the filter
+  // before if that starts lower.
   function range_of(bin, before) {
     const start = Math.min(before?.score_min ?? bin.start, bin.start);
     return { score, score_min: start, score_max: "", score_below: bin.end ?? "" };

@@ -103,9 +103,9 @@ function funnel(all) {
     ]);
   }
   const notes = [
-    found && "Pairs: rows of this run's shards, joined with all rows that had been pulled by then. A row may be in several pairs.",
+    found && "Pairs: rows of this run's shards, joined with all rows that had been pulled by the time of the run's join. A row may be in several pairs.",
     found && "Already fused: pairs that are in other units, loaded or not.",
-    found && !all.fusion_id && "Of all fusions together: a pair counts once per fusion.",
+    found && !all.fusion_id && "Counts of all fusions together: a pair counts once per fusion.",
     !whole && `Reasons are estimates from ${number(distributions.rejected)} rejected captions of the newest units.`,
   ].filter(Boolean);
   return el("div", {}, bars("From shards to captions", rows), el("p", { class: "note" }, notes.join(" ")));
@@ -148,12 +148,12 @@ function withGaps(bins, step) {
 }
 
 const TITLES = {
-  caption_words: "Words of a caption",
-  fact_recall: "Names and numbers of the raw caption kept",
-  raw_recall: "Words of the raw caption kept",
-  synthetic_recall: "Words of the synthetic caption kept",
-  novelty: "Words in neither source",
-  invention: "Names and numbers in neither source",
+  caption_words: "Words per caption",
+  fact_recall: "Share of the raw caption's names and numbers that are kept",
+  raw_recall: "Share of the raw caption's words that are kept",
+  synthetic_recall: "Share of the synthetic caption's words that are kept",
+  novelty: "Share of words that are in neither source",
+  invention: "Share of names and numbers that are in neither source",
 };
 
 function outcome({ accepted, flags, scores }, ends) {

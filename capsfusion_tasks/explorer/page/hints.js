@@ -9,7 +9,7 @@ export function hinted(hint, filter, change) {
   for (const [part, words] of Object.entries(hint.longer)) {
     const instead = (word) => change({ words: filter.words.replace(new RegExp(`(?<![\\p{L}\\p{N}])${part}(?![\\p{L}\\p{N}])`, "iu"), word) });
     const buttons = words.map((word) => el("button", { type: "button", onclick: () => instead(word) }, word));
-    lines.push(el("p", { class: "actions" }, `The search finds whole words only. These begin with ${part}:`, buttons));
+    lines.push(el("p", { class: "actions" }, `The search finds whole words only. These words begin with ${part}:`, buttons));
   }
   return lines;
 }

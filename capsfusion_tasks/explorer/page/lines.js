@@ -1,4 +1,4 @@
-// Charts over days as inline SVG: lines and stacked columns, with a legend. A click opens a day.
+// Charts of values by day as inline SVG: lines and stacked columns, with a legend. A click on a day calls open(day).
 import { el, svg } from "./dom.js";
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 180, 76, 24, 12];

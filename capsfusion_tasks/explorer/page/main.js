@@ -4,7 +4,7 @@ import { showRuns } from "./runs.js";
 import { showTrends } from "./trends.js";
 
 const VIEWS = { captions: showCaptions, runs: showRuns, trends: showTrends };
-const MARK = "#captions?"; // before the view's state in the address of Airflow's page
+const MARK = "#captions?"; // in the address of Airflow's page, the view's state follows this mark
 
 // In the tab of a run, all views show this run only.
 const { dag, dag_run_id } = Object.fromEntries(new URLSearchParams(location.search));

@@ -48,9 +48,9 @@ function drawn({ days: rows, reasons }, fusions, chosen, go) {
       ["accepted", days.map((day) => sum(day, "accepted"))],
       ["rejected", days.map((day) => sum(day, "rejected"))],
     ], number, open),
-    stacks("Reasons for rejection, share of captions", days, byReason(days, reasons, sum), (value) => percent(value, 1), open),
+    stacks("Reasons for rejection, as shares of all captions", days, byReason(days, reasons, sum), (value) => percent(value, 1), open),
     lines("Captions per GPU second", days, by(({ accepted, rejected, gpu_seconds: gpu }) => (gpu ? (accepted + rejected) / gpu : null)), number, open),
-    el("p", { class: "note" }, "The newest 60 days (of data intervals, UTC) that have captions. Reasons are estimates from up to 150 rejected captions per day. A caption with two reasons counts for both. Click a day to see its captions."),
+    el("p", { class: "note" }, "Shows the newest 60 days that have captions. A caption belongs to the day on which its data interval starts (UTC). Reasons are estimates from up to 150 rejected captions per day. A caption with two reasons counts for both. Click a day to see its captions."),
   ].filter(Boolean);
 }
 
