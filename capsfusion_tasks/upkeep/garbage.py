@@ -24,7 +24,7 @@ _SHOWN = 10  # number of items of each kind to show on a terminal
 
 KINDS = {
     "units": "files of units that are loaded",
-    "replays": "pairs of replays whose units are loaded",
+    "replays": "files with pairs of replays whose units are loaded",
     "unknown units": "files of units that are not in the ledger",
     "image results": "image results of an earlier source, and files of a run that was killed while reading results",
     "temporary files": "files that a killed process left unfinished",

@@ -28,7 +28,7 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
         connection = adbc.connect(warehouse.adbc_uri, autocommit=False)
     except adbc.Error as error:
         problem = unreachable(warehouse.url, message(error))
-        if isinstance(problem, NotReadyError):  # the warehouse was reachable a moment ago, so a failure is temporary
+        if isinstance(problem, NotReadyError):  # the warehouse answered a moment ago, so users need not check its URL
             problem = user_error(warehouse.url, message(error), None)
         raise problem from error
     with connection:

@@ -62,7 +62,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class CaptionPage:
-    """``sql`` selects the same rows in psql. ``following``: where the next page starts, None after the last page."""
+    """``sql`` selects the same rows in psql. ``following``: where the next page starts; None on the last page."""
 
     rows: list[Caption]
     following: Position | None

@@ -51,7 +51,7 @@ def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterat
 def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
     # Get text, not bytes, even if PGCLIENTENCODING is set or the database has no encoding.
     url = url.update_query_dict({"client_encoding": "UTF8"})
-    # hide_parameters: errors show statements without their values, because captions and names come from outside.
+    # hide_parameters: errors show statements without their values, because captions and names are untrusted.
     engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
     try:
         _prepare_schema(engine, migrate)

@@ -52,7 +52,7 @@ def enter(
     """Record a unit that the gate holds back. Replaces the unit's earlier row if that row has no answer.
 
     ``counts``: numbers of the unit's rows and of its rejected rows. ``let_in_by``: the check or setting that allows the
-    load anyway, so that nobody is asked.
+    load anyway; nobody is asked then.
     """
     rows, rejected = counts
     connection.execute(delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None)))

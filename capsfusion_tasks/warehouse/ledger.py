@@ -96,7 +96,10 @@ def forget_image_results(connection: Connection, shard_ids: Sequence[str]) -> No
 
 @contextmanager
 def staging_lock(engine: Engine, staging: str) -> Iterator[None]:
-    """Let only one process at a time choose the layout of a staging area. Others with the same warehouse wait."""
+    """Let only one process at a time choose the layout of a staging area.
+
+    Other processes that use the same warehouse wait.
+    """
     with locked_session(engine) as session:
         session.lock("staging", staging)
         yield

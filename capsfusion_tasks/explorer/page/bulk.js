@@ -18,7 +18,7 @@ const REPLAY = {
   fields: [
     { name: "model", label: "Model", placeholder: "from the settings" },
     { name: "num_beams", label: "Beams", type: "number", min: 1, max: 16, placeholder: "from the settings" },
-    { name: "limit", label: "At most", type: "number", min: 1, placeholder: "all" },
+    { name: "limit", label: "Maximum number of captions", type: "number", min: 1, placeholder: "all" },
   ],
 };
 const EXPORT = {
@@ -29,7 +29,7 @@ const EXPORT = {
   fields: [
     { name: "export_to", label: "Folder", placeholder: "s3://bucket/prefix, or /a/shared/folder", required: true },
     { name: "columns", label: "More columns", placeholder: "names separated by commas, or all" },
-    { name: "limit", label: "At most", type: "number", min: 1, placeholder: "all" },
+    { name: "limit", label: "Maximum number of captions", type: "number", min: 1, placeholder: "all" },
   ],
 };
 

@@ -83,5 +83,5 @@ function keyOf(run) {
 
 function state(run) {
   if (run.units_failed) return `${number(run.units_failed)} units failed`;
-  return run.units_loaded === run.units ? "loaded" : `${number(run.units_loaded)} of ${number(run.units)} units`;
+  return run.units_loaded === run.units ? "loaded" : `${number(run.units_loaded)} of ${number(run.units)} units loaded`;
 }
