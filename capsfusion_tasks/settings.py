@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         " `capsfusion` ([sinks.md](sinks.md)). Default: no table.",
     )
     keep_units_days: float = Field(
-        14, ge=0, le=36500, description="Days that `capsfusion gc` keeps the files of a unit after the unit is loaded."
+        14, ge=0, le=36500, description="`capsfusion gc` keeps the files of a loaded unit for at least this many days."
     )
 
     laion2b: RawLocation = Field(
@@ -65,12 +65,12 @@ class Settings(BaseSettings):
         " a list of files ([sources.md](sources.md)). `none`: take both captions from LAION-COCO's rows.",
     )
     laion2b_include: Patterns = Field(
-        ("*.parquet",), description="Glob patterns of the shards in the LAION-2B source, separated by commas."
+        ("*.parquet",), description="Comma-separated glob patterns of the shards in the LAION-2B source."
     )
     laion2b_exclude: Patterns = Field(
         (),
-        description="Glob patterns of files to leave out, even if `CAPSFUSION_LAION2B_INCLUDE` matches them, separated"
-        " by commas.",
+        description="Comma-separated glob patterns of files to leave out, even if `CAPSFUSION_LAION2B_INCLUDE` matches"
+        " them.",
     )
     laion_coco: Location = Field(
         "hf://datasets/laion/relaion-coco",
@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     )
     image_results: Location | None = Field(
         None,
-        description="Where results of img2dataset arrive, which show whether an image is gone: Parquet files with the"
-        " columns `url` and `status` ([sources.md](sources.md)). Accepts the same kinds of addresses as"
+        description="Where img2dataset's results arrive: Parquet files with the columns `url` and `status`, which show"
+        " whether an image is gone ([sources.md](sources.md)). Accepts the same kinds of addresses as"
         " `CAPSFUSION_LAION2B`. Default: none.",
     )
     image_results_include: Patterns = Field(
@@ -103,21 +103,22 @@ class Settings(BaseSettings):
 
     buckets: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
         "auto",
-        description="Number of hash buckets in the staging area. It cannot change after the first run. `auto`: 16 to"
-        " 2,048, depending on the size of the sources.",
+        description="Number of hash buckets. The rows of shards are split into these buckets by URL. The number cannot"
+        " change after the first run. `auto`: 16 to 2,048, depending on the size of the sources.",
     )
     pair_tasks: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto", description="Number of tasks that join the buckets. `auto`: one per 4 GiB of pulled shards."
     )
     join_on: Literal["url_text", "url"] = Field(
         "url_text",
-        description="Columns on which both sources are joined. `url`: for a LAION-COCO release without the raw text.",
+        description="Columns on which both sources are joined. `url_text`: URL and raw caption. `url`: only the URL,"
+        " for a LAION-COCO release without the raw caption.",
     )
     url_pairs_max: Literal["none"] | Annotated[int, Field(ge=1)] = Field(
         100,
-        description="Maximum number of pairs per URL, with `CAPSFUSION_JOIN_ON=url`. A URL with more pairs gets no"
-        " new pairs, because its image is a placeholder: 900 rows on each side would make 810,000 pairs. Reports count"
-        " the pairs that are left out. `none`: no limit.",
+        description="Maximum number of pairs per URL, if `CAPSFUSION_JOIN_ON` is `url`. If a URL would have more pairs,"
+        " all its new pairs are left out. The image of such a URL is a placeholder, and 900 rows on each side would"
+        " make 810,000 pairs. Reports count the pairs that are left out. `none`: no limit.",
     )
     pair_memory: Literal["auto"] | Annotated[int, Field(ge=96)] = Field(
         "auto",
@@ -129,11 +130,15 @@ class Settings(BaseSettings):
         0.5,
         ge=0,
         le=1,
-        description="Drop rows whose `punsafe` is at least this value, as LAION advises. After a change, shards are"
-        " [pulled again](state.md).",
+        description="Drop rows whose `punsafe` (probability that the image is unsafe) is at least this value, as LAION"
+        " advises. After a change, shards are [pulled again](state.md).",
     )
     pwatermark_max: float = Field(
-        0.8, ge=0, le=1, description="Drop rows whose `pwatermark` is at least this value, as LAION advises."
+        0.8,
+        ge=0,
+        le=1,
+        description="Drop rows whose `pwatermark` (probability that the image has a watermark) is at least this value,"
+        " as LAION advises.",
     )
     unscored: Literal["keep", "drop"] = Field(
         "keep", description="What to do with rows whose `punsafe` or `pwatermark` is unknown."
@@ -155,7 +160,7 @@ class Settings(BaseSettings):
     prompt: Folder | None = Field(
         None,
         description="File with the prompt's template, which has the fields `{raw}` and `{synthetic}`"
-        " ([models.md](models.md)). Read when units are planned. Default: the paper's prompt.",
+        " ([models.md](models.md)). The file is read when units are planned. Default: the paper's prompt.",
     )
     engine: Literal["native", "transformers"] = Field(
         "native",
@@ -167,7 +172,7 @@ class Settings(BaseSettings):
     keep_beams: bool = Field(
         False,
         description="Keep all captions that the beam search finishes. Validation takes the best one that passes"
-        " ([validation.md](validation.md)). Gives captions another `fusion_id`.",
+        " ([validation.md](validation.md)). Changes the `fusion_id` of new captions.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
         "auto",
@@ -177,17 +182,20 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto",
         description="Device that fuses units. It determines what `CAPSFUSION_DTYPE=auto` means. `auto`: `cpu` for the"
-        " toy model, `gpu` for any other.",
+        " demo model, `gpu` for any other.",
     )
     nproc_per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        "auto", description="Processes that torchrun starts on a node. `auto`: one per GPU, or one on the CPU."
+        "auto", description="Number of processes of torchrun on a node. `auto`: one per GPU, or one on the CPU."
     )
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="Batch size of each process, in rows. `auto`: as many as fit in the GPU's memory; 32 on a CPU.",
     )
     chunk_rows: int = Field(
-        4096, ge=1, description="Maximum number of rows in a chunk file. A new chunk file also begins after 30 seconds."
+        4096,
+        ge=1,
+        description="Maximum number of rows in a chunk file. Chunk files contain the finished captions of a unit. A new"
+        " file also begins after 30 seconds.",
     )
     stall_minutes: float = Field(
         15,
@@ -198,8 +206,8 @@ class Settings(BaseSettings):
     loading_minutes: float = Field(
         60,
         gt=0,
-        description="Like `CAPSFUSION_STALL_MINUTES`, for a process's first row. This time includes downloading and"
-        " loading the model.",
+        description="Like `CAPSFUSION_STALL_MINUTES`, for the first row of a process. Before this row, the process"
+        " downloads and loads the model.",
     )
 
     rules: RuleSettings = Field(RuleSettings(), description="When a caption is rejected.")
@@ -217,7 +225,7 @@ class Settings(BaseSettings):
     def _has_other_beams(cls, keep_beams: bool, info: ValidationInfo) -> bool:
         if keep_beams and info.data.get("num_beams") == 1:
             raise ValueError(
-                "keep_beams keeps the captions of the other beams, but there is only one: set num_beams to 2 or more"
+                "keep_beams keeps the captions of other beams, but num_beams is 1: set num_beams to 2 or more"
             )
         return keep_beams
 
@@ -232,7 +240,7 @@ class Settings(BaseSettings):
 
     @property
     def self_paired(self) -> bool:
-        """Whether LAION-COCO is paired with itself. Its rows have both captions."""
+        """Whether both captions of a pair come from one LAION-COCO row."""
         return self.laion2b == "none"
 
     @property

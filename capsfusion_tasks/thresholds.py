@@ -1,6 +1,6 @@
-"""The thresholds of validation's rules and of the gate. They are settings.
+"""The thresholds of validation's rules and of the gate, which stops units with too many rejected captions.
 
-They are not in settings.py, so that code that only validates captions does not need pydantic-settings.
+They are settings, but not in settings.py, so that code that only validates captions does not need pydantic-settings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ class RuleSettings(BaseModel):
     min_characters: int = Field(default=6, ge=0, description="Reject captions with fewer characters than this.")
     max_words: int = Field(default=80, ge=1, description="Reject captions with more words than this.")
     repetition_max: float = Field(
-        default=0.15, ge=0, le=1, description="Reject captions that repeat a larger share of their trigrams than this."
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Reject captions in which more than this share of the trigrams (three words in a row) repeat an"
+        " earlier trigram.",
     )
     facts_min: int = Field(
         default=3,
@@ -35,24 +39,26 @@ class RuleSettings(BaseModel):
     invented_max: int = Field(
         default=2,
         ge=0,
-        description="Reject captions with more than this many names and numbers that are in neither source.",
+        description="Reject captions with more than this many names and numbers that are in neither source caption.",
     )
     restated_max: float = Field(
         default=0.7,
         gt=0,
         le=1,
-        description="Reject captions in which two sentences have at least this share of the shorter sentence's content"
-        " words in common.",
+        description="Reject captions in which two sentences say the same: at least this share of the content words of"
+        " the shorter sentence are also in the other sentence.",
     )
     unsupported_max: float = Field(
         default=0.65,
         gt=0,
         le=1,
-        description="Reject captions that the sources do not support: at least this share of their content words, and"
-        " at least `unsupported_min` words, are in neither source. The caption must also keep at most a quarter of the"
-        " synthetic caption's content words, or at least 80% of its own content words must be in neither source.",
+        description="Reject captions that the sources do not support. Such a caption meets two conditions. First, at"
+        " least this share of its content words, and at least `unsupported_min` words, are in neither source. Second,"
+        " the share is at least 80%, or the caption keeps at most a quarter of the synthetic caption's content words.",
     )
-    unsupported_min: int = Field(default=5, ge=1, description="See `unsupported_max`.")
+    unsupported_min: int = Field(
+        default=5, ge=1, description="Number of words in the first condition of `unsupported_max`."
+    )
     same_caption_max: int = Field(
         default=5,
         ge=1,
@@ -67,7 +73,7 @@ class RuleSettings(BaseModel):
 
 
 class GateSettings(BaseModel):
-    """When the gate holds a unit because too many captions are rejected. ``validation/gate.py`` has the rule."""
+    """When the gate holds a unit: if too many of its captions are rejected. ``validation/gate.py`` has the rule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

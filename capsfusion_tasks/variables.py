@@ -10,11 +10,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 PREFIX = "CAPSFUSION_"
-# Variables that other code reads instead of Settings.
+# Variables with this prefix that are not in Settings, because other code reads them.
 OTHER_VARIABLES = {
-    "CAPSFUSION_AWS_CONN_ID": "Airflow only: the Connection with the keys and the endpoint for S3.",
-    "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the Connection whose password is the URL of a webhook (Slack,"
-    " Mattermost, …). It gets a message when a run fails or takes a day longer than usual.",
+    "CAPSFUSION_AWS_CONN_ID": "Airflow only: the id of the Connection with the keys and the endpoint for S3.",
+    "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the id of the Connection whose password is the URL of a webhook"
+    " (Slack, Mattermost, …). The webhook gets a message when a run fails, asks a question, or takes a day longer than"
+    " usual.",
     "CAPSFUSION_GPU_POD": "Airflow with KubernetesExecutor only: the file that describes the pods of fuse tasks"
     " ([operations.md](operations.md)).",
     "CAPSFUSION_SCREENSHOTS": "Tests only: the folder for pictures of the captions view.",
@@ -26,7 +27,7 @@ _EXPECTED = "Input should be "  # how pydantic's messages begin; replaced by "ex
 # traceback (NumPy). Each variable has a pattern of the accepted values, and a description of them for messages.
 # Variables of torch are not here, because fusion/torchrun.py explains torch's failures.
 _OF_LIBRARIES = {
-    "GOMP_CPU_AFFINITY": (re.compile(r"[\s,]*(\d+(-\d+(:\d+)?)?([\s,]+|$))*"), "numbers of cores, such as 0-3 or 0,2"),
+    "GOMP_CPU_AFFINITY": (re.compile(r"[\s,]*(\d+(-\d+(:\d+)?)?([\s,]+|$))*"), "ids of CPU cores, such as 0-3 or 0,2"),
     "NUMPY_MADVISE_HUGEPAGE": (re.compile(r"\s*[+-]?\d{1,9}\s*"), "0 or 1"),
 }
 _SECRET = ("warehouse_url",)  # settings whose values must not appear in messages

@@ -47,8 +47,8 @@ def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("GOMP_CPU_AFFINITY", "all", "expected numbers of cores"),  # libgomp would hang
-        ("GOMP_CPU_AFFINITY", "1:3", "expected numbers of cores"),
+        ("GOMP_CPU_AFFINITY", "all", "expected ids of CPU cores"),  # libgomp would hang
+        ("GOMP_CPU_AFFINITY", "1:3", "expected ids of CPU cores"),
         ("NUMPY_MADVISE_HUGEPAGE", "always", "expected 0 or 1"),
     ],
 )
