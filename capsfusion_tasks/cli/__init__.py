@@ -27,13 +27,13 @@ from capsfusion_tasks.cli.warehouse import db_upgrade, export, sql, status
 from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 
 app = typer.Typer(
-    help="Fuse raw and synthetic web image captions into good training captions.",
+    help="Fuse raw and synthetic captions of web images into good training captions.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _AGAIN = "Run the same command again to continue."
-# The message of each command after Ctrl-C: what is kept, and how to continue. {…} stands for an argument.
+# What each command prints after Ctrl-C: what is kept, and how to continue. {target} is replaced by that argument.
 _COMMANDS: dict[Callable[..., None], str] = {
     fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to continue.",
     validate: "Nothing was written.",
@@ -64,7 +64,7 @@ for _command, _kept in _COMMANDS.items():
 db = typer.Typer(help="Manage the tables of the warehouse.", no_args_is_help=True)
 db.command("upgrade", help=_help(db_upgrade))(when_interrupted(db_upgrade, f"Finished migrations are kept. {_AGAIN}"))
 app.add_typer(db, name="db")
-lake = typer.Typer(help="Write accepted captions to an Iceberg table, and maintain it.", no_args_is_help=True)
+lake = typer.Typer(help="Write accepted captions to an Iceberg table, and maintain the table.", no_args_is_help=True)
 lake.command("sync", help=_help(lake_sync))(when_interrupted(lake_sync, f"Written units are kept. {_AGAIN}"))
 lake.command("maintain", help=_help(lake_maintain))(
     when_interrupted(lake_maintain, f"Rewritten partitions are kept. {_AGAIN}")

@@ -29,7 +29,7 @@ PromptFile = Annotated[
     typer.Option(
         "--prompt",
         metavar="FILE",
-        help="File with a prompt: text with {raw} and {synthetic}. Default: CAPSFUSION_PROMPT, or the paper's prompt.",
+        help="File with a prompt, with {raw} and {synthetic} in it. Default: CAPSFUSION_PROMPT, or the paper's prompt.",
     ),
 ]
 Beams = Annotated[
@@ -47,7 +47,9 @@ MaxGpuHours = Annotated[
 ]
 MaxCost = Annotated[
     float | None,
-    typer.Option(help="Stop before fusing if the estimated cost exceeds this. Needs CAPSFUSION_GPU_HOUR_PRICE.", min=0),
+    typer.Option(
+        help="Stop before fusing if the estimated cost is above this limit. Needs CAPSFUSION_GPU_HOUR_PRICE.", min=0
+    ),
 ]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Maximum length of a caption, in tokens. Default: 80.", min=1)]
 KeepBeams = Annotated[
@@ -120,9 +122,9 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads. If the embedded warehouse is used, prints its home folder.
+    """The settings of a command that only reads. If it uses the embedded warehouse, prints the warehouse's folder.
 
-    Raises InputError if the embedded warehouse does not exist yet, because such a command creates nothing.
+    Raises InputError if the embedded warehouse does not exist yet, because a command that reads must not create it.
     """
     settings = load_settings(**overrides)
     if settings.warehouse_url is None:

@@ -30,7 +30,7 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            # Typer takes a single argument for OUT. IN has a default, so that our own error can ask for both arguments.
+            # If only one argument is given, Typer takes it for OUT. The default of IN lets the check below report this.
             default_factory=list,
             parser=local_path,
             metavar="IN",
@@ -64,16 +64,19 @@ def fuse(
     ] = None,
     dtype: Dtype = None,
     nproc_per_node: Annotated[
-        str | None, typer.Option(help="Processes to start. auto: one per GPU, or one on the CPU.", metavar="auto|N")
+        str | None,
+        typer.Option(help="Number of processes to start. auto: one per GPU, or one on the CPU.", metavar="auto|N"),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Batch size of each process, in rows. Default: what fits in GPU memory; 32 on a CPU.", min=1),
+        typer.Option(
+            help="Rows in a batch of each process. Default: as many as fit in GPU memory; 32 on a CPU.", min=1
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Reuse the finished rows that a stopped run left in OUT.parts.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the --stats file.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Fuse only the files whose outputs are not in OUT.")
+        bool, typer.Option("--skip-existing", help="Skip the files whose output is in the folder OUT already.")
     ] = False,
     stats: Annotated[
         Path | None,
@@ -82,7 +85,7 @@ def fuse(
         ),
     ] = None,
 ) -> None:
-    """Fuse the caption pairs in files. Rows keep their order and columns. Repeat the command to resume a stopped run.
+    """Fuse the pairs of captions in files. Rows keep their order and columns. Repeat the command to resume.
 
     Examples: capsfusion fuse pairs.jsonl fused.jsonl --model BAAI/CapsFus-LLaMA; capsfusion fuse shards/ fused/
     """
@@ -139,14 +142,14 @@ def fuse(
     in_files = "" if [each.target for each in files] == [target] else f" in {result.files} files"
     progress_line(f"{target}: {figures['rows']} rows{in_files}{rate}")
     if result.rescued:
-        progress_line(f"{target}: {result.rescued} rows have another beam's caption; validation rejects the best one")
+        progress_line(f"{target}: in {result.rescued} rows, another beam's caption replaces a rejected caption")
     for failed in result.failed[:5]:
         file = f"{failed.file}, " if in_files else ""
         row_id = "" if failed.row_id is None else f" ({failed.row_id})"
-        line = f"{file}row {failed.row + 1}{row_id} has no capsfusion: {failed.reason}"
+        line = f"{file}row {failed.row + 1}{row_id} has no fused caption: {failed.reason}"
         stderr.print(printable(line), markup=False, style="yellow")
     if len(result.failed) > 5:
-        stderr.print(f"… and {len(result.failed) - 5} more rows have no capsfusion", style="yellow")
+        stderr.print(f"… and {len(result.failed) - 5} more rows have no fused caption", style="yellow")
 
 
 def validate(
@@ -166,7 +169,7 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write all columns with the reasons, flags and scores to a .parquet, .jsonl, .json or .csv file.",
+            help="Write a copy of IN with reasons, flags and scores, as a .parquet, .jsonl, .json or .csv file.",
         ),
     ] = None,
     report: Annotated[
@@ -180,7 +183,11 @@ def validate(
     examples: Annotated[int, typer.Option(help="Number of examples per reason in the report.", min=1)] = 8,
     tried: Annotated[
         list[str] | None,
-        typer.Option("--try", metavar="NAME=VALUE", help="Show how many verdicts this threshold would change."),
+        typer.Option(
+            "--try",
+            metavar="NAME=VALUE",
+            help="Count the verdicts that a threshold, such as max_words=60, would change.",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of --out and --report if they exist.")

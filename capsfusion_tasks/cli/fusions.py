@@ -1,4 +1,4 @@
-"""The command ``adopt``, for fusions that an earlier version recorded incompletely."""
+"""The command ``adopt``, for fusions of an earlier version, which did not record all of their settings."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from capsfusion_tasks.settings import load_settings
 
 
 def adopt(
-    fusion_id: Annotated[str, typer.Argument(metavar="ID", help="The fusion_id that `capsfusion plan` prints.")],
+    fusion_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The fusion_id of the earlier release, as `capsfusion plan` prints it.")
+    ],
     model: Model = None,
     num_beams: Beams = None,
     max_new_tokens: MaxNewTokens = None,
     dtype: Dtype = None,
 ) -> None:
-    """Declare that a fusion of an earlier release used the current settings. Its captions are then kept.
+    """Declare that captions of an earlier release were made with the current settings, so that they are kept.
 
-    Earlier releases did not record which dtype `auto` meant. They hashed only the beginning and the end of each model
-    file. Use this command if the model and the device have not changed. Without it, all pairs are fused again.
+    Earlier releases did not record which dtype `auto` meant, and hashed only the beginning and the end of each model
+    file. So this release cannot know whether the settings are the same, and would fuse all pairs again. Use this
+    command if the model and the device have not changed.
 
     Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
     """
@@ -32,4 +35,4 @@ def adopt(
     decoding = decide(settings)
     with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
         fusions.adopt(connection, fusion_id, decoding)
-    progress_line(f"fusion {fusion_id} stands for {decoding.model} in {decoding.dtype}, {decoding.num_beams} beams")
+    progress_line(f"fusion {fusion_id} is recorded as {decoding.model} in {decoding.dtype}, {decoding.num_beams} beams")

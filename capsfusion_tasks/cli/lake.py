@@ -12,7 +12,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 def lake_sync() -> None:
-    """Write the captions of loaded units to the Iceberg table of CAPSFUSION_LAKE_TABLE.
+    """Write the captions of loaded units to the Iceberg table that CAPSFUSION_LAKE_TABLE names.
 
     Each unit becomes one snapshot. Skips units that are in the table already, so you can run the command at any time,
     even after it was killed.
@@ -31,7 +31,8 @@ def lake_sync() -> None:
 
 def lake_maintain(
     keep_days: Annotated[
-        float, typer.Option(help="Keep snapshots for this many days, for time travel.", min=0, max=36500)
+        float,
+        typer.Option(help="Keep snapshots for this many days, so that queries can read them.", min=0, max=36500),
     ] = 7,
     min_files: Annotated[
         int, typer.Option(help="Rewrite partitions with at least this many files smaller than 32 MB.", min=2)
@@ -39,8 +40,8 @@ def lake_maintain(
 ) -> None:
     """Merge small files of the Iceberg table, and remove old snapshots with their files.
 
-    Writes missing units first. A query fails if its snapshot is removed, so keep snapshots for longer than any query
-    runs.
+    First writes the loaded units that the table lacks. A query fails if its snapshot is removed, so keep snapshots for
+    longer than any query runs.
 
     Example: capsfusion lake maintain --keep-days 30
     """

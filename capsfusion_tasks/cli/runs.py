@@ -1,4 +1,4 @@
-"""Commands that work without Airflow: run and replay do the work of the DAGs, plan estimates it."""
+"""Commands that work without Airflow. run and replay do the work of the two DAGs. plan estimates the work."""
 
 from __future__ import annotations
 
@@ -49,12 +49,18 @@ def run(
     ] = False,
     relist: Annotated[
         bool,
-        typer.Option("--relist", help="List the sources again, and add new shards to the time range's frozen list."),
+        typer.Option(
+            "--relist",
+            help="List the sources again, and add new shards. By default, the list is fixed once the time range is"
+            " over.",
+        ),
     ] = False,
     replan: Annotated[
         bool,
         typer.Option(
-            "--replan", help="Discard started units that were planned with other settings, and plan them again."
+            "--replan",
+            help="If units were planned with other settings for pulling, pairing or gone images, discard their work and"
+            " plan their pairs again.",
         ),
     ] = False,
 ) -> None:
@@ -120,10 +126,10 @@ def replay(
         bool, typer.Option(help="Load units even if too many of their captions are rejected again.")
     ] = True,
 ) -> None:
-    """Fuse rejected captions again, and accept those that pass. Repeat the command to resume.
+    """Fuse the pairs of rejected captions again, and load the results. Repeat the command to resume.
 
-    With another model, beams, length or dtype, the pairs are fused again under another fusion_id. With the same
-    settings, nothing is fused: the old captions are only validated again, with the current thresholds.
+    With another model, prompt, number of beams, length or dtype, the pairs are fused again under another fusion_id.
+    With the same settings, nothing is fused: the old captions are only validated again, with the current thresholds.
 
     Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
     """

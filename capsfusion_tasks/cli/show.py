@@ -31,7 +31,7 @@ def sample_data(
 ) -> None:
     """Write sample shards with LAION's columns and the edge cases of real shards.
 
-    Prints the number of pairs that a run must find.
+    Prints the number of pairs that a run on these shards must find.
 
     Ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 190 --unmatched 3
     """
@@ -50,7 +50,7 @@ def sample_data(
 
 
 def demo(
-    airflow: Annotated[str | None, typer.Option(metavar="URL", help="A running Airflow. Default: start one.")] = None,
+    airflow: Annotated[str | None, typer.Option(metavar="URL", help="Use this Airflow. Default: start one.")] = None,
 ) -> None:
     """Run the whole pipeline on made-up captions: sample shards of three days, an Airflow backfill, PostgreSQL."""
     if airflow is not None:

@@ -25,7 +25,8 @@ def check(
         bool,
         typer.Option(
             "--pairs",
-            help="Join all buckets again, and look up each pair. Takes as long as pairing all shards.",
+            help="Join all buckets again, and look for each pair in the units and the warehouse. Takes as long as"
+            " pairing all shards. Cannot be combined with --start or --end.",
         ),
     ] = False,
     sources: Annotated[
@@ -37,7 +38,10 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired safely.")] = False,
     safe_hours: Annotated[
         float,
-        typer.Option(help="Ignore untracked files that are younger than this; a running task may own them.", min=0),
+        typer.Option(
+            help="Ignore a file that no record names if it is younger than this. A running task may own the file.",
+            min=0,
+        ),
     ] = 6.0,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
@@ -84,14 +88,16 @@ def gc(
         ),
     ] = None,
     safe_hours: Annotated[
-        float, typer.Option(help="Keep temporary files and scratch folders that are younger than this.", min=0)
+        float, typer.Option(help="Keep temporary files and scratch folders for at least this many hours.", min=0)
     ] = 6.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete the files. By default they are only listed.")
     ] = False,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """List files that are no longer needed, in the staging area and this machine's scratch folder, or delete them.
+    """List files that are no longer needed, in the staging area and this machine's scratch folder.
+
+    Deletes them only with --delete.
 
     The files are those of loaded units, pairs of finished replays, files of units that are not in the ledger, and
     files that killed processes left. If an interval has a unit that is not loaded, all files of the interval are kept.

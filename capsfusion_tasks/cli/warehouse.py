@@ -13,7 +13,7 @@ from capsfusion_tasks.settings import load_settings
 
 
 def status() -> None:
-    """Show finished, waiting and failed work, the throughput, and the reasons of rejected captions.
+    """Show finished, waiting and failed work, the throughput, and why captions were rejected.
 
     Example: capsfusion status
     """
@@ -26,7 +26,7 @@ def status() -> None:
 
 
 def sql(
-    statement: Annotated[str | None, typer.Argument(help="The query. If it is missing, start psql.")] = None,
+    statement: Annotated[str | None, typer.Argument(help="The query. Default: start psql.")] = None,
     output_format: Annotated[
         Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Output format.")
     ] = "table",
@@ -50,7 +50,7 @@ def sql(
 def _interactive(argv: list[str], env: dict[str, str]) -> None:
     import subprocess
 
-    # A child process instead of exec, because the embedded server stops when this process ends.
+    # A child process instead of exec, because this process must stop the embedded server afterwards.
     raise typer.Exit(subprocess.run(argv, env={**os.environ, **env}, check=False).returncode)
 
 
@@ -63,7 +63,8 @@ def export(
         str | None,
         typer.Option(
             metavar="all|NAME,…",
-            help="More columns of the view captions. Always exported: image_url, laion_2b, laion_coco, capsfusion.",
+            help="More columns, from the database view captions. image_url, laion_2b, laion_coco and capsfusion are"
+            " always exported.",
         ),
     ] = None,
     fusion: Annotated[
@@ -78,12 +79,12 @@ def export(
     end: Annotated[datetime | None, typer.Option(help="Export captions loaded before this time (UTC).")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Export at most this many captions: a random sample, with the lowest pair_ids.", min=1),
+        typer.Option(help="Export at most this many captions: those with the lowest pair_ids, a random sample.", min=1),
     ] = None,
     rows_per_file: Annotated[int, typer.Option(help="Rows in each file; the last one has fewer.", min=1)] = 1_000_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export in DIR, finished or not.")] = False,
 ) -> None:
-    """Export accepted captions as Parquet files with CapsFusion-120M's columns. Run it again to resume.
+    """Export accepted captions as Parquet files with the columns of CapsFusion-120M. Repeat the command to resume.
 
     Writes data/part-00000.parquet, data/part-00001.parquet, …, sorted by pair_id, then _manifest.json with the query,
     counts and checksums. A resumed export contains the captions that the warehouse had when the export began.

@@ -99,7 +99,7 @@ def test_its_commands_do_what_it_says(typed: dict[str, str]) -> None:
     mine = pq.read_table("mine.parquet").to_pylist()
     assert [(row["sku"], row["capsfusion"] is None) for row in mine] == [("7", False), ("8", True)]
     said = "".join(typed.values())
-    assert "row 2 (8) has no capsfusion: alt is empty" in said
+    assert "row 2 (8) has no fused caption: alt is empty" in said
     assert os.listdir("fused-shards") == ["part-0.jsonl"]
     assert "reasons" in Path("fused.html").read_text()
     status = [text for command, text in typed.items() if command == "capsfusion status"][-1]

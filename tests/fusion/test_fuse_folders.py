@@ -71,7 +71,7 @@ def test_a_folder_becomes_a_folder_with_one_start_of_torchrun(fuse: Fuse, monkey
     fused = [row for name in outputs() for row in rows(f"fused/{name}")]
     assert [row["laion_2b"] for row in fused] == [pair["laion_2b"] for pair in PAIRS[:9]] + [""]
     assert "fused: 10 rows in 3 files" in done.stderr
-    assert "shards/late/2.json, row 3 has no capsfusion: laion_2b is empty" in done.stderr
+    assert "shards/late/2.json, row 3 has no fused caption: laion_2b is empty" in done.stderr
     assert fuse("shards/1.jsonl", "alone.jsonl").exit_code == 0
     assert rows("alone.jsonl") == rows("fused/1.jsonl"), "the files beside it change no caption"
 
