@@ -1,4 +1,4 @@
-"""What the DAGs share: default arguments, Params and the tasks of a work unit. Wiring only."""
+"""What the DAGs share: default arguments, Params and the tasks of a work unit. It has no logic of its own."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ Json = dict[str, Any]
 # Other DAGs can be scheduled on this asset. Its events say how many captions a run has loaded.
 CAPTIONS = Asset("fused_captions")
 
-# All units of a run may run at the same time (Airflow's default is 16). The pool `gpu`, the executor's `parallelism`
-# and the workers' slots limit them.
+# All units of a run may run at the same time, while Airflow's default limit is 16 tasks. How many really run depends on
+# the pool `gpu`, the executor's `parallelism` and the workers' slots.
 MAX_ACTIVE_TASKS = MAX_UNITS
 
 DEFAULT_ARGS = {
     "owner": "capsfusion",
     "retries": RETRIES,
-    "retry_delay": FIRST_DELAY,  # applies only if the worker is lost, because the worker runs the retry policy
+    "retry_delay": FIRST_DELAY,  # only used if the worker is lost, because only a worker can apply the retry policy
     "retry_policy": RetryBackoff(),
-    # Validate and load a unit before the next one is fused, so that the gate stops a wrong model after one unit.
+    # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So the gate
+    # stops a wrong model after one unit.
     "weight_rule": "upstream",
 }
 
@@ -61,8 +62,8 @@ MODEL_PARAMS = {
         title="Prompt",
         type=["null", "string"],
         minLength=1,
-        description="File with the prompt: text with {raw} and {synthetic}. The workers of discover and plan must be"
-        " able to read the file. Empty: the setting CAPSFUSION_PROMPT.",
+        description="File with the prompt, with {raw} and {synthetic} in it. The workers that run the tasks discover"
+        " and plan must be able to read the file. Empty: the setting CAPSFUSION_PROMPT.",
     ),
     "num_beams": Param(
         None,
@@ -86,7 +87,7 @@ FILTER_PARAM = {
         None,
         title="Filter",
         type=["null", "object"],
-        description="Only captions that match this filter. The captions view fills it in. Empty: all captions.",
+        description="Only captions that match this filter. The captions view fills in this field. Empty: all captions.",
     ),
 }
 
@@ -110,7 +111,7 @@ BUDGET_PARAMS = {
         title="Highest cost",
         type=["null", "number"],
         minimum=0,
-        description="Stop before fusing if the estimated cost exceeds this. Needs the setting"
+        description="Stop before fusing if the estimated cost is above this limit. Needs the setting"
         " CAPSFUSION_GPU_HOUR_PRICE. Empty: no limit.",
     ),
 }
@@ -161,9 +162,9 @@ def asked(loaded: Any) -> Any:
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
         execution_timeout=timedelta(minutes=15),  # does not include the wait for an answer
-        # Retry soon if Airflow considers the task crashed after an answer (plugins/kept_answer.py).
+        # Retry soon, because Airflow may take the task for crashed after an answer (plugins/kept_answer.py).
         retry_delay=timedelta(seconds=5),
-        doc_md="Asks whether to load the units that the gate holds. Skipped if it holds none.",
+        doc_md="Asks whether to load the units that the gate holds. Skipped if the gate holds none.",
     )
     load_held = LoadOperator.partial(
         task_id="load_held",
@@ -193,7 +194,7 @@ def require_all_done(context: Context, report: Json) -> None:
     )
     if broken:
         raise InputError(
-            f"{broken} tasks of this run did not succeed: see the log of the first failed task, then clear it"
+            f"{broken} tasks of this run did not succeed: see the log of the first failed task, then clear that task"
         )
     if waiting := sum(report["units"].values()) - report["units"]["loaded"]:
-        raise InputError(f"{waiting} units are planned and Airflow has no tasks for them: clear this run once more")
+        raise InputError(f"{waiting} units are planned, but Airflow has no tasks for them: clear this run once more")

@@ -17,7 +17,7 @@ _SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 
 def send(samples: Samples) -> None:
-    """Send the figures as metrics, and add them to the span of the task. Does nothing if Airflow sends neither."""
+    """Send the figures as metrics, and add them to the span of the task. Does nothing if both are off."""
     senders: dict[str, Callable[[str, Any], None]] = {
         "counter": stats.incr,
         "gauge": stats.gauge,
@@ -29,7 +29,7 @@ def send(samples: Samples) -> None:
 
 
 def send_queue(work: Context) -> None:
-    """Send how much work waits. Queries the ledger only if metrics are on."""
+    """Send the numbers of units and rows that are not loaded yet. Queries the ledger only if metrics are on."""
     if any(conf.getboolean("metrics", switch) for switch in _SWITCHES):
         send(queue(work))
 

@@ -1,4 +1,7 @@
-"""Asks a person, once per run, whether to load the units that the gate holds."""
+"""Asks a person, once per run, whether to load the units that the gate holds.
+
+The gate holds a unit if validation rejects too many of its captions (``capsfusion_tasks/validation/gate.py``).
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ _WHAT_NEXT = (
 class GateQuestion(HITLOperator):
     """Asks about all units of the run that the gate holds, and returns the units to load. Skipped if there are none.
 
-    Writes the answer, its author and its time to the ledger. The task fails, and nothing is loaded, if nobody answers
-    within ``CAPSFUSION_GATE__ANSWER_HOURS`` or if that setting is 0.
+    Writes the answer, its author and its time to the ledger. The task fails, and none of these units is loaded, if
+    nobody answers within ``CAPSFUSION_GATE__ANSWER_HOURS`` or if that setting is 0.
 
     Keeps an answer in the task's state store until the ledger has it, because the next try of the task deletes
     Airflow's own record of the answer. So nobody is asked twice if the warehouse or a worker fails after the answer.
@@ -89,14 +92,14 @@ class GateQuestion(HITLOperator):
             # Delete the kept answer, because the ledger has it now. After a clear, the task then asks again.
             context["task_state_store"].delete(kept_answer.KEY)
             raise InputError(
-                f"{kept_out} of {len(asked)} units are kept out; {user} has answered {chosen}."
+                f"{kept_out} of {len(asked)} units are not loaded: the answer of {user} is {chosen}."
                 " Clear this task to be asked again"
             )
         return [unit.model_dump(mode="json") for unit in units]
 
     def process_trigger_event_error(self, event: dict[str, Any]) -> NoReturn:
         if event["error_type"] == "timeout":
-            raise InputError("nobody has answered in time, so nothing is loaded: clear this task to ask again")
+            raise InputError("nobody has answered in time, so the units are not loaded: clear this task to ask again")
         super().process_trigger_event_error(event)
         raise AssertionError("unreachable")
 

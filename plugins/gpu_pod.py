@@ -14,8 +14,9 @@ from capsfusion_tasks.locations import absolute_path
 def gpu_executor_config() -> dict[str, Any]:
     """``executor_config`` with the pod from the file that CAPSFUSION_GPU_POD names. Empty if the variable is not set.
 
-    Airflow merges this pod into the pod of all tasks, which has volumes and secrets. Raises InputError if the file
-    cannot be read or has a field that Kubernetes does not know, because Kubernetes would silently drop the field.
+    Airflow merges this pod into the pod template of all tasks, which has the volumes and secrets. Raises InputError if
+    the file cannot be read or has a field that Kubernetes does not know, because Kubernetes would silently drop the
+    field.
     """
     path = os.environ.get("CAPSFUSION_GPU_POD")
     if not path:

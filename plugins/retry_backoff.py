@@ -32,7 +32,7 @@ class RetryBackoff(ExceptionRetryPolicy):
         decision = super().evaluate(exception, try_number, max_tries, context)
         if decision.action is RetryAction.FAIL:
             return decision
-        # Count from the last clear, which set max_tries to the number of past tries plus the retries.
+        # Count the tries since the last clear, which set max_tries to the number of past tries plus RETRIES.
         tries = max(1, try_number - (max_tries - RETRIES))
         if tries > RETRIES:
             return RetryDecision.default()

@@ -36,8 +36,8 @@ FUSION_KEY = "fusion_id"  # key of an XCom of the task plan: the fusion_id of it
 def planning(context: Context) -> Iterator[PipelineContext]:
     """The pipeline's context for a task that decides how to fuse. The run's Params override the settings.
 
-    If no such Param is set and the run has units that are not loaded, uses the decoding settings of these units. A
-    backfill that reruns the run clears the run's Params, but must continue the run's units.
+    If no such Param is set and the run has units that are not loaded, uses the decoding settings of these units. This
+    is necessary because a backfill that reruns the run clears the Params, but must continue the run's units.
     """
     use_aws_connection()
     params = context["params"]

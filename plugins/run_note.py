@@ -17,12 +17,12 @@ from capsfusion_tasks.intervals import Interval
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
-# Key of the XCom that the task "report" pushes, even if it fails afterwards: a headline and lines. The key must not be
-# in the dict that the task returns, because Airflow makes an XCom of each key of that dict.
+# Key of the XCom with the text of the report, a headline and lines. The task "report" pushes it, even if the task fails
+# afterwards. The dict that the task returns must not have this key, because Airflow makes an XCom of each of its keys.
 KEY = "note"
 CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: no result, because the task check failed"}
-AUTHOR = "capsfusion"  # the user of this module's notes; notes of other users are kept
+AUTHOR = "capsfusion"  # this module's notes have this user; notes of other users are kept
 _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
 # Length limit of a note, the size of its column. A longer note would break the scheduler's transaction.
 _LONGEST = 1000
@@ -85,7 +85,7 @@ class RunNote:
 
 
 def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
-    """The report as text: headline, failures, the lines ``about``, rest. Failures come early, as the end may be cut."""
+    """The report as text: headline, failures, ``about``, the rest. Failures come early, because the end may be cut."""
     headline, failed, done = report["headline"], first_lines(report["failures"]), report["lines"]
     if checked:
         count = checked["findings"]
@@ -136,7 +136,8 @@ def as_text(line: str) -> str:
 
 def as_code(line: str) -> str:
     """``line`` as a code span of Markdown."""
-    # A code span ends at a run of backticks as long as its first run, so begin with more than the line has in a row.
+    # A code span ends at the first run of backticks that is as long as the run that opened it. So open it with a run
+    # that is longer than any run in the line.
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"

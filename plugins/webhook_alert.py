@@ -58,7 +58,7 @@ class WebhookAlert(BaseNotifier):
 def on_failure() -> list[Callable[[Context], None]]:
     """The ``on_failure_callback`` of a DAG: one alert. Empty if CAPSFUSION_ALERT_CONN_ID is not set."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
-    # A run triggered without a logical date has no data interval.
+    # The template tests for a data interval, because a run without a logical date has none.
     text = (
         "{{ dag.dag_id }} failed: {{ run_id }}{% if dag_run is defined and dag_run.conf and dag_run.conf.day %}, day"
         " {{ dag_run.conf.day }}{% elif data_interval_start is defined and data_interval_start %}, data interval"
