@@ -1,4 +1,4 @@
-"""Turns raw and synthetic web image captions into good training captions. Scales to LAION, and runs on a schedule."""
+"""Fuses raw and synthetic captions of web images into good training captions, at the size of LAION, on a schedule."""
 
 from pathlib import Path
 

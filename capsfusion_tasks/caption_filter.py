@@ -1,4 +1,4 @@
-"""The filter that the captions view, replays and exports use to select captions."""
+"""A filter for captions: what the captions view in Airflow shows, a replay fuses again, or an export contains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCORES = (
 def storable(value: str) -> str:
     """Return ``value`` unchanged. Raises ValueError for a text that PostgreSQL cannot store."""
     if "\x00" in value:
-        raise ValueError("it has a NUL character, which PostgreSQL cannot store")
+        raise ValueError("the text has a NUL character, which PostgreSQL cannot store")
     return value
 
 
@@ -42,16 +42,16 @@ class CaptionFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    words: Text | None = None  # the syntax of a web search: "quoted phrases", or, -excluded
+    words: Text | None = None  # a search as on the web: "quoted phrase", or, -excluded
     within: Within = "fused"
     url: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(storable)] | None = None
     pair_id: UUID | None = None
     verdict: Verdict = "any"
     fusion_id: Text | None = None
-    reason: Text | None = None  # rejected captions only
+    reason: Text | None = None  # if set, only rejected captions match
     flag: Text | None = None
-    shard: Text | None = None  # shard_id or path, or a part of a path
-    day: date | None = None  # the start of the data interval (UTC)
+    shard: Text | None = None  # a shard_id, a path, or a part of a path
+    day: date | None = None  # the day (UTC) on which the data interval of the caption's run starts
     dag_run_id: Text | None = None  # a DAG run's id, or a part of it
     score: Score | None = None
     score_min: Number | None = None
@@ -74,7 +74,7 @@ class CaptionFilter(BaseModel):
 
     @property
     def by_unit(self) -> bool:
-        """Whether the filter selects captions by day or run, and therefore by unit."""
+        """Whether the filter has a day or a run. The ledger records both for work units, not for captions."""
         return self.day is not None or self.dag_run_id is not None
 
     @classmethod

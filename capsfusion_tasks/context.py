@@ -1,4 +1,4 @@
-"""The context of a task: settings, staging area, warehouse and decoding settings. Each is created once."""
+"""What a task works with: settings, staging area (files), warehouse (PostgreSQL) and decoding settings."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    # The fusion_id of planned units, in a task that continues them. None: derive the fusion_id from the settings.
+    # In a task that continues units: the fusion_id with which they were planned. None: derive it from the settings.
     fusion_id: str | None = None
 
     @cached_property
     def decoding(self) -> Decoding:
-        """The decoding settings for new units, with their fusion_id in the ledger. For planning only.
+        """The decoding settings for new units. If the ledger has equal settings, these get the ledger's fusion_id.
 
-        For a unit that is planned already, use ``decoding_of``.
+        For planning only. For a unit that is planned already, use ``decoding_of``.
         """
         if self.fusion_id is not None:
             return self.decoding_of(self.fusion_id)

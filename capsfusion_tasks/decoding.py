@@ -1,4 +1,4 @@
-"""Decoding settings: the model, its dtype, the beam search and the prompt. Planning records them for its units."""
+"""Decoding settings: model, dtype, beam search and prompt. The stage plan records them for the units that it makes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BUNDLED = "bundled"  # recorded instead of the demo model's location, which diff
 # Fields that are copied from settings of the same name. A new field needs a setting, a field in ``Decoding``, a Param
 # in ``plugins/dag_parts.py``, and the code that uses it.
 KNOBS = ("engine", "num_beams", "max_new_tokens", "keep_beams")
-# The fields that change captions. They do not include a model's location and name.
+# The fields that change captions. A model's location and name are missing, because model_digest identifies the model.
 _SHAPING = ("model_digest", "prompt_digest", "tokenizer_digest", "dtype", "eos_ids", *KNOBS)
-# Fields that were added later, each with the value that older captions were made with. The digest leaves out fields
-# with these values, so that older captions keep their fusion_id.
+# Fields that later versions added, each with the value that older captions were made with. The fusion_id is a digest
+# of fields. It leaves out a field that has the value given here, so that older captions keep their fusion_id.
 _ADDED = {"keep_beams": False}
 # The fields that describe decoding settings to people. They are also columns of the table ``fusions``.
 _DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_tokens")
@@ -35,7 +35,7 @@ def described(
 ) -> str:
     """Model and settings in one line.
 
-    ``bundled``: the model is the toy. ``own_prompt``: the prompt is not the paper's.
+    ``bundled``: whether the model is the bundled demo model. ``own_prompt``: whether the prompt is not the paper's.
     """
     beams = "1 beam" if num_beams == 1 else f"{num_beams} beams"
     toy = " (the bundled demo model, a toy)" if bundled else ""
@@ -46,8 +46,8 @@ def described(
 class Decoding(BaseModel):
     """The decoding settings of a fusion: how its captions are made. Each fusion is a row of the table ``fusions``.
 
-    Planning derives them from settings and Params (``fusion/identity.py``). Tasks that fuse or report a unit read them
-    from the ledger and need no model settings.
+    The stage plan derives decoding settings from settings and Params (``fusion/identity.py``), and records them in the
+    ledger. Tasks that fuse or report a unit read them there, so these tasks need no model settings.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,8 +64,9 @@ class Decoding(BaseModel):
     eos_ids: tuple[int, ...]  # ids of the tokens that end a caption
     num_beams: int
     max_new_tokens: int
-    keep_beams: bool = False  # whether the other finished captions of the beam search are kept
-    # The template's text, so that workers do not need its file. None: the paper's. Only its digest affects fusion_id.
+    keep_beams: bool = False  # whether to keep all captions that the beam search finished, not only the best
+    # Text of the prompt template, so that workers need no prompt file. None: the paper's prompt. The fusion_id depends
+    # on prompt_digest instead of this field.
     prompt: str | None = None
 
     @classmethod

@@ -33,4 +33,4 @@ class NotReadyError(_Told):
 
 
 class TorchrunFailed(Exception):
-    """torchrun or one of its ranks failed; the message has the last lines of output. Exit code 1."""
+    """torchrun or one of its ranks (processes) failed; the message has the last lines of its output. Exit code 1."""

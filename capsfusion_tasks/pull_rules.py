@@ -1,4 +1,4 @@
-"""The settings that decide which rows are pulled and paired. The files in the staging area record these settings."""
+"""The settings that decide which rows the stages pull and pair use. Each file that depends on them records them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and 
 
 @dataclass(frozen=True)
 class PullRules:
-    """The settings that bucket files depend on.
+    """The settings that bucket files, the output of the stage pull, depend on.
 
-    Older versions did not record these settings. Their files are treated as files of the current settings, which are
-    then recorded.
+    Older versions did not record these settings. If a file has no record, the pipeline assumes that the file was made
+    with the current settings, and records these.
     """
 
     punsafe_max: float
@@ -33,7 +33,7 @@ class PullRules:
             punsafe_max=settings.punsafe_max,
             pwatermark_max=settings.pwatermark_max,
             unscored=settings.unscored,
-            # LAION-COCO paired with itself always needs the raw text of its rows.
+            # If both captions of a pair come from one LAION-COCO row, the row must have a raw text.
             join_on="url_text" if settings.self_paired else settings.join_on,
         )
 
@@ -68,7 +68,7 @@ class PullRules:
 class PairRules(PullRules):
     """The settings that pairs depend on: the pull rules, and the maximum number of pairs per URL."""
 
-    # The default also applies to pairs of older versions, which had no limit.
+    # Older versions had no limit and did not record this field. Their pairs get this default.
     url_pairs_max: int | Literal["none"] = "none"
 
     @classmethod
@@ -80,7 +80,7 @@ class PairRules(PullRules):
 
     def variables(self, other: PullRules) -> str:
         if isinstance(other, PairRules) and self.join_on != other.join_on:
-            # This setting has an effect only if rows are joined on the URL alone.
+            # Leave out url_pairs_max, because it has an effect only if rows are joined on the URL alone.
             other = replace(other, url_pairs_max=self.url_pairs_max)
         return super().variables(other)
 
@@ -89,7 +89,7 @@ class PairRules(PullRules):
 class UnitRules(PairRules):
     """The settings that units depend on: the pair rules, and what planning does if an image is gone."""
 
-    gone_images: Literal["skip", "keep"] = "keep"  # the default also applies to units of older versions
+    gone_images: Literal["skip", "keep"] = "keep"  # also for units of older versions, which did not record it
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

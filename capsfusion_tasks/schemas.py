@@ -13,13 +13,17 @@ from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.intervals import UtcTime, refuse_empty_span
 
+# A side is one of the three inputs. image_results are the results of image downloads with img2dataset.
 Side = Literal["laion_2b", "laion_coco", "image_results"]
-PAIRED: tuple[Side, Side] = ("laion_2b", "laion_coco")  # the sides whose rows make pairs
+PAIRED: tuple[Side, Side] = ("laion_2b", "laion_coco")  # the sides that have captions
 Existing = Literal["skip", "replace"]  # what to do with pairs that are fused already
 
 
 class Shard(BaseModel):
-    """A source file as discovery listed it. Its identity is (source, path, etag); ``shard_id`` is a digest of these."""
+    """A source file as the stage discover listed it.
+
+    Its identity is (source, path, etag); ``shard_id`` is a digest of these.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +35,7 @@ class Shard(BaseModel):
     size_bytes: int
     arrived_at: datetime
     revision: str = ""  # for sources with commits: the commit that was listed and will be read
-    problem: str = ""  # why the shard cannot be read, if the listing shows a problem; the etag is then empty
+    problem: str = ""  # why the shard cannot be read, if discover has noticed this; the etag is then empty
 
     @property
     def label(self) -> str:
@@ -54,7 +58,7 @@ class Unit(BaseModel):
 
 
 class Replay(BaseModel):
-    """A selection of rejected captions of one fusion. A caption must meet all conditions. Its pair is fused again.
+    """Selects rejected captions of one fusion, to fuse their pairs again. A caption must meet all conditions.
 
     A retry finds the replay's units by ``name`` and continues them.
     """
@@ -73,7 +77,7 @@ class Replay(BaseModel):
     def _rejected(self) -> Replay:
         if self.filter is not None and not self.filter.of_rejected:
             raise InputError(
-                "the filter selects accepted captions, but a replay takes rejected ones: remove its verdict"
+                "the filter selects accepted captions, but a replay takes rejected ones: remove the filter's verdict"
             )
         return self
 
@@ -84,7 +88,7 @@ class Replay(BaseModel):
 
     @classmethod
     def of_selection(cls, **selection: Any) -> Replay:
-        """The replay of a selection.
+        """A replay with the conditions in ``selection``.
 
         The name is derived from the selection, so the same selection resumes the same replay.
         """
@@ -101,7 +105,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-# The stage pull writes `buckets/<side>/<bucket>/<shard_id>.parquet` for the stage pair. Texts are unchanged.
+# The stage pull writes `buckets/<side>/<bucket>/<shard_id>.parquet` for the stage pair. Pull changes no text.
 BUCKET_ROWS = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
@@ -112,7 +116,7 @@ BUCKET_ROWS = pa.schema(
         pa.field("pwatermark", pa.float64()),
         pa.field("row", pa.int64(), nullable=False),  # row number in the shard, from 0
         pa.field("license", pa.string()),  # LAION's LICENSE; null if it is unknown
-        pa.field("gone", pa.bool_()),  # whether the release says that the image is gone; null if it does not say
+        pa.field("gone", pa.bool_()),  # whether the release says that the image is gone; null: it says nothing
     ]
 )
 
@@ -178,13 +182,13 @@ FUSED_WITH_BEAMS = pa.schema([*FUSED, OTHER_BEAMS])
 SCORES = pa.schema(
     [
         pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that are in the fused caption
-        pa.field("synthetic_recall", pa.float64()),  # share of the synthetic caption's words in the fused one
+        pa.field("synthetic_recall", pa.float64()),  # the same share of the synthetic caption's words
         # Share of the raw caption's names and numbers that are in the fused caption; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
         pa.field("novelty", pa.float64()),  # share of the fused caption's words that are in neither source
-        # Share of the fused caption's names and numbers that are in neither source; null if it has none.
+        # Share of the fused caption's names and numbers that are in neither source; null if the fused caption has none.
         pa.field("invention", pa.float64()),
-        pa.field("repetition", pa.float64()),  # share of repeated trigrams
+        pa.field("repetition", pa.float64()),  # share of the fused caption's trigrams that repeat an earlier one
         pa.field("source_overlap", pa.float64()),  # Jaccard index of the two sources' words
         pa.field("caption_words", pa.int32()),
     ]
@@ -206,7 +210,7 @@ VALIDATED_WITH_BEAMS = pa.schema(
     [
         *VALIDATED,
         pa.field("beam", pa.int32(), nullable=False),  # the caption's number in the beam search; 1: the best
-        pa.field("rescued_from", pa.list_(pa.string())),  # why the best caption is rejected; null where beam is 1
+        pa.field("rescued_from", pa.list_(pa.string())),  # why the best caption was rejected; null if beam is 1
         OTHER_BEAMS,
     ]
 )

@@ -17,7 +17,7 @@ def _split_patterns(value: Any) -> Any:
     """Split a comma-separated or JSON list. Does not split at commas inside braces, as in ``{a,b}``."""
     if not isinstance(value, str):
         return value
-    if not re.match(r'\s*\[\s*["\]]', value):  # a pattern may begin with a range, such as [0-9]*.parquet
+    if not re.match(r'\s*\[\s*["\]]', value):  # not JSON: a pattern may also begin with [, as in [0-9]*.parquet
         return _split_at_commas(value)
     try:
         return json.loads(value)

@@ -123,7 +123,7 @@ def _flat(rows: pa.Table) -> pa.Table:
 class RowCount:
     """A progress line for work of unknown length: updated in place on a terminal, printed every 15 s in a log.
 
-    Prints nothing if the work ends at once.
+    Prints nothing if the work ends before the first line is due.
     """
 
     def __init__(self, console: Console) -> None:
@@ -154,10 +154,10 @@ class RowCount:
 
 
 class Working:
-    """Prints lines of progress, and a message that the work continues if no line comes for some time.
+    """Prints lines of progress. If no line comes for some time, prints that the work continues.
 
-    A terminal gets the message after 4 seconds and updates it in place, until the next line replaces it. A log gets the
-    message once per minute.
+    On a terminal, this message appears after 4 seconds and is updated in place, until the next line replaces it. A log
+    gets the message once per minute.
     """
 
     def __init__(self, console: Console) -> None:
