@@ -85,4 +85,6 @@ class CaptionFilter(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"the Param filter has a wrong {name}: {first['msg']}; the value is {value}") from error
+            raise InputError(
+                f"the Param filter has a wrong field {name}: {first['msg']}; the value is {value}"
+            ) from error

@@ -34,7 +34,7 @@ class Shard(BaseModel):
     etag: str
     size_bytes: int
     arrived_at: datetime
-    revision: str = ""  # for sources with commits: the commit that was listed and will be read
+    revision: str = ""  # only for a source with commits, such as the hub: the commit to read
     problem: str = ""  # why the shard cannot be read, if discover has noticed this; the etag is then empty
 
     @property
@@ -66,7 +66,7 @@ class Replay(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    fusion_id: str  # the fusion that the rejected captions belong to
+    fusion_id: str  # identifies the model and the settings that made the rejected captions
     reasons: tuple[str, ...] = ()  # rejected for at least one of these reasons; empty: for any reason
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None

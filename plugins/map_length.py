@@ -1,4 +1,4 @@
-"""Checks Airflow's limit on the length of a mapped task. The error names Airflow's setting."""
+"""Checks Airflow's limit on the number of tasks in a mapped task. The error says which Airflow setting to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs torchrun for a work unit, and ends it when Airflow ends the task."""
+"""Runs torchrun for a work unit, and ends torchrun when Airflow ends the task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # the unit is given in the DAG file; execute checks units from other tasks
+        if isinstance(unit, dict):  # a unit that the DAG file gives; execute checks units from other tasks
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None

@@ -20,7 +20,9 @@ def sample_data(
     ],
     rows_per_day: Annotated[int, typer.Option(help="Approximate number of pairs per day.", min=10)] = 250,
     days: Annotated[int, typer.Option(help="Number of days on which shards arrive.", min=1)] = 3,
-    first_day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day.")] = datetime(2026, 11, 10),
+    first_day: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="First day on which shards arrive.")
+    ] = datetime(2026, 11, 10),
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     copies: Annotated[
         int, typer.Option(help="Write the sample this many times, with different image URLs.", min=1)
@@ -52,7 +54,7 @@ def sample_data(
 def demo(
     airflow: Annotated[str | None, typer.Option(metavar="URL", help="Use this Airflow. Default: start one.")] = None,
 ) -> None:
-    """Run the whole pipeline on made-up captions: sample shards of three days, an Airflow backfill, PostgreSQL."""
+    """Run the pipeline on made-up captions: start Airflow and PostgreSQL, and backfill sample shards of three days."""
     if airflow is not None:
         from capsfusion_tasks.demo.cluster_demo import run_demo_on
 

@@ -47,9 +47,10 @@ def check(
 ) -> None:
     """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if anything is wrong.
 
-    Reads the ledger, shard lists, records of pulls, and pairs of units that are not loaded. Lists the files of the
-    staging area. Counts each unit's captions in the warehouse. Reads bucket files only with --footers or --pairs, and
-    sources only with --sources. Changes nothing without --repair. Never changes files of a running task.
+    Reads the ledger (the warehouse's tables of shards and units), shard lists, records of pulls, and the pairs in units
+    that are not loaded. Lists the files of the staging area. Counts each unit's captions in the warehouse. Reads bucket
+    files only with --footers or --pairs, and sources only with --sources. Changes nothing without --repair. Never
+    changes files of a running task.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """
@@ -99,9 +100,9 @@ def gc(
 
     Deletes them only with --delete.
 
-    The files are those of loaded units, pairs of finished replays, files of units that are not in the ledger, and
-    files that killed processes left. If an interval has a unit that is not loaded, all files of the interval are kept.
-    Buckets, lists of shards and pairs of intervals are always kept, because later runs need them.
+    These are files of loaded units, pairs of finished replays, files of units that the warehouse does not know, and
+    files that killed processes left behind. If an interval has a unit that is not loaded, all files of the interval are
+    kept. Buckets, shard lists and the pairs of each interval are always kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete
     """
