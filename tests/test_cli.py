@@ -34,7 +34,7 @@ def test_each_command_explains_itself(command: str) -> None:
 
 
 def test_help_wraps_at_the_width_of_the_terminal_and_not_where_the_docstring_does() -> None:
-    assert b"Shards that are not paired yet are only listed." in capsfusion("plan", "--help").stdout
+    assert b"Shards that are not paired yet are listed, but not counted." in capsfusion("plan", "--help").stdout
 
 
 def test_help_tells_the_defaults() -> None:

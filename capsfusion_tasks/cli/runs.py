@@ -191,8 +191,8 @@ def plan(
 ) -> None:
     """Count the pairs that wait to be fused, and estimate their tokens, GPU hours, cost and time. Changes nothing.
 
-    Counts pairs in units that are not fused, and pairs that are not planned. Shards that are not paired yet are only
-    listed. One GPU hour is one hour of one GPU, or of one process on a CPU.
+    Counts pairs in units that are not fused, and pairs that are not planned. Shards that are not paired yet are
+    listed, but not counted. One GPU hour is one hour of one GPU, or of one process on a CPU.
 
     Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
     """

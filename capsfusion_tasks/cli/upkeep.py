@@ -39,7 +39,7 @@ def check(
     safe_hours: Annotated[
         float,
         typer.Option(
-            help="Ignore a file that no record names if it is younger than this. A running task may own the file.",
+            help="Age in hours. Ignore younger files that the ledger does not know: a running task may own them.",
             min=0,
         ),
     ] = 6.0,
@@ -98,11 +98,10 @@ def gc(
 ) -> None:
     """List files that are no longer needed, in the staging area and this machine's scratch folder.
 
-    Deletes them only with --delete.
-
-    These are files of loaded units, pairs of finished replays, files of units that the warehouse does not know, and
-    files that killed processes left behind. If an interval has a unit that is not loaded, all files of the interval are
-    kept. Buckets, shard lists and the pairs of each interval are always kept, because later runs need them.
+    Deletes them only with --delete. No longer needed are files of loaded units, pairs of finished replays, files of
+    units that the warehouse does not know, and files that killed processes left behind. If an interval has a unit that
+    is not loaded, all files of the interval are kept. Buckets, shard lists and the pairs of each interval are always
+    kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete
     """
