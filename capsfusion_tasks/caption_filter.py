@@ -1,4 +1,4 @@
-"""A filter for captions: what the captions view in Airflow shows, a replay fuses again, or an export contains."""
+"""Selects captions for the captions view in Airflow's UI, for a replay (which fuses pairs again) or for an export."""
 
 from __future__ import annotations
 

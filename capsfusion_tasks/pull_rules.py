@@ -1,4 +1,4 @@
-"""The settings that decide which rows the stages pull and pair use. Each file that depends on them records them."""
+"""The settings that decide which rows the stages pull and pair use. Files that depend on these settings record them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PairRules(PullRules):
 
     def variables(self, other: PullRules) -> str:
         if isinstance(other, PairRules) and self.join_on != other.join_on:
-            # Leave out url_pairs_max, because it has an effect only if rows are joined on the URL alone.
+            # Report no change of url_pairs_max, because it has an effect only if rows are joined on the URL alone.
             other = replace(other, url_pairs_max=self.url_pairs_max)
         return super().variables(other)
 

@@ -54,7 +54,8 @@ class RuleSettings(BaseModel):
         le=1,
         description="Reject captions that the sources do not support. Such a caption meets two conditions. First, at"
         " least this share of its content words, and at least `unsupported_min` words, are in neither source. Second,"
-        " the share is at least 80%, or the caption keeps at most a quarter of the synthetic caption's content words.",
+        " it keeps at most a quarter of the synthetic caption's content words, or at least 80% of its own content words"
+        " are in neither source.",
     )
     unsupported_min: int = Field(
         default=5, ge=1, description="Number of words in the first condition of `unsupported_max`."
