@@ -1,6 +1,7 @@
-"""Estimates GPU hours, cost and time of fusing from measured rates, and checks them against a budget.
+"""Estimates how many GPU hours, and how much money and time, fusing takes. Checks GPU hours and cost against a budget.
 
-A GPU hour is one hour of one GPU. Four GPUs use four GPU hours in an hour. On a CPU, each rank counts as a GPU.
+The estimate uses measured rates. A GPU hour is one hour of one GPU: four GPUs use four GPU hours in an hour. On a CPU,
+each rank (process of torchrun) counts as a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from capsfusion_tasks.warehouse.rates import Measured, Spread
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A measured rate of one device.
+    """The rate of one device, measured in a benchmark.
 
     ``tokens_per_row``: mean number of tokens of a row, measured with the model's tokenizer on the pairs that the
     paper's authors published.
@@ -31,16 +32,17 @@ class Benchmark:
     @property
     def rate(self) -> Rate:
         return given_rate(
-            self.rows_per_second, self.tokens_per_row, f"no unit of this fusion is measured yet: {self.source}"
+            self.rows_per_second, self.tokens_per_row, f"{self.source} (no unit of this fusion is measured yet)"
         )
 
 
-# Benchmarks by model and engine. An estimate uses a benchmark until a unit of the same fusion is measured.
+# Benchmarks by model and engine. An estimate uses a benchmark until a unit is fused with the same settings (the same
+# "fusion"), because fusing the unit measures the rate.
 BENCHMARKS = {
     ("BAAI/CapsFus-LLaMA", "native"): Benchmark(
         126.0, 196, "an H200's rate with 3 beams in bfloat16, docs/benchmarks.md; other GPUs are slower"
     ),
-    ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "the paper's rate of its script on an A100-40G"),
+    ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "the paper's figure for its script on an A100-40G"),
     ("demo/model", "native"): Benchmark(15.1, 86, "the demo model's rate on one CPU core, docs/benchmarks.md"),
 }
 
@@ -57,7 +59,7 @@ class Work:
 
     @classmethod
     def of(cls, units: Iterable[Unit], longest_row: int) -> Work:
-        """The work of ``units``. Each row counts at most ``longest_row`` tokens; earlier versions estimated more."""
+        """The work of ``units``, at most ``longest_row`` tokens a row. Earlier versions could estimate more."""
         return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 
 
@@ -70,11 +72,11 @@ class Rate:
 
     tokens_per_second: Spread
     source: str
-    tokens_real: Spread | None = None  # real tokens divided by estimated tokens, for the measured units
+    tokens_real: Spread | None = None  # counted tokens divided by estimated tokens, for the measured units
 
 
 def measured_rate(found: Measured) -> Rate:
-    units = f"the median of the last {found.units} units" if found.units > 1 else "the only unit that was measured"
+    units = f"the median of the last {found.units} units" if found.units > 1 else "the only measured unit"
     return Rate(found.tokens_per_second, f"{units} of this fusion", found.tokens_real)
 
 
@@ -100,7 +102,7 @@ class Estimate:
     unpaired_shards: int = 0  # discovered shards whose pairs are not in ``work`` yet
     unpaired_bytes: int = 0
     gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
-    earlier: Sequence[EarlierFusion] = ()  # fusions by earlier versions that may have the same decoding settings
+    earlier: Sequence[EarlierFusion] = ()  # incomplete records that may be of the same settings
 
     @property
     def total(self) -> Work:
@@ -128,7 +130,7 @@ class Estimate:
 
     @property
     def hours(self) -> float | None:
-        """Hours until all work is done, if every device is busy."""
+        """Hours until all work is done, if every device is always busy."""
         hours = self.gpu_hours
         return None if hours is None or self.gpus is None else hours.median / self.gpus
 
@@ -170,9 +172,10 @@ class Estimate:
             )
         for fusion in self.earlier:
             lines.append(
-                f"perhaps fused before: {fusion.rows:,} rows are loaded under fusion {fusion.fusion_id}, which an"
-                " earlier version recorded without its dtype or all of its weights. They would be fused again;"
-                f" if the settings are the same, run `capsfusion adopt {fusion.fusion_id}` first"
+                f"perhaps fused before: {fusion.rows:,} rows are loaded under fusion {fusion.fusion_id}. An earlier"
+                " version recorded this fusion without its dtype or without a digest of all weights, so its settings"
+                f" may be the current ones. If they are, run `capsfusion adopt {fusion.fusion_id}` first. Otherwise"
+                " these rows are fused again"
             )
         return "\n".join([*lines, *self._what_it_takes()])
 
@@ -181,7 +184,7 @@ class Estimate:
         if not self.total.rows:
             return []
         if rate is None or hours is None:
-            return ["GPU hours: unknown, no unit of this fusion is measured yet; a run with a limit measures it"]
+            return ["GPU hours: unknown, no unit of this fusion is measured yet. A run with a limit measures a unit"]
         speed = rate.tokens_per_second
         wide = f" ({_number(hours.low)} to {_number(hours.high)})" if hours.low < hours.high else ""
         lines = [
@@ -191,14 +194,15 @@ class Estimate:
         if rate.tokens_real:
             real = rate.tokens_real
             lines.append(
-                f"tokens of these units were {real.median:.2f} times the estimate ({real.low:.2f} to {real.high:.2f})"
+                f"the measured units had {real.median:.2f} times the estimated tokens"
+                f" ({real.low:.2f} to {real.high:.2f})"
             )
         if self.cost is not None:
             lines.append(f"cost: {self.cost:,.2f} at {self.price:,.2f} a GPU hour")
         if self.hours is not None and self.finish is not None:
             lines.append(
                 f"time: {_duration(self.hours)} with {self.gpus} {'device' if self.gpus == 1 else 'devices'} busy, done"
-                f" {self.finish:%Y-%m-%d %H:%M} UTC if started now, plus the start of each unit"
+                f" {self.finish:%Y-%m-%d %H:%M} UTC if started now, plus the time to start each unit"
             )
         return lines
 
@@ -218,23 +222,23 @@ class Budget:
         if not total.rows:
             return
         hours = None if estimate.gpu_hours is None else estimate.gpu_hours.median
-        for name, found, most in (("GPU hours", hours, self.max_gpu_hours), ("of cost", estimate.cost, self.max_cost)):
+        for name, found, most in (("GPU hours", hours, self.max_gpu_hours), ("cost", estimate.cost, self.max_cost)):
             if most is None:
                 continue
             if found is None:
                 raise InputError(
-                    f"the budget of {most:g} {name} cannot be checked, because no unit of this fusion is measured yet:"
-                    " run once with a limit and without a budget to measure a unit. No GPU was used"
+                    f"the budget ({name}: at most {most:g}) cannot be checked, because no unit of this fusion is"
+                    " measured yet: run once with a limit and without a budget to measure a unit. No GPU was used"
                 )
             if found > most:
                 fitting = int(total.rows * most / found)
                 within = (
-                    f"Raise the budget, or set a limit of about {fitting:,} pairs (planned units are fused whole)"
+                    f"Raise the budget, or set a limit of about {fitting:,} pairs. Planned units ignore a limit"
                     if fitting
                     else "Raise the budget: it is not enough for one pair"
                 )
                 raise InputError(
-                    f"over budget: {_number(found)} {name} estimated for {_of(total)}, {_number(most)} allowed; no GPU"
+                    f"over budget: estimated {name} {_number(found)}, allowed {_number(most)}, for {_of(total)}. No GPU"
                     f" was used. {within}"
                 )
 

@@ -48,9 +48,9 @@ def estimate(
     seen = waiting.intervals(storage, within)
     if outdated_pairs := waiting.paired_with_others(storage, seen, PairRules.of(settings)):
         log.warning(
-            "the pairs of %d intervals were made with other settings. Make them again with: %s",
+            "the pairs of %d intervals were made with settings that have changed since. Make them again with: %s",
             len(outdated_pairs),
-            waiting.whole_range(storage).command,  # all intervals, because each join reads the shards of all
+            waiting.whole_range(storage).command,  # all, because the join of one interval reads the shards of all
         )
     engine = context.warehouse.engine
     tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))
@@ -97,7 +97,7 @@ def longest_row(decoding: Decoding) -> int:
 
 
 def known_images(settings: Settings, storage: Storage) -> ImageResults | None:
-    """The image results that runs have read from the configured source.
+    """The image results (which images are gone) that runs have read from the configured source.
 
     None if the settings fuse all pairs, including pairs whose images are gone.
     """
@@ -131,7 +131,7 @@ def unplanned_work(
     images: ImageResults | None,
     tokens: TokenEstimate = DEFAULT,
 ) -> tuple[Work, Work]:
-    """The pairs of the intervals that are neither in a unit nor in the warehouse.
+    """Count the pairs of ``intervals`` that are neither in a unit nor in the warehouse.
 
     Returns the work of pairs to fuse, then the work of pairs whose images are gone according to ``images``.
     """

@@ -14,10 +14,11 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-BUCKETS_KEY = "capsfusion.buckets"  # footer key of the buckets of the pairs in a unit's file
+BUCKETS_KEY = "capsfusion.buckets"  # key in the footer of a unit's file: the buckets that its pairs are from
 
-# Number of bits at the beginning of an id that are compared first. A batch of four million ids has about a quarter of
-# all 24-bit values, so the first comparison excludes about three quarters of the ids that are not in the batch.
+# Ids are compared in two steps: first only this many bits at their beginning, then whole ids. The four million ids of a
+# batch have about a quarter of all 24-bit beginnings, so the first step excludes about three quarters of the ids that
+# are not in the batch.
 _BEGIN_BITS = 24
 
 
@@ -35,8 +36,8 @@ class PairsInFlight:
         Each call reads all units that have pairs of these buckets, so call it with many ids. Raises NotReadyError if
         the file of a unit is missing.
         """
-        # First compare only the first bits of the ids. This excludes most pairs without a hash table of all units.
-        # Then compare whole ids.
+        # First compare only the first bits of the ids. This excludes most pairs, so that the second step, which
+        # compares whole ids, needs a hash table of only a few ids.
         begins = np.zeros(1 << _BEGIN_BITS, bool)
         begins[_beginnings(pair_ids)] = True
         found = [unit_ids.filter(pa.array(begins[_beginnings(unit_ids)])) for unit_ids in self._read(buckets)]

@@ -27,8 +27,8 @@ _FEWEST_ROWS = 50_000  # minimum rows of the first batch; small, so that a run w
 class NewPairs:
     """The new pairs in a file of pairs: their row numbers and their estimated tokens, [rows] int32 each.
 
-    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the other
-    rows whose images are gone.
+    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the rows
+    that would be new, but whose images are gone.
     """
 
     path: str
@@ -82,7 +82,7 @@ def count_new_pairs(
 ) -> tuple[Work, Work]:
     """Count the intervals' new pairs: pairs to fuse, and pairs whose images are gone according to ``images``.
 
-    A pair that is in several intervals counts once. It counts as a pair to fuse if its image exists in any of them.
+    A pair that is in several intervals counts once: as a pair to fuse, unless its image is gone in all these intervals.
     """
     by_bucket: dict[str, list[str]] = defaultdict(list)
     for interval in within:
@@ -95,8 +95,8 @@ def count_new_pairs(
         gone, tokens = (np.concatenate([getattr(file, name) for file in batch]) for name in ("gone", "tokens"))
         new = np.flatnonzero(is_new)
         if len({file.bucket for file in batch}) < len(batch):
-            # Keep the first of equal pairs. All of them are in this batch, because it has all files of their bucket.
-            # Pairs whose images exist come first.
+            # Several intervals may have the same pair: keep its first row. All its rows are in this batch, because a
+            # batch has all files of a bucket. Before that, move rows whose images exist to the front.
             new = new[np.argsort(gone[new], kind="stable")]
             ids = pa.concat_arrays([file.pair_ids for file in batch]).take(pa.array(new))
             numbered = pa.table({"pair_id": ids, "place": np.arange(len(new))})

@@ -78,7 +78,7 @@ def _read(
     pairs = storage.read_table(path, columns=columns)
     if rules is not None:
         _require_rules(storage.path(path), pairs.schema, rules)
-    pairs = with_columns_of(_GONE, pairs)  # files of an earlier version lack ``gone``
+    pairs = with_columns_of(_GONE, pairs)  # files that an earlier version wrote lack ``gone``
     gone = results.are_gone(pairs) if results else np.zeros(pairs.num_rows, bool)
     return PairFile(path, pairs["pair_id"].combine_chunks(), estimate.of(pairs), gone)
 
@@ -87,7 +87,8 @@ def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
     made_with = PairRules.recorded({key.decode(): value.decode() for key, value in (schema.metadata or {}).items()})
     if made_with is not None and made_with != rules:
         raise InputError(
-            f"{where} was paired with {made_with.against(rules)}: run its interval again, starting with the task pull"
+            f"the pairs in {where} were made with {made_with.against(rules)}: run their interval again, starting with"
+            " the task pull"
         )
 
 

@@ -31,8 +31,8 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
-# A function that finds new pairs. Its arguments are the planning session, and the ids of the unfinished units that are
-# dropped.
+# A function that finds new pairs. Its arguments are the database session that holds the planning lock, and the ids of
+# the unfinished units that are dropped, so that their pairs count as new.
 FindPairs = Callable[[LockedSession, Set[str]], list[NewPairs]]
 
 
@@ -49,16 +49,16 @@ def plan_units(
     replan: bool = False,
     max_units: int | None = None,
 ) -> list[Unit]:
-    """The units to fuse: the unfinished units of an earlier try, or else new units with the pairs of ``find_pairs``.
+    """The units to fuse: the unfinished units of an earlier try, or else new units of the pairs from ``find_pairs``.
 
-    Calls ``on_estimate`` with the estimate. Raises InputError and plans nothing if the estimate exceeds ``budget``. If
-    ``needs_gpu`` is false, the captions already exist, so the estimate is zero.
+    Calls ``on_estimate`` with the estimate. Raises InputError and plans nothing if the estimate exceeds ``budget``. A
+    false ``needs_gpu`` says that the captions already exist: then the estimate is zero.
 
-    Drops units that were planned with other rules (``pull_rules.UnitRules``), and plans them again. If one of these
-    units was started, raises InputError instead, unless ``replan`` is set.
+    Drops unfinished units that were planned with other rules (``pull_rules.UnitRules``) than the current ones, and
+    plans their pairs again. If one of these units was started, raises InputError instead, unless ``replan`` is set.
 
     Plans at most ``max_units`` new units, and leaves the remaining pairs for another run. Raises NotReadyError if the
-    planning session is lost, or if a task works on a unit that would be dropped. After any error, no new unit is
+    planning lock is lost, or if a task works on a unit that would be dropped. After any error, no new unit is
     registered.
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
@@ -115,8 +115,8 @@ def plan_units(
                 "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}"
             )
             log.warning(
-                "%d pairs are left, because a run has at most %d units. Run again when these units are loaded, or"
-                " raise CAPSFUSION_UNIT_TOKENS%s",
+                "%d pairs are left for another run, because a run has at most %d units. Run again when these units are"
+                " loaded, or raise CAPSFUSION_UNIT_TOKENS%s",
                 left,
                 most,
                 more,
@@ -152,10 +152,11 @@ def outdated(
     unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
     if not unfinished:
         return False
-    # All of these units come from one planning, so they have the same rules.
+    # These units were all planned together, so they have the same rules.
     made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)
     if made_with is None:
-        # Record the first unit last, because a rerun after a crash reads the rules of the first unit.
+        # An earlier version planned these units without recording rules: record the current rules. Record the first
+        # unit last, because a rerun after a crash reads only the rules of the first unit.
         for unit, _ in reversed(unfinished):
             unit_files.record_rules(storage, unit.unit_id, rules)
     if made_with is None or made_with == rules:
@@ -164,10 +165,9 @@ def outdated(
     if begun and not replan:
         back = made_with.variables(rules)
         raise InputError(
-            f"units of this interval that were planned with {made_with.against(rules)} are not finished"
-            f" ({len(unfinished)} units, {len(begun)} of them started). Finish all of them: {back}"
-            f" {interval.command}; or discard their work and plan again: {interval.command} --replan (in Airflow: the"
-            " Param replan)"
+            f"units of this interval are not finished ({len(unfinished)} units, {len(begun)} of them started), and were"
+            f" planned with {made_with.against(rules)}. Finish all of them: {back} {interval.command}; or discard their"
+            f" work and plan again: {interval.command} --replan (in Airflow: the Param replan)"
         )
     log.warning(
         "plan: %d units are dropped and planned again, because they were planned with %s",

@@ -23,7 +23,7 @@ MAX_UNITS = 1024  # maximum units of a run: Airflow's default limit for a mapped
 # Longer units would lose more work if a task fails. With shorter units, more time would go into starting the model,
 # which takes a minute for 13B parameters.
 UNIT_SECONDS = 1800
-LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit: half of the time limit of a fuse task
+LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit, in seconds: half the time limit of a fuse task
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
 
@@ -71,7 +71,7 @@ def cut_units(
 
 
 def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
-    """The rules of the unit. None if they are not recorded (units of replays) or the file cannot be read."""
+    """The rules of the unit. None if its file cannot be read or records no rules, as the files of replays."""
     try:
         return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
     except (pa.ArrowException, FileNotFoundError):  # not reported here, because the fuse task reports this error
@@ -79,7 +79,7 @@ def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
 
 
 def record_rules(storage: Storage, unit_id: str, rules: UnitRules) -> None:
-    """Record ``rules`` with the pairs of a unit that an earlier version planned."""
+    """Record ``rules`` in the file of a unit that an earlier version planned without recording rules."""
     path = layout.unit_pairs(unit_id)
     with suppress(pa.ArrowException, FileNotFoundError):
         storage.write_table(path, storage.read_table(path), rules.as_footer())
@@ -90,8 +90,8 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
     total = sum(int(part.tokens.sum()) for part in pairs)
     target = total / max(1, -(-total // unit_tokens))
     parts: list[pa.Table] = []
-    buckets: list[str] = []  # of ``parts``
-    filled = 0  # tokens of ``parts``
+    buckets: list[str] = []  # the buckets that the pairs in ``parts`` are from
+    filled = 0  # tokens of all rows in ``parts``
 
     def read(part: NewPairs) -> pa.Table:
         table = with_columns_of(PAIRS, storage.read_table(part.path)).select(PAIRS.names)

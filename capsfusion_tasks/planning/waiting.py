@@ -1,4 +1,4 @@
-"""Finds out in the staging area which intervals were listed and paired."""
+"""Finds out from the staging area which intervals have a list of shards, and which have pairs."""
 
 from __future__ import annotations
 

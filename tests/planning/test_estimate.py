@@ -46,9 +46,9 @@ def test_hours_cost_and_finish_follow_from_the_rate() -> None:
         "b: 36,000 pairs, about 7,200,000 tokens",
         "GPU hours: 3 (1.5 to 6), at 1,000 tokens/s per device",
         "rate: measured",
-        "tokens of these units were 1.00 times the estimate (0.90 to 1.10)",
+        "the measured units had 1.00 times the estimated tokens (0.90 to 1.10)",
         "cost: 7.50 at 2.50 a GPU hour",
-        "time: 30 min with 6 devices busy, done 2026-11-10 12:30 UTC if started now, plus the start of each unit",
+        "time: 30 min with 6 devices busy, done 2026-11-10 12:30 UTC if started now, plus the time to start each unit",
     ]
 
 
@@ -66,7 +66,7 @@ def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> Non
     estimate = Estimate({"a": Work(3744, 3744 * 196)}, rate, NOW)
     assert estimate.gpu_hours is not None
     assert estimate.gpu_hours.median == pytest.approx(1)
-    assert "no unit of this fusion is measured yet: the paper's rate of its script" in estimate.text
+    assert "script on an A100-40G (no unit of this fusion is measured yet)" in estimate.text
     native = benchmark_rate("BAAI/CapsFus-LLaMA", "native")
     assert native is not None
     assert native.tokens_per_second.median > 100 * rate.tokens_per_second.median
@@ -78,11 +78,11 @@ def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> Non
     [
         (
             Budget(max_gpu_hours=0.5),
-            r"over budget: 1 GPU hours estimated for 18,000 pairs, .*, 0\.5 allowed; .* a limit of about 9,000 pairs",
+            r"over budget: estimated GPU hours 1, allowed 0\.5, for 18,000 pairs, .* a limit of about 9,000 pairs",
         ),
         (Budget(max_gpu_hours=0), r"over budget: .* Raise the budget: it is not enough for one pair"),
-        (Budget(max_cost=2.0), r"2\.5 of cost estimated for .* 2 allowed"),
-        (Budget(max_gpu_hours=2, max_cost=2.4), r"2\.5 of cost estimated for .* 2\.4 allowed"),
+        (Budget(max_cost=2.0), r"estimated cost 2\.5, allowed 2, for "),
+        (Budget(max_gpu_hours=2, max_cost=2.4), r"estimated cost 2\.5, allowed 2\.4, for "),
     ],
 )
 def test_more_than_the_budget_is_refused_with_what_to_do(budget: Budget, said: str) -> None:
@@ -183,7 +183,7 @@ def test_after_a_run_the_rest_waits_and_goes_by_its_rate(settings: Settings) -> 
     rest = forecast.estimate(settings)
     assert [work.rows for work in rest.work.values()] == [0, 35]
     assert rest.rate is not None
-    assert rest.rate.source == "the only unit that was measured of this fusion"
+    assert rest.rate.source == "the only measured unit of this fusion"
     assert rest.gpu_hours is not None
     assert rest.gpu_hours.median == pytest.approx(2 * rest.total.tokens / unit.tokens)
     assert forecast.estimate(settings, rows_per_second=0.01).gpu_hours != rest.gpu_hours
@@ -201,7 +201,7 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     monkeypatch.setitem(BENCHMARKS, (fusion.model, fusion.engine), Benchmark(1.0, 50.0, "a test's"))
     estimates: list[Estimate] = []
     for existing in ("skip", "replace"):
-        with pytest.raises(InputError, match=r"over budget: .* for 40 pairs, .* 0\.001 allowed"):
+        with pytest.raises(InputError, match=r"over budget: .* allowed 0\.001, for 40 pairs, "):
             interval_tasks.plan(
                 settings, DAYS[0], existing=existing, budget=Budget(max_gpu_hours=0.001), on_estimate=estimates.append
             )
@@ -241,5 +241,5 @@ def test_plan_on_the_command_line(settings: Settings) -> None:
     assert "/tiny, native, float32, 1 beam, at most 4 tokens; fusion " in text.stdout
     stopped = command(settings, "run", "--start", "2026-11-10", "--end", "2026-11-11", "--max-gpu-hours", "1")
     assert stopped.returncode == 2
-    assert "the budget of 1 GPU hours cannot be checked" in stopped.stderr
+    assert "the budget (GPU hours: at most 1) cannot be checked" in stopped.stderr
     assert waiting(settings) == [0, 40]

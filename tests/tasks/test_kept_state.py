@@ -116,7 +116,7 @@ def test_with_another_limit_of_a_url_pairs_are_made_anew_and_shards_are_not(plac
     units = plan_day(before, DAY)
     pulls = marks(before)
     then = "CAPSFUSION_URL_PAIRS_MAX=none, now CAPSFUSION_URL_PAIRS_MAX=1"
-    with pytest.raises(InputError, match=f"was paired with {then}"):
+    with pytest.raises(InputError, match=f"the pairs in .* were made with {then}"):
         interval_tasks.plan(after, DAY)
     with pytest.raises(InputError, match=f"was planned with {then}"):
         unit_tasks.fuse_started(after, units[0])
@@ -179,16 +179,17 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     before, after = place.two(PULL_RULES[0])
     pair(before)
     forecast.estimate(before)
-    assert "the pairs of 1 intervals were made with other settings" not in caplog.text
+    assert "the pairs of 1 intervals were made with settings that have changed" not in caplog.text
     forecast.estimate(after)
-    assert f"the pairs of 1 intervals were made with other settings. Make them again with: {DAY.command}" in caplog.text
+    assert "the pairs of 1 intervals were made with settings that have changed since" in caplog.text
+    assert f"Make them again with: {DAY.command}" in caplog.text
     pair(before, DAYS[1])
     forecast.estimate(after)
     # The advice names both days, because a run of only one of them would be refused.
     assert BOTH.command in caplog.text
     with pytest.raises(InputError, match="were pulled with"):
         interval_tasks.pair(after, DAY, [0])
-    with pytest.raises(InputError, match="was paired with"):
+    with pytest.raises(InputError, match=r"the pairs in .* were made with"):
         interval_tasks.plan(after, DAY)
     [unit] = interval_tasks.plan(before, DAY)
     with pytest.raises(InputError, match=r"was planned with .*\. To finish it, use CAPSFUSION_PUNSAFE_MAX=0\.5\. To"):
