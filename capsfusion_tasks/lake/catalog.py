@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 CATALOG = "capsfusion"
 
-_KEYS = {"pair_id", "fusion_id", "unit_id", "loaded_at"}  # columns that a sync and the maintenance read
+_KEYS = {"pair_id", "fusion_id", "unit_id", "loaded_at"}  # columns that sync.py and maintenance.py need
 _PROPERTIES = {
     # Delete old metadata files and merge manifests. Each commit writes all snapshots to a new metadata file and adds a
-    # manifest, so a first sync of thousands of units would leave thousands of both.
+    # manifest, so a first sync of thousands of units would leave thousands of metadata files and manifests.
     "write.metadata.delete-after-commit.enabled": "true",
     "commit.manifest-merge.enabled": "true",
 }
@@ -85,8 +85,8 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
     """Open the catalog for the Iceberg table that ``settings`` names.
 
     Raises InputError if ``CAPSFUSION_LAKE_TABLE`` is not set, if PyIceberg is not installed, or if PyIceberg refuses
-    the configuration. Raises NotReadyError if the catalog or the files cannot be reached, also
-    later in the block.
+    the configuration. Raises NotReadyError if the catalog or the files cannot be reached. Also turns
+    errors in the ``with`` block into these two errors.
     """
     if settings.lake_table is None:
         raise InputError("CAPSFUSION_LAKE_TABLE is not set: set it to an Iceberg table, such as captions.fused")
@@ -110,6 +110,7 @@ def _errors_of(name: str) -> Iterator[None]:
     from pyiceberg import exceptions
     from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 
+    # ``passing`` errors may be gone at the next try. ``lasting`` errors stay until a person corrects something.
     passing = (
         exceptions.CommitFailedException,
         exceptions.CommitStateUnknownException,
@@ -135,8 +136,8 @@ def _errors_of(name: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(
             f"a file of the Iceberg table {name} is missing, or this user may not read or write it: {one_line(error)};"
-            " restore it, or set CAPSFUSION_LAKE_TABLE to a new table, which then gets all captions. To store new"
-            " tables in another location, set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE"
+            " restore the file or the permission, or set CAPSFUSION_LAKE_TABLE to a new table, which then gets all"
+            " captions. To store new tables in another location, set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE"
         ) from error
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None)
@@ -164,7 +165,7 @@ def _in_the_warehouse(settings: Settings, warehouse: Warehouse) -> dict[str, str
 
 
 def _s3_of_environment() -> dict[str, str]:
-    """S3 properties for PyIceberg, from the AWS variables that PyIceberg does not read."""
+    """S3 properties for PyIceberg, from AWS environment variables that PyIceberg itself does not read."""
     variables = {
         "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),

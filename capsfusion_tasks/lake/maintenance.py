@@ -22,7 +22,7 @@ SMALL = 32 << 20
 
 @dataclass
 class Maintained:
-    """What maintenance did."""
+    """Numbers of rewritten partitions, removed snapshots and removed files."""
 
     partitions: int = 0
     snapshots: int = 0
@@ -30,11 +30,11 @@ class Maintained:
 
 
 def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], None] = print) -> int:
-    """Rewrite each partition with at least ``min_files`` small files, sorted by pair_id.
+    """Rewrite each partition that has at least ``min_files`` small files. The new files are sorted by pair_id.
 
     Needs memory for one partition at a time: one day of one fusion. The rows stay the same, and old snapshots keep the
-    old files. Skips partitions from which another engine deleted rows, and files of an older partitioning. Returns the
-    number of rewritten partitions.
+    old files. Skips partitions from which another engine has deleted rows. Also skips files that were written before
+    the table's partitioning was changed. Returns the number of rewritten partitions.
     """
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 
@@ -56,19 +56,19 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
         expected = sum(task.file.record_count for task in tasks)
         if rows.num_rows != expected:
             raise InputError(
-                f"partition {fusion_id} of {start:%Y-%m-%d} has {rows.num_rows} rows, but its files have {expected}:"
-                " the partition was not rewritten"
+                f"the partition of fusion {fusion_id} and day {start:%Y-%m-%d} has {rows.num_rows} rows, but its files"
+                f" have {expected}: the partition was not rewritten"
             )
         table.overwrite(
             rows.sort_by("pair_id"), overwrite_filter=of_day, snapshot_properties={"capsfusion.compacted": "1"}
         )
-        say(f"lake: {fusion_id} of {start:%Y-%m-%d}: {len(tasks)} files merged, {rows.num_rows} captions")
+        say(f"lake: fusion {fusion_id}, day {start:%Y-%m-%d}: {len(tasks)} files merged, {rows.num_rows} captions")
         done += 1
     return done
 
 
 def expire(table: Table, *, before: datetime) -> tuple[int, int]:
-    """Remove snapshots older than ``before``, and files that no other snapshot uses.
+    """Remove snapshots older than ``before``, and files that no remaining snapshot uses.
 
     Keeps the current snapshot and snapshots that a branch or a tag names. If the process dies while it deletes files,
     some unused files remain. Returns the number of removed snapshots and the number of removed files.
@@ -89,7 +89,7 @@ def expire(table: Table, *, before: datetime) -> tuple[int, int]:
 
 
 def _partitions(table: Table) -> dict[tuple[str, int], list[FileScanTask]]:
-    """(fusion_id, days since 1970) → files of this partition. Leaves out files of an older partitioning."""
+    """(fusion_id, days since 1970) → its files. Leaves out files from before a change of the partitioning."""
     found: dict[tuple[str, int], list[FileScanTask]] = defaultdict(list)
     for task in table.scan().plan_files():
         if task.file.spec_id == table.spec().spec_id:

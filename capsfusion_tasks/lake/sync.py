@@ -1,8 +1,8 @@
 """Writes loaded units from the warehouse to an Iceberg table, each in one commit.
 
-The snapshot of a commit names the unit. After the commit, the warehouse's table ``lake_units`` records the unit. If the
-process dies between the commit and the record, the next sync finds the snapshot and adds only the record. So the
-Iceberg table never has a caption twice.
+Each commit makes a snapshot that names the unit. After the commit, the warehouse's table ``lake_units`` records the
+unit. If the process dies between the commit and the record, the next sync finds the snapshot and adds only the record.
+So the Iceberg table never has a caption twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded"  # properties of a snapshot
+UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded"  # names of snapshot properties
 
 
 @dataclass
@@ -51,8 +51,9 @@ def sync(
 ) -> tuple[Table | None, Synced]:
     """Write the units that the table lacks. Returns the table (None if no unit has a caption yet) and the counts.
 
-    First rewrites each unit that has lost captions to later units in the warehouse. Then writes the other units. So the
-    table may lack a caption for a short time, but never has it twice.
+    In the warehouse, a later unit can supersede captions of an earlier unit. First rewrites each unit that has lost
+    captions in this way. Then writes the other units. So the table may lack a caption for a short time, but never has
+    the caption twice.
     """
     table, done = lake.table(), Synced()
     uuid = str(table.metadata.table_uuid) if table else ""
@@ -93,7 +94,10 @@ def _written_units(table: Table) -> dict[str, tuple[int, int]]:
 
 
 def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) -> int | None:
-    """Replace the rows of ``unit`` in the table by ``rows``. Returns the snapshot's id, or None if nothing changes."""
+    """Write the ``rows`` of ``unit``. With ``again``, they replace its old rows. Returns the id of the new snapshot.
+
+    Returns None if there is nothing to write.
+    """
     from pyiceberg.expressions import And, EqualTo
 
     if table is None or not (again or rows.num_rows):

@@ -27,7 +27,7 @@ _SAMPLE_CHARACTERS = 1000  # longer captions are cut; a prompt has no room for m
 
 @dataclass(frozen=True)
 class TokenEstimate:
-    """Averages for an estimate. The defaults are of LLaMA's tokenizer, measured on 5,000 published CapsFusion pairs."""
+    """Averages for an estimate. The defaults come from LLaMA's tokenizer and 5,000 published CapsFusion pairs."""
 
     template_tokens: int = 126  # tokens of a prompt without captions
     characters_per_token: float = 3.64  # characters of both source captions, divided by their tokens
