@@ -19,7 +19,7 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """The record of a run. ``files`` are the paths of the outputs, relative to OUT, in the order of the row numbers."""
+    """The record of a run. ``files`` are the outputs, relative to OUT, in the order in which rows are numbered."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +33,7 @@ def is_begun(out: Path) -> bool:
 
 
 def read(parts: Path) -> Begun | None:
-    """The record in ``parts``. None if no try has started, or if an old release without such records started it."""
+    """The record in ``parts``. None if no try has started, or if an old release, which wrote no records, started it."""
     file = parts / _NAME
     return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
 
@@ -44,7 +44,7 @@ def write(parts: Path, decoding: Decoding, out: Path, files: list[InOut]) -> Non
 
 
 def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None:
-    """Raise InputError if the finished rows in ``parts`` were fused with settings that differ from ``decoding``."""
+    """Raise InputError if the rows in ``parts``, which ``begun`` describes, were fused with other settings."""
     before, now = begun.decoding, decoding
     if before.fusion_id == now.fusion_id:
         return

@@ -1,4 +1,7 @@
-"""Writes the chunk files of a rank. Until a chunk is closed, each write replaces it with a longer version."""
+"""Writes the finished rows of a rank to chunk files. A chunk is open until it is full or 30 seconds old.
+
+Each write replaces the file of the open chunk with a longer version.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ CHUNK_SECONDS = 30.0
 
 
 class ChunkWriter:
-    """Writes finished rows to chunk files. Never replaces files of another try, because that try may be running."""
+    """Writes finished rows to chunk files. Never replaces files of another try, which may still be running."""
 
     def __init__(self, job: FuseJob, storage: Storage, store: Store, occupancy: Occupancy) -> None:
         self._job, self._storage, self._store, self._occupancy = job, storage, store, occupancy
         self._name: tuple[int, str] | None = None
-        # The time and the engine's occupancy when a chunk was last written.
+        # The time of the last write of a chunk, and the engine's occupancy at that time.
         self._last = (time.monotonic(), Occupancy())
         self._schema = fused_schema(with_beams=job.decoding.keep_beams)
         self._rows = self._schema.empty_table()

@@ -1,4 +1,4 @@
-"""Chunks: files with finished rows, in any order. A retry skips the rows in chunks. Later stages read the chunks."""
+"""Chunks are files of finished rows, in any order. A retry skips the rows in chunks. Later stages read the chunks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_READERS = 16  # number of files read in parallel; each file takes a few round trips to S3
+_READERS = 16  # number of files to read in parallel, because each file takes a few round trips to S3
 _KNOWN = "00000-known.parquet"
 
 
@@ -72,7 +72,7 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
 
 
 def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Iterator[Chunk | BrokenChunk]:
-    """The chunks at ``paths``, in order, read in parallel. Skips deleted files."""
+    """Read the chunks at ``paths`` in parallel, and yield them in the order of ``paths``. Skips deleted files."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="chunks") as readers:
         for found in readers.map(lambda path: _read(storage, path, columns), paths):
             if found is not None:

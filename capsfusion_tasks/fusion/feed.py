@@ -29,7 +29,7 @@ class Prepared:
     """The unfinished rows of a claim, by row number.
 
     ``inputs`` has the digest of each row. ``requests`` are the rows that the engine gets. The other rows cannot
-    be fused, because a caption is empty. ``set_aside`` has their completions.
+    be fused, because a caption is empty: ``set_aside`` has a completion with this reason for each of them.
     """
 
     inputs: dict[int, bytes] = field(default_factory=dict)
@@ -55,13 +55,13 @@ class Feed:
 
     @cached_property
     def _finished(self) -> FinishedRows:
-        """The finished rows of earlier tries. Read only once: rows that this try finishes are never claimed again."""
+        """The finished rows of earlier tries. Read only once, because no rank claims rows that this try finishes."""
         return FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
 
     def has_unfinished(self) -> bool:
-        """Whether any row that no rank has claimed yet is unfinished. Claims nothing. Call this before ``next``.
+        """Whether there are unfinished rows that no rank has claimed yet. Claims nothing. Call this before ``next``.
 
-        Waits until pairs are there.
+        Waits for pairs that are not written yet.
         """
         start = self._claimed()
         while (pairs := self._pairs.read(start, self._job.claim_rows)).num_rows:
@@ -76,7 +76,7 @@ class Feed:
         return total is not None and self._claimed() >= total
 
     def _claimed(self) -> int:
-        """The number of rows that ranks have claimed."""
+        """The number of rows that all ranks together have claimed."""
         return int(self._store.add("claimed", 0)) * self._job.claim_rows
 
     def next(self, *, wait: bool) -> Prepared | None:
@@ -124,7 +124,10 @@ class Feed:
                 yield prepared
 
     def _unfinished(self, start: int, pairs: pa.Table) -> list[tuple[int, bytes, str | None, str | None]]:
-        """The unfinished rows of ``pairs``: row number, counted from ``start``, digest of the input, both captions."""
+        """The unfinished rows of ``pairs`` as tuples: row number, digest of the captions, raw and synthetic caption.
+
+        ``start`` is the number of the first row of ``pairs``.
+        """
         done = {tuple(row.values()) for row in self._finished.between(start, start + pairs.num_rows).to_pylist()}
         captions = zip(*(pairs[name].to_pylist() for name in CAPTION_COLUMNS), strict=True)
         rows = [

@@ -1,4 +1,4 @@
-"""Figures of fusing: rows, tokens, device seconds. Each chunk file stores them in its footer."""
+"""Figures of fusing, such as tokens and device seconds. Each chunk file stores those of its rows in its footer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of fusing some rows: tokens, device seconds, and how full the engine's batches were.
+    """Figures of fusing some rows. ``busy`` and ``slots`` tell how full the batches were (``engine.Occupancy``).
 
     The figures of a unit are the sums of its chunks' figures, over all ranks and tries.
     """

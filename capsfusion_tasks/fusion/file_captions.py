@@ -46,7 +46,7 @@ class FileCaptions:
         self.rescued = 0
 
     def of(self, source: CaptionFile) -> Iterator[str | None]:
-        """The caption of each row of a file. Call this for the files in the order in which their rows were numbered.
+        """The caption of each row of ``source``. Call this for all files, in the order in which rows were numbered.
 
         Raises InputError for a row whose pair has changed since it was fused.
         """

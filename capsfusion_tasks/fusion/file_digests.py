@@ -57,7 +57,7 @@ def _keep(cache: Path, entries: dict[str, list[Any]]) -> None:
     except OSError as error:
         log.warning(
             "cannot keep the digests of the weights in %s (%s): each start computes them again; set"
-            " CAPSFUSION_HOME to a folder that can be written",
+            " CAPSFUSION_HOME to a writable folder",
             cache,
             error.strerror,
         )
@@ -73,5 +73,5 @@ def _digest(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:  # check_start could open the file, so this error may be temporary
+    except OSError as error:  # check_start has opened the file before, so this error may be temporary
         raise NotReadyError(f"cannot read {file} now: {error.strerror}; try again") from error

@@ -1,4 +1,4 @@
-"""``capsfusion fuse``: fuses the pairs of files, and writes them to other files in the same order.
+"""``capsfusion fuse``: reads pairs from files, fuses them, and writes them to other files in the same order.
 
 An interrupted run can be resumed.
 """
@@ -42,8 +42,8 @@ from capsfusion_tasks.staging.storage import Storage
 
 OUTPUT_COLUMN = "capsfusion"
 _PAIRS, _CHUNKS = "pairs", "chunks"
-# Number of claims in a piece of the pairs. A piece has at most 4,096 rows, so that the first piece is written while
-# torchrun is still starting.
+# The ranks read the pairs in pieces of this many claims. A claim is a range of at most 64 rows that one rank takes. A
+# piece has at most 4,096 rows, so that the first piece is written while torchrun is still starting.
 _CLAIMS_OF_A_PIECE = 64
 _LONG_CHECK_BYTES = 256 << 20  # files with more bytes take seconds to check, so a message announces the check
 
@@ -110,7 +110,7 @@ def fuse_files(
 
     Targets are checked before the first row is fused. Raises InputError for files that cannot be read or written, for a
     source that changes during the call, and for finished rows that were fused with other settings. Raises NotReadyError
-    if another call writes ``out``.
+    if another call is writing ``out``.
     """
     if columns.raw == columns.synthetic:
         raise InputError(f"column {columns.raw} is named for both the raw and the synthetic caption: name two columns")
@@ -120,14 +120,14 @@ def fuse_files(
     # After an interrupted try, do not refuse existing targets here, because that try may have written them.
     if not begun.is_begun(out):
         _check_new(files, out, existing)
-    # The dtype "auto" depends on the device. If no setting names a device, use the device of this machine, because the
-    # model runs on this machine.
+    # The dtype "auto" depends on the device. If the setting ``device`` is "auto", use the device of this machine,
+    # because the model runs here.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
     decoding = decide(settings, here)
 
     with parts_folder(out) as parts:
         storage = Storage(str(parts))
-        if not resume or not storage.files(_CHUNKS):  # start over, without rows of an earlier try
+        if not resume or not storage.files(_CHUNKS):  # start over, and discard what an earlier try has left
             empty(parts)
         kept: list[InOut] = []
         new = list(files)
@@ -227,7 +227,7 @@ def _fuse_while_reading(
             torchrun.wait()
         except TorchrunFailed:
             if reading.done():
-                reading.result()  # If reading failed, torchrun was terminated: raise the error of reading instead.
+                reading.result()  # torchrun may have been terminated because reading failed: then raise that error.
             raise
         finally:
             stopped.set()

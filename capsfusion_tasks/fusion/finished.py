@@ -1,4 +1,4 @@
-"""Reads the finished rows of a range. A retry skips these rows, and the output file is written from them."""
+"""Reads the finished rows of a range of row numbers, to skip these rows in a retry or to write the output file."""
 
 from __future__ import annotations
 

@@ -58,8 +58,9 @@ def _folder_name(folder: Path) -> str:
 def locate(decoding: Decoding, settings: Settings) -> str:
     """The place of the model of ``decoding``: a folder on this machine, or a hub id with a commit.
 
-    Ranks download a hub model. For a local model, tries the folder that planning used, then CAPSFUSION_MODEL. The files
-    of the folder must have the digest that planning recorded. Raises InputError if neither folder has these files.
+    A hub model is not downloaded here, but by the ranks. For a local model, tries the folder that planning used, then
+    CAPSFUSION_MODEL. The folder's files must have the digest that planning recorded. Raises InputError if neither
+    folder has these files.
     """
     if decoding.model_revision:
         return decoding.location
@@ -89,10 +90,10 @@ def template_of(decoding: Decoding) -> Template:
 
 
 def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
-    """The tokenizer in CAPSFUSION_MODEL. None if this model is missing, or if ``decoding`` names another tokenizer."""
+    """The tokenizer of the model CAPSFUSION_MODEL. None if it is missing, or is not the tokenizer of ``decoding``."""
     try:
         folder = model_folder(settings.model, weights=False)
-    except (InputError, NotReadyError):  # planned units can continue without the model of CAPSFUSION_MODEL
+    except (InputError, NotReadyError):  # planned units may use another model, so this one may be missing
         return None
     return load_tokenizer(folder) if tokenizer_digest(folder) == decoding.tokenizer_digest else None
 

@@ -60,5 +60,5 @@ class FuseJob(BaseModel):
 
 
 def claim_rows(settings: Settings) -> int:
-    """Number of rows that a rank claims at a time, at most a chunk. Small claims let all ranks end together."""
+    """Number of rows that a rank claims at a time. Claims are small, so that all ranks end at about the same time."""
     return min(_CLAIM_ROWS, settings.chunk_rows)

@@ -115,7 +115,7 @@ class Torchrun:
             raise TorchrunFailed(f"torchrun ended with exit code {code}; its last lines:\n" + "\n".join(last))
 
     def terminate(self) -> None:
-        """Send SIGTERM to torchrun and return at once, because Airflow kills the caller five seconds later.
+        """Send SIGTERM to torchrun and return at once, because Airflow gives a task only five seconds to stop.
 
         Ranks die with torchrun.
         """

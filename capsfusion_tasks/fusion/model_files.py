@@ -1,6 +1,7 @@
 """Finds a model's files, in a folder or in a snapshot from the hub, and reads its configuration.
 
-Imports neither torch nor settings, because benchmarks run without settings.
+Does not import torch, because Airflow tasks import this module. Does not import settings, because benchmarks run
+without them.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_object(folder / "config.json")
     if config.get("auto_map"):  # transformers would ask for permission on the terminal, but a worker has no terminal
         raise InputError(
-            f"{folder}/config.json needs its own code (auto_map), which is not run: give a model without auto_map"
+            f"{folder}/config.json needs Python code (auto_map), which is never run: give a model without auto_map"
         )
     if quantisation := config.get("quantization_config"):
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
@@ -72,7 +73,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if name := config.get("transformers_weights"):
         raise InputError(
-            f"{folder}/config.json names the weight file itself (transformers_weights: {name}): remove the entry, and"
+            f"{folder}/config.json has the entry transformers_weights ({name}), which is not supported: remove it, and"
             " rename the weight file to model.safetensors"
         )
     return config
@@ -116,7 +117,7 @@ def _hub_snapshot(model: str, *, weights: bool) -> Path:
     try:
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
         if weights and not has_safetensors(folder):
-            # Fetch these last, because many repositories have the weights in both formats.
+            # Fetch pickles only if there are no safetensors. Many repositories have the weights in both formats.
             commit = folder.name
             snapshot_download(name, revision=commit, allow_patterns=[*patterns, PICKLES])
         return folder

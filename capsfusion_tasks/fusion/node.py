@@ -38,7 +38,7 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent or _is_orphan(parent):  # torchrun died before the call above
+    if os.getppid() != parent or _is_orphan(parent):  # torchrun died before prctl was called
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -55,7 +55,7 @@ def take_device(
 
     Keep the lock until the process ends, because the process uses the GPU's memory until then.
 
-    The device is GPU number ``local_rank``. (Not the global rank, because the second node's first GPU has number 0.)
+    The device is GPU number ``local_rank``. (Not the global rank, because the GPUs of each node are numbered from 0.)
     Waits until a rank of an earlier try or of another job has left the GPU, and calls ``on_wait`` every second.
     ``on_wait`` returns whether to wait longer. Without a GPU, the device is the CPU, with OMP_NUM_THREADS threads or a
     fair share of the cores. Raises InputError if this node has fewer GPUs than ranks.

@@ -1,4 +1,4 @@
-"""Passes a job's pairs to the ranks, in one Parquet file or in a folder of pieces.
+"""Passes a job's pairs to the ranks, in one Parquet file or in a folder of several Parquet files, called pieces.
 
 Ranks can read the first pieces while later pieces are still being written.
 """
@@ -39,7 +39,7 @@ class PairColumns:
 
 
 def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> int:
-    """Write ``tables`` (``CAPTION_COLUMNS``) as pieces 00000.parquet, 00001.parquet, … Returns the number of rows.
+    """Write each of ``tables`` as a piece: 00000.parquet, 00001.parquet and so on. Returns the number of rows.
 
     A piece can be read as soon as it is written. All pieces except the last must have ``FuseJob.piece_rows`` rows.
     """
@@ -65,7 +65,7 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows ``start`` to ``start + rows - 1``, all in one piece. Fewer or no rows at the end of the pairs."""
+        """Rows ``start`` to ``start + rows - 1``, which must be in one piece. Fewer or none if the pairs end before."""
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):

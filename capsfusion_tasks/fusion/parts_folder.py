@@ -56,7 +56,7 @@ def _locked(folder: Path, target: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path, target: Path) -> TextIO | None:
-    """The locked lock file of ``folder``. None if another process deletes the folder or the file in the meantime."""
+    """Lock ``folder`` and return its lock file. None if another process deletes the folder or the file meanwhile."""
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(_open(folder))

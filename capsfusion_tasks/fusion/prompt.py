@@ -1,4 +1,4 @@
-"""Makes a pair's prompt: cleans the captions, fills them into the template, and cuts them so that the prompt fits."""
+"""Makes a pair's prompt: cleans the captions, cuts them if they are too long, and fills them into the template."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Prompt:
         """The token ids that every prompt begins with: the template up to its first caption.
 
         In the paper's template these are 112 LLaMA tokens, including BOS. The prefix ends before the last space in
-        front of the caption. A caption could change the prefix only through a token with text from both sides of a
+        front of the caption. A caption could change the prefix only if one token had text from both sides of that
         space. sentencepiece has no such tokens. The tokenizers of LLaMA 3 and Qwen have none either, because they split
         texts into words first.
         """
@@ -157,5 +157,5 @@ def _before_captions(template: Template) -> Template:
 
 def _drop_last_tokens(tokenizer: Tokenizer, text: str, count: int) -> str:
     ids = tokenizer.encode(text, bos=False)
-    # A cut inside a multi-byte character decodes to a replacement character, so remove this character.
+    # Tokens cut in the middle of a multi-byte character decode to a replacement character: remove it.
     return tokenizer.decode(ids[: max(0, len(ids) - count)]).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()

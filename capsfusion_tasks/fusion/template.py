@@ -21,7 +21,7 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# The fields, and the name of each field in digests. Do not change these names, because all digests would change.
+# The fields of a template, and the name that stands for each field in digests. A new name would change all digests.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
 _MOST_BYTES = 1 << 16  # maximum size of a prompt file; the longest prompt, 256 tokens, has a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

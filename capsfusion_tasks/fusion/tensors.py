@@ -21,7 +21,8 @@ _IGNORED = "rotary_emb.inv_freq"  # a table in old checkpoints; the engines comp
 # because they are useless without the scales of their quantisation.
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-# The message for a .bin file that contains more than tensors. torch's own message explains how to run the file's code.
+# The message for a .bin file that contains more than tensors. It replaces torch's message, which explains how to run
+# the code in the file.
 NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
 
 
@@ -48,7 +49,7 @@ def open_tensors(file: Path) -> TensorFile:
 
 
 def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
-    """Raise InputError if tensors of ``files`` are missing, unknown, duplicated, or of another shape.
+    """Raise InputError if ``files`` lack a tensor of the model, or have an unknown, duplicate or wrongly shaped one.
 
     ``shapes`` are the shapes of the model's tensors. If head and embedding are ``tied``, one of the two is enough.
     """
@@ -117,7 +118,8 @@ def _safetensors(file: Path) -> TensorFile:
 
 
 def _pickled(file: Path) -> TensorFile:
-    # Use weights_only, because a pickle from a hub must not run code. Only zip files (since torch 1.6) can be mapped.
+    # Use weights_only, because a pickle from a hub must not run code. Only zip files, which torch writes since
+    # version 1.6, can be memory-mapped.
     weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()

@@ -1,9 +1,10 @@
-"""Runs torchrun. If a library cannot be loaded, the error is one line instead of a traceback.
+"""Starts torchrun. If torch cannot be loaded, prints an error of one line instead of a traceback.
 
 ``python -m capsfusion_tasks.fusion.torchrun`` takes the arguments of ``python -m torch.distributed.run``.
 
 torch and the libraries that it uses read hundreds of environment variables while they are imported. For a wrong value,
-such as TORCH_DISTRIBUTED_DEBUG=yes or TORCH_LOGS=loud, they raise an error. A retry would fail in the same way.
+such as TORCH_DISTRIBUTED_DEBUG=yes or TORCH_LOGS=loud, they raise an error. This error becomes an InputError, because
+a retry would fail in the same way.
 """
 
 from __future__ import annotations

@@ -26,15 +26,16 @@ _NOT_FOR_TORCHRUN = re.compile(
     # Variables of other launchers. They are set in Kubeflow's pods and in processes that another torchrun started.
     # torchrun would take PET_* as its own arguments, and PYTHON_EXEC as the program of its ranks.
     r"PET_.*|TORCH_?ELASTIC_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|PYTHON_EXEC"
-    # Many images set LOGLEVEL=info, which ends torchrun with a traceback, because Python's levels are upper-case.
+    # Many container images set LOGLEVEL=info, which ends torchrun with a traceback, because the names of Python's log
+    # levels are upper-case.
     r"|LOGLEVEL"
     # Variables of three features of torch: compilers, which fuse tasks never use; the sanitizer, which fails on the
     # engine; and the matrix size from which a CPU uses another library. With wrong values of these variables, torch
     # ends with a traceback, or every row fails.
     r"|TORCH_?(INDUCTOR|DYNAMO|COMPILE|COMPILER)_.*|(AOT_?INDUCTOR|AOT|COMPILE_STROBELIGHT|PYTORCH_JIT)_.*|PYTORCH_JIT"
     r"|PYTORCH_MATCHER_LOGLEVEL|TORCH_CUDA_SANITIZER|TORCH_MKLDNN_MATMUL_MIN_(DIM|SIZE)|TORCH_PYTHON_NATIVE_.*"
-    # Many images set these variables. They make products of float32 less exact (TF32 or bfloat16), although the
-    # fusion_id of the captions says float32.
+    # Many container images set these variables. They make products of float32 less exact (TF32 or bfloat16), but the
+    # captions would still be recorded as fused in float32.
     r"|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|NVIDIA_TF32_OVERRIDE|(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE"
 )
 _DRIVER_GPUS, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
@@ -50,7 +51,8 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
         # Without this, torchrun sets one thread per rank if there are several ranks.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
     }
-    if settings.nproc_per_node != "auto":  # may come from the command line; ranks need not warn of idle GPUs
+    if settings.nproc_per_node != "auto":
+        # The setting may come from the command line. Ranks read this variable, and then do not warn of idle GPUs.
         environment["CAPSFUSION_NPROC_PER_NODE"] = str(settings.nproc_per_node)
     if _is_writable(settings.home):
         # This folder outlives the container, so that the next task finds the compiled kernels.

@@ -34,7 +34,7 @@ from capsfusion_tasks.fusion.weight_files import refuse_misfit, unread_files, we
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 4  # number of batches whose rows are sorted by length together
+_WINDOW = 4  # number of batches that are taken at once; their rows are sorted by prompt length
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -48,7 +48,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # transformers may rename other models' tensors
+        if config.get("model_type") in FAMILIES:  # not for others, as transformers may rename their tensors
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:
@@ -84,8 +84,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
     """A folder with links to the files of ``folder`` that transformers may read.
 
-    These files are config.json, ``files`` and the index files. From ``folder`` itself, transformers would also load an
-    adapter if peft is installed. An error in the block becomes an InputError.
+    These files are config.json, ``files`` and the index files. Given ``folder`` itself, transformers would also load
+    an adapter that is in it, if peft is installed. An error in the block becomes an InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()
@@ -114,7 +114,7 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
 
 
 class TransformersEngine:
-    """Beam search (or greedy, with one beam) over left-padded static batches, longest prompts first."""
+    """Beam search over static, left-padded batches, longest prompts first. With num_beams=1 the search is greedy."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate_batch(self, batch: Sequence[Request], width: int | None = None) -> list[Completion]:
-        """The captions of one static batch. Prompts are padded to ``width`` tokens; None: to the longest prompt."""
+        """The captions of one static batch. Pads prompts to ``width`` tokens. None: the longest prompt's length."""
         width = width or max(len(request.prompt) for request in batch)
         limits = [request.limit(self.generation.max_new_tokens) for request in batch]
         watch = NaNWatch(len(batch))
@@ -204,7 +204,7 @@ class RowLimits(StoppingCriteria):  # type: ignore[misc]
 
 
 class NaNWatch(LogitsProcessor):  # type: ignore[misc]
-    """Records which of a batch's ``size`` rows had NaN scores. Does not change scores."""
+    """Records which rows of a batch had NaN scores. Does not change scores. ``size``: number of rows."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -36,7 +36,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that a rank may take for a row (``stall``), and for loading the model and its first row (``loading``)."""
+    """Seconds that a rank may take for a row (``stall``), and to load the model and fuse a first row (``loading``)."""
 
     stall: float = 15 * 60
     loading: float = 60 * 60

@@ -17,7 +17,7 @@ _LAYOUTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
-# Patterns of the hub for the weights of each layout. Indexes end in .json, so they come with the other small files.
+# Patterns of the weight files to download from the hub. They omit the indexes: all .json files are downloaded anyway.
 SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 ADAPTER_CONFIG = "adapter_config.json"
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
@@ -45,7 +45,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def has_safetensors(folder: Path) -> bool:
-    """Whether ``folder`` has weights in safetensors, or their index. Then other weights are not read."""
+    """Whether ``folder`` has weights in safetensors, or their index. If so, pickles are not read."""
     return any((folder / name).is_file() for name in _LAYOUTS[0])
 
 
@@ -88,9 +88,9 @@ def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str
     more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     hint = ""
     if any(name.endswith(_QUANTISED) for name in unknown):
-        hint = ". They are quantised: give the model in bfloat16, float16 or float32"
+        hint = ". The weights are quantised: give the model in bfloat16, float16 or float32"
     elif prefix := _surplus_prefix(unknown, missing):
-        hint = f". Their names begin with {prefix!r}: save the weights without this prefix"
+        hint = f". The names of the file's tensors begin with {prefix!r}: save the weights without this prefix"
     raise InputError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems[:_SHOWN])}{more}{hint}")
 
 
@@ -122,7 +122,7 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
     """The prefix that training code has added to all ``unknown`` names. Empty if there is no such prefix.
 
-    For example "module.", or peft's "base_model.model.". Without it, the first unknown name is a ``missing`` name.
+    For example "module.", or peft's "base_model.model.". The first unknown name is this prefix and a ``missing`` name.
     """
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):

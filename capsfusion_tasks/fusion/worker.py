@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.1
 
 
 def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
-    """Fuse the unfinished rows that this rank claims. Claims rows of the job until no rows are left."""
+    """The work of a rank: claim rows of the job, and fuse those that are unfinished, until no rows are left."""
     heartbeat = Heartbeat(rank)
     heartbeat.beat("loading")
     storage = Storage(job.staging)
@@ -61,8 +61,8 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         taken = take_device(local_rank, local_world_size, on_wait=keep_waiting)
         first = feed.next(wait=True) if taken else None
     else:
-        # Start neither CUDA nor the engine. This happens in a retry after the last row was finished.
-        feed.next(wait=True)  # counts the finished rows, for the progress
+        # All rows are finished or claimed, for example in a retry: start neither CUDA nor the engine.
+        feed.next(wait=True)  # counts the finished rows, for the progress line
     if taken and first:
         device, _lock = taken  # keep the lock until the process ends, because it uses the GPU's memory until then
         engine = load_engine(job, tokenizer, device)
@@ -201,7 +201,8 @@ class Progress:
             line += f" ({found} of an earlier try)"
         if rows:
             line += (
-                f", {rows / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s, {busy / max(1, slots):.0%} occupied"
+                f", {rows / seconds:.1f} rows/s, {tokens / seconds:.0f} tokens/s"
+                f", {busy / max(1, slots):.0%} of the batch occupied"
             )
         if rows and total is not None:
             line += f", {(total - rows - found) * seconds / rows:.0f} s to go"

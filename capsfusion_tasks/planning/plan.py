@@ -95,7 +95,7 @@ def plan_units(
             hold_units(session, dropped)
         elif unfinished:
             to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
-            check(session, "planned before, to fuse", Work.of(to_fuse, longest_row(decoding)))
+            check(session, "planned by an earlier run, to fuse", Work.of(to_fuse, longest_row(decoding)))
             return unfinished
         pairs = find_pairs(session, dropped)
         total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))

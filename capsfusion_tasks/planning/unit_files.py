@@ -71,7 +71,7 @@ def cut_units(
 
 
 def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
-    """The rules of the unit. None if its file cannot be read or records no rules, as the files of replays."""
+    """The rules of the unit. None if its file cannot be read, or has no rules, like the file of a replay."""
     try:
         return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
     except (pa.ArrowException, FileNotFoundError):  # not reported here, because the fuse task reports this error

@@ -77,7 +77,7 @@ def test_code_in_the_folder_is_refused_and_not_run(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | wanted | {"auto_map": code}))
     (folder / "modeling.py").write_text(f"import os\nos.mkdir({str(made)!r})\nclass Evil: pass\n")
-    with pytest.raises(InputError, match="needs its own code"):
+    with pytest.raises(InputError, match="needs Python code"):
         load(folder)
     assert not made.exists()
 

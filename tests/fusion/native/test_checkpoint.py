@@ -75,9 +75,9 @@ QUANTISED = {"model.layers.0.mlp.up_proj.qweight": torch.zeros(2, dtype=torch.fl
         ),
         (
             lambda w: {f"module.{n}": t for n, t in w.items()},
-            r"Their names begin with 'module\.': save .* without this prefix",
+            r"tensors begin with 'module\.': save .* without this prefix",
         ),
-        (lambda w: w | QUANTISED, "up_proj.qweight. They are quantised: give the model in bfloat16"),
+        (lambda w: w | QUANTISED, "up_proj.qweight. The weights are quantised: give the model in bfloat16"),
         (lambda w: {n: (50 * t).to(torch.int8) for n, t in w.items()}, "is quantised: .* is of I8. Give the model in"),
         (lambda w: {n: t.to(torch.float8_e4m3fn) for n, t in w.items()}, "is quantised: .* is of F8_E4M3. Give"),
         (
