@@ -19,7 +19,7 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """The record of a run. ``files`` are the outputs, relative to OUT, in the order in which rows are numbered."""
+    """The record of a run. ``files``: output paths, relative to OUT, in the order in which their rows are numbered."""
 
     model_config = ConfigDict(frozen=True)
 

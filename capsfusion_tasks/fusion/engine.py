@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """A row to fuse: its number, the token ids of its prompt (BOS first), and an optional limit of new tokens."""
+    """A row to fuse: its number, the token ids of its prompt (BOS first), and optionally the maximum of new tokens."""
 
     row: int
     prompt: list[int]

@@ -52,7 +52,7 @@ ExistingOutput = Literal["refuse", "replace", "skip"]
 
 @dataclass(frozen=True)
 class FuseResult:
-    """The result of fusing ``files`` files.
+    """The result of a call. ``files``: number of fused files.
 
     ``rescued`` counts the rows for which ``take_beam`` chose a caption other than the best one of the beam search.
     """

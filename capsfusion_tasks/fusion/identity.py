@@ -33,7 +33,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
     local = Path(settings.model).is_dir()
     folder = model_folder(settings.model, weights=local)
     check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)
-    commit = "" if local else folder.name  # …/snapshots/<commit>
+    commit = "" if local else folder.name  # the path of a downloaded model ends in snapshots/<commit>
     hub_name = settings.model.partition("@")[0]
     path = BUNDLED if folder == BUNDLED_MODEL else str(folder.absolute())
     return Decoding.of(

@@ -31,7 +31,7 @@ def check_model(
     tokenizer, file = load_tokenizer(folder), tokenizer_file(folder)
     if type(vocab_size) is int and tokenizer.vocab_size > vocab_size:
         raise InputError(
-            f"{file} has {tokenizer.vocab_size} tokens, the model has embeddings for {vocab_size}"
+            f"{file} has {tokenizer.vocab_size} tokens, but the model has embeddings for {vocab_size}"
             " (vocab_size in config.json): use the tokenizer that the model was trained with"
         )
     if tokenizer.bos_id in eos_token_ids(folder):

@@ -1,4 +1,7 @@
-"""The folder ``<OUT>.parts`` of ``capsfusion fuse``: keeps finished rows until OUT is written. One process locks it."""
+"""The folder ``<OUT>.parts`` of ``capsfusion fuse``: keeps finished rows until OUT is written.
+
+Only one process at a time can use the folder.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # not for others, as transformers may rename their tensors
+        if config.get("model_type") in FAMILIES:  # transformers may rename tensors of other models
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:
@@ -193,7 +193,7 @@ class TransformersEngine:
 
 
 class RowLimits(StoppingCriteria):  # type: ignore[misc]
-    """Ends each row of a batch at its own number of generated tokens, after a prompt of ``width`` tokens."""
+    """Ends each row of a batch after its own maximum number of new tokens. Prompts are padded to ``width`` tokens."""
 
     def __init__(self, width: int, limits: Sequence[int]) -> None:
         self._width, self._limits = width, torch.tensor(limits)

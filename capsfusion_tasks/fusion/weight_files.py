@@ -122,7 +122,7 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
     """The prefix that training code has added to all ``unknown`` names. Empty if there is no such prefix.
 
-    For example "module.", or peft's "base_model.model.". The first unknown name is this prefix and a ``missing`` name.
+    For example "module.", or peft's "base_model.model.". The first unknown name is this prefix plus a ``missing`` name.
     """
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):

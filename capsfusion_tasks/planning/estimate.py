@@ -1,4 +1,4 @@
-"""Estimates how many GPU hours, and how much money and time, fusing takes. Checks GPU hours and cost against a budget.
+"""Estimates the GPU hours, the cost and the duration of fusing. Checks GPU hours and cost against a budget.
 
 The estimate uses measured rates. A GPU hour is one hour of one GPU: four GPUs use four GPU hours in an hour. On a CPU,
 each rank (process of torchrun) counts as a GPU.
@@ -102,7 +102,7 @@ class Estimate:
     unpaired_shards: int = 0  # discovered shards whose pairs are not in ``work`` yet
     unpaired_bytes: int = 0
     gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
-    earlier: Sequence[EarlierFusion] = ()  # incomplete records that may be of the same settings
+    earlier: Sequence[EarlierFusion] = ()  # fusions of earlier versions, perhaps with the same settings
 
     @property
     def total(self) -> Work:

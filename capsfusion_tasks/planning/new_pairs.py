@@ -27,8 +27,8 @@ _FEWEST_ROWS = 50_000  # minimum rows of the first batch; small, so that a run w
 class NewPairs:
     """The new pairs in a file of pairs: their row numbers and their estimated tokens, [rows] int32 each.
 
-    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the rows
-    that would be new, but whose images are gone.
+    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the new
+    rows that are left out because their images are gone.
     """
 
     path: str

@@ -51,8 +51,8 @@ def plan_units(
 ) -> list[Unit]:
     """The units to fuse: the unfinished units of an earlier try, or else new units of the pairs from ``find_pairs``.
 
-    Calls ``on_estimate`` with the estimate. Raises InputError and plans nothing if the estimate exceeds ``budget``. A
-    false ``needs_gpu`` says that the captions already exist: then the estimate is zero.
+    Calls ``on_estimate`` with the estimate. Raises InputError and plans nothing if the estimate exceeds ``budget``.
+    ``needs_gpu`` is false if the captions already exist: then the estimate is zero.
 
     Drops unfinished units that were planned with other rules (``pull_rules.UnitRules``) than the current ones, and
     plans their pairs again. If one of these units was started, raises InputError instead, unless ``replan`` is set.

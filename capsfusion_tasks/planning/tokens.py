@@ -37,7 +37,7 @@ class TokenEstimate:
     def of(self, pairs: pa.Table) -> np.ndarray:
         """Estimated tokens of each row's prompt and caption together, [rows] int32."""
         characters = pc.add(pc.utf8_length(pairs["laion_2b"]), pc.utf8_length(pairs["laion_coco"])).to_numpy()
-        # Tokens of a prompt that the template leaves for both source captions. Longer captions are cut.
+        # The template leaves this many tokens of a prompt for both source captions. Longer captions are cut.
         room = max(0, MAX_PROMPT_TOKENS - self.template_tokens)
         source = np.minimum(characters / self.characters_per_token, room)
         caption = np.clip(source * self.caption_share, 1, self.max_new_tokens)

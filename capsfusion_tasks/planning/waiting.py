@@ -40,7 +40,7 @@ def paired_buckets(storage: Storage, interval: Interval) -> int:
 
 
 def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PairRules) -> list[Interval]:
-    """The intervals of ``within`` whose pairs were made with other rules. Their next run makes the pairs again."""
+    """The intervals of ``within`` whose pairs were made with other rules. The next run replaces these pairs."""
     found = []
     for interval in within:
         if files := storage.files(layout.pairs_folder(interval)):

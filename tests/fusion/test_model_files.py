@@ -145,7 +145,7 @@ def trained(tmp_path: Path, vocab_size: int, **options: Any) -> bytes:
 
 def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(folder: Path) -> None:
     change(folder / "config.json", vocab_size=8191)
-    with pytest.raises(InputError, match=r"tokenizer\.model has 8192 tokens, the model has embeddings for 8191"):
+    with pytest.raises(InputError, match=r"tokenizer\.model has 8192 tokens, but the model has embeddings for 8191"):
         check_model(folder)
     change(folder / "config.json", vocab_size=8193)  # an added [PAD]
     check_model(folder)
@@ -270,7 +270,7 @@ def test_a_name_that_the_system_refuses_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["module.", "base_model.model.", "_orig_mod."])
 def test_a_prefix_of_all_names_is_named(tmp_path: Path, prefix: str) -> None:
     names = ["lm_head.weight", "model.norm.weight"]
-    with pytest.raises(InputError, match=f"names begin with '{re.escape(prefix)}': save the weights without this"):
+    with pytest.raises(InputError, match=f"tensors begin with '{re.escape(prefix)}': save the weights without this"):
         refuse_misfit(tmp_path, missing=names, unknown=[prefix + name for name in names])
 
 
