@@ -24,7 +24,10 @@ class Figures:
         return Figures(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures in the form that the ledger stores for a unit. Rates are per device second."""
+        """The figures in the form that the ledger stores for a unit. Rates are per device second.
+
+        ``tokens_per_second`` counts only caption tokens. The rates of planning count prompt tokens, too.
+        """
         seconds = self.device_seconds
         return {
             "rows": self.rows,
