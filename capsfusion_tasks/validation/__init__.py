@@ -1,1 +1,1 @@
-"""The validate stage: computes scores and verdicts for fused captions. Each rule is a small function."""
+"""The validate stage: computes scores for fused captions, and applies rules that reject or flag them."""

@@ -1,4 +1,4 @@
-"""Replaces a rejected caption with another caption of its beam search, if one passes."""
+"""Replaces a rejected caption with another caption from the same beam search, if the rules accept one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
 
 def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None) -> pa.Table:
-    """Judge a table that has the column ``other_beams``, and replace rejected captions.
+    """Validate the captions of a table, and replace rejected captions with alternatives from ``other_beams``.
 
-    A rejected caption is replaced by the next best caption in its row that passes. If no caption passes, the row keeps
-    its best caption and the reasons for rejecting this caption.
+    This column holds the other captions of each row's beam search. A rejected caption is replaced by the best of them
+    that the rules accept. If the rules accept none, the row keeps its rejected caption and the reasons.
     Adds the columns ``beam`` and ``rescued_from`` (``schemas.VALIDATED_WITH_BEAMS``).
     """
     judged = validate_table(table, settings=settings, loaded=loaded)
@@ -29,7 +29,7 @@ def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: R
     )
 
     passing = np.flatnonzero(pc.equal(pc.list_value_length(others["reasons"]), 0).to_numpy())
-    # A row's other captions are sorted by score, so the first of them that passes is the best.
+    # ``other_beams`` is sorted from best to worst, so the first accepted caption of a row is the best one.
     rescued, first = np.unique(rows[passing], return_index=True)
     taken = passing[first]
     source, beam = np.arange(judged.num_rows), np.ones(judged.num_rows, np.int32)
@@ -45,7 +45,10 @@ def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: R
 
 
 def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-    """The other captions of all rejected rows, as (row numbers in ``judged``, beam numbers from 2, table)."""
+    """The other captions of all rejected rows, as (row numbers in ``judged``, beam numbers, table).
+
+    Beam numbers start at 2, because the rejected caption itself is beam 1.
+    """
     rejected = np.flatnonzero(pc.greater(pc.list_value_length(judged["reasons"]), 0).to_numpy())
     lists = judged[OTHER_BEAMS.name].take(rejected).combine_chunks()
     parents = pc.list_parent_indices(lists).to_numpy()
@@ -58,7 +61,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """Return a function like ``loaded`` that also searches the best captions of ``judged``."""
+    """Return a function that looks up captions as ``loaded`` does, and also finds the captions of ``judged``."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

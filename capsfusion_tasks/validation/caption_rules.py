@@ -18,14 +18,14 @@ _NEVER_LAST = word_set("a an the and or but nor than because although its their 
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
 
-# Control characters, line and paragraph separators, and U+FFFD, which replaces bytes that are not text.
+# Control characters, line and paragraph separators, and U+FFFD, which stands for bytes that are not valid text.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]")
 # Characters that a reader cannot see, such as soft hyphens, zero-width spaces, bidi controls and tag characters.
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-# Flag emoji that contain tags, such as the flags of England and Scotland. Tags are allowed only in flag emoji.
+# Flag emoji with tag characters, such as the flags of England and Scotland. Elsewhere, tag characters are rejected.
 _FLAG = re.compile("\U0001f3f4[\U000e0061-\U000e007a\U000e0030-\U000e0039]{2,6}\U000e007f")
 
 
@@ -44,7 +44,7 @@ def empty(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def visible(text: str) -> str:
-    """The visible part of ``text``. Empty if it has only spaces, marks, control and zero-width characters."""
+    """The visible part of ``text``. Empty if ``text`` has only spaces, marks, control and zero-width characters."""
     stripped = text.strip()
     if stripped.isascii() and stripped.isprintable():
         return stripped
@@ -55,7 +55,7 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
     """``too_short``: fewer than 3 words or fewer than 6 characters.
 
     These are the limits of DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published
-    captions. The shortest one has 3 words: "be with him." It continues a source that was cut off.
+    captions. The shortest caption has 3 words ("be with him."), because it continues a source that was cut off.
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
     return short and bool(visible(fused.caption))
@@ -64,8 +64,8 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
 def too_long(fused: Fused, settings: RuleSettings) -> bool:
     """``too_long``: more than 80 words.
 
-    A caption within the paper's limit of 80 tokens cannot have so many words. Rejects none of CapsFusion's published
-    captions. The longest has 65 words.
+    The CapsFusion paper limits captions to 80 tokens, and a caption within this limit cannot have more than 80 words.
+    Rejects none of CapsFusion's published captions. The longest has 65 words.
     """
     return len(fused.caption_words) > settings.max_words
 
@@ -73,9 +73,9 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
 def truncated(fused: Fused, settings: RuleSettings) -> bool:
     """``truncated``: decoding hit its token limit, or the caption ends inside a sentence, a clause or a word.
 
-    A caption is truncated if it ends without punctuation or in "…". A closing quotation mark or bracket counts as
-    punctuation, and an emoji may follow. A caption in English is also truncated if the word before its full stop cannot
-    end a sentence ("the", "and").
+    A caption counts as truncated if it ends without punctuation or in "…". A closing quotation mark or bracket counts
+    as punctuation, and an emoji may follow the punctuation. A caption in English also counts as truncated if the word
+    before its full stop cannot end a sentence ("the", "and").
     """
     if fused.finish_reason == "length":
         return True
@@ -101,10 +101,12 @@ def _ends_in_a_clause(fused: Fused, text: str, *, english: bool) -> bool:
 def repetition(fused: Fused, settings: RuleSettings) -> bool:
     """``repetition``: more than 15% of the trigrams repeat an earlier trigram, or there is a loop that no source has.
 
-    A source may write the loop with other punctuation ("Tora! Tora! Tora!").
-    Gopher (Rae et al., 2021) uses a limit of 0.18 for the most frequent trigram of a page. A caption of 22 words
-    reaches 0.15 if three trigrams occur twice. Rejects 0.18% of CapsFusion's published captions. Most of these contain
-    a title twice.
+    In a loop, the same words, letters or signs follow one another several times ("hahahahaha"). A loop is allowed if a
+    source has its words, even with other punctuation ("Tora! Tora! Tora!").
+
+    For comparison, Gopher (Rae et al., 2021) limits the most frequent trigram of a page to 18%. A caption of 22 words
+    reaches 15% if three trigrams occur twice. Rejects 0.18% of CapsFusion's published captions. Most of these contain a
+    title twice.
     """
     if fused.repetition > settings.repetition_max:
         return True
@@ -115,9 +117,9 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def restated(fused: Fused, settings: RuleSettings) -> bool:
-    """``restated``: two sentences have 70% of the shorter sentence's content words in common.
+    """``restated``: two sentences have at least 70% of the shorter sentence's content words in common.
 
-    Sentences of fewer than three content words are too short to compare.
+    Content words are all words except words of grammar. The rule does not compare sentences with fewer than three.
     """
     if len(fused.caption_words) - len(fused.caption_set) < 3 or not _INNER_END.search(fused.caption):
         return False

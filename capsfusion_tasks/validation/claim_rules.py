@@ -1,4 +1,4 @@
-"""Rules about claims that neither source makes: numbers, names, colours, denials, general talk."""
+"""Rules about claims that neither source makes: numbers, names, colours, denials, general statements."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _SOURCE_DENIAL = re.compile(
     r"|denies|denied|less|lack\w*|missing|\w+less)\b|n['’]t\b"
 )
 
-# A match needs one of these words or ", while". Looking up words in a set is faster than running the pattern.
+# Only captions with one of these words or ", while" are searched for LOOSE_LINK, because looking up words in a set is
+# faster than running the pattern. _TALK_HINTS does the same for GENERAL_TALK.
 _LINK_HINTS = word_set(
     "depicted shown seen illustrated mentioned featured captured indicated evidenced suggested demonstrated exemplified"
     " implied stated represented specifically indicating suggesting additionally meanwhile furthermore"
@@ -77,10 +78,10 @@ def invention(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def invented_number(fused: Fused, _: RuleSettings) -> bool:
-    """``invented_number``: a number, a year, a price or a count word that neither source has in any form.
+    """``invented_number``: a number, a year, a price or a number word ("three") that neither source has in any form.
 
-    The word "two" is allowed, because it may count items that a source lists. If the caption drops a number word of a
-    source, "two" may replace this number and is not allowed.
+    The word "two" is usually allowed, because it may count items that a source lists. It is rejected if the caption
+    drops a number word of a source, because "two" then probably replaces the source's number.
     """
     return bool(fused.invented_numbers)
 
@@ -88,8 +89,8 @@ def invented_number(fused: Fused, _: RuleSettings) -> bool:
 def invented_name(fused: Fused, settings: RuleSettings) -> bool:
     """``invented_name``: one or two names that are in neither source.
 
-    Half of these names are correct, because the model knows the subject ("South Korean" for a band, "TV show" for a
-    series).
+    Half of these names are correct, because the model knows the subject. For example, it adds "South Korean" to the
+    name of a band, or "TV show" to the title of a series.
     """
     return any(map(str.isalpha, fused.invented_facts)) and not invention(fused, settings)
 
@@ -97,9 +98,10 @@ def invented_name(fused: Fused, settings: RuleSettings) -> bool:
 def changed_name(fused: Fused, _: RuleSettings) -> bool:
     """``changed_name``: a name that neither source has replaces a name of the raw caption.
 
-    Example: "Zofia Naylor" for "Josh Naylor". The new name takes the old name's place beside a word ("Naylor"), and the
-    two names are spelled differently. If this word is a grammar word or a number, the old name must also be missing
-    from the rest of the caption. The first word of the raw caption counts as a name if the fused caption lacks it.
+    Example: "Zofia Naylor" for "Josh Naylor". Both captions have the same word ("Naylor"). The fused caption has the
+    new name beside this word, where the raw caption has the old name. The spellings of the two names differ clearly. If
+    the shared word is a grammar word or a number, the old name must also be missing from the rest of the fused caption.
+    The raw caption's first word also counts as a name if it is capitalised and the fused caption lacks it.
 
     The rule skips raw captions in non-Latin scripts, because the model translates their names. Rejects none of
     CapsFusion's published captions.
@@ -135,7 +137,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if it is capitalised and the caption lacks it. It may be a name or another word."""
+    """The raw caption's first word, if it is capitalised and the fused caption lacks it. It need not be a name."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
@@ -185,8 +187,8 @@ def colours_of(words: Iterable[str]) -> set[str]:
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:
     """``unsupported``: the model wrote from memory, or the caption belongs to another picture.
 
-    At least five of the caption's content words are in neither source. These words are at least 80% of its content
-    words. 65% is enough if the caption keeps at most a quarter of the synthetic caption's content words.
+    The rule rejects a caption if at least five of its content words, and at least 80% of them, are in neither source. A
+    share of 65% is enough if the caption also keeps at most a quarter of the synthetic caption's content words.
     """
     new, content = len(fused.unsupported), len(fused.caption_content)
     if new < settings.unsupported_min or new < settings.unsupported_max * content:
@@ -196,7 +198,10 @@ def unsupported(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def little_support(fused: Fused, settings: RuleSettings) -> bool:
-    """``little_support``: at least nine, or at least 55%, of the caption's content words are in neither source."""
+    """``little_support``: at least nine, or at least 55%, of the caption's content words are in neither source.
+
+    The share of 55% counts only if it is at least five words.
+    """
     new = len(fused.unsupported)
     return new >= 9 or (new >= settings.unsupported_min and new >= 0.55 * len(fused.caption_content))
 

@@ -1,4 +1,4 @@
-"""Whether a pair's caption must be in English. Rules that depend on English apply only to such captions."""
+"""Decides whether a pair's fused caption must be in English. Rules that depend on English skip other captions."""
 
 from __future__ import annotations
 

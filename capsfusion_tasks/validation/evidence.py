@@ -1,4 +1,4 @@
-"""Finds the words for which a rule rejects or flags a caption. The report page marks these words."""
+"""Finds the words that make a rule reject or flag a caption. The report page marks these words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _END_LENGTH = 2  # number of words that are marked at the end of a truncated cap
 
 
 def evidence(fused: Fused, code: str) -> list[Span]:
-    """Character spans of the words for which the rule ``code`` applies, in order, without overlaps.
+    """Character spans of the words that make the rule ``code`` apply, in order, without overlaps.
 
     Empty for rules about the whole caption, or about words that the caption lacks.
     """

@@ -1,7 +1,7 @@
 """Facts of a caption: its names and numbers. A fused caption must keep the facts of the raw caption and invent none.
 
-A name is a word with a capital letter. A number is a word with a digit. No language model is used. If a raw caption is
-written in capitals or As A Title, each of its content words counts as a name.
+A name is a word with a capital letter. A number is a word with a digit. These definitions need no language model, but
+they have a limit: in a raw caption that is written in capitals or As A Title, each content word counts as a name.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
 # Characters before the first word of a sentence. ^$ matches the start of the text.
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")
-# Parts of raw captions that are not searched for names: tags, addresses, file names, and four or more words that are
-# joined by hyphens or underscores.
+# Parts of raw captions that are not searched for names: HTML tags, web addresses, file names, and four or more words
+# that are joined by hyphens or underscores.
 _PICTURE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp)\b")
 _NO_PROSE = re.compile(
     r"<[^>]{0,500}>|(?:https?://|www\.)\S+|\S{1,200}\.(?:jpe?g|png|gif|webp)\b|[^\s_-]{1,50}(?:[_-][^\s_-]{1,50}){3,}"
@@ -36,7 +36,7 @@ _CALENDAR = frozenset(f"{_MONTHS} monday tuesday wednesday thursday friday satur
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _DIGITS = re.compile(r"\d+")
 _ACRONYM = re.compile(r"\b[A-Z]{2,5}\b")
-# Characters between two initials where a text writes out an abbreviation, such as "International Association of
+# What may stand between the initial letters of a written-out abbreviation, such as "International Association of
 # Athletics Federations" for "IAAF".
 _BETWEEN_INITIALS = r"\w{0,20}?\W?(?:(?:of|and|for|the|in) )?"
 
@@ -88,7 +88,7 @@ def _facts(words: Iterable[str]) -> frozenset[str]:
 def _base_forms_of_fact(word: str) -> tuple[str, ...]:
     """The base form of ``word`` if it is a name or a number; otherwise empty.
 
-    If Unicode normalisation splits ``word`` into several words, each of them has a base form.
+    If Unicode normalisation splits ``word`` into several words, returns the base form of each.
     """
     folded = unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
     is_name = word != word.lower() and folded not in _NO_NAMES
@@ -134,7 +134,7 @@ def invented(
 ) -> frozenset[str]:
     """The ``facts`` of ``caption`` that no source has, not even as an abbreviation ("NYC", "Oct. 08", "Sask.").
 
-    If the raw caption is in a non-Latin script, one name is ignored, because it may be a translation.
+    If the raw caption has words in a non-Latin script, one name is left out, because it may be a translation.
     """
     candidates = unsaid(facts, source_words, source_forms)
     if not candidates:

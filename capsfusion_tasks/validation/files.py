@@ -21,9 +21,9 @@ from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.tally import Tally
 from capsfusion_tasks.validation.validate import JUDGED, validate_table
 
-ROWS_AT_ONCE = 16_384  # rows per batch; ``same_caption`` counts equal captions only within a batch
+ROWS_AT_ONCE = 16_384  # rows per batch; the rule ``same_caption`` counts equal captions only within a batch
 BINS = 25
-LONGEST = 100  # in words; captions with more words count in the last bin
+LONGEST = 100  # in words; the last bin of the histogram also counts captions with more words
 
 
 @dataclass
@@ -108,8 +108,8 @@ def validate_file(
     """Judge all captions of ``source``. Writes the file's columns with reasons, flags and scores to ``out``.
 
     Keeps at most ``examples`` captions for each reason and flag, and counts the verdicts that each of ``trials`` would
-    change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError for a file that cannot be read,
-    and for columns that the verdicts would replace.
+    change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError if the file cannot be read, or
+    has columns of its own that the verdicts would replace in ``out``.
     """
     columns = [raw_column, synthetic_column, caption_column]
     try:

@@ -1,7 +1,7 @@
 """The gate between validation and the warehouse. It stops units with so many rejections that something must be wrong.
 
-A wrong model, a broken prompt or a new kind of source makes many captions fail. Loading the rest of such a unit would
-fill the table with captions that pass by chance.
+With a wrong model, a broken prompt or a new kind of source, the rules reject many captions of a unit. Loading the
+accepted captions of such a unit would fill the table with captions that passed the rules by chance.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ class Verdicts:
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
     """Why the unit that ``tally`` counts must not be loaded. None if it may be loaded.
 
-    ``recent``: the last loaded units with the same ``fusion_id``. Units of fewer than 100 rows always pass. If the
-    share of rejected rows is lower than in ``recent``, the limit of standard errors does not apply.
+    ``recent``: the last loaded units with the same ``fusion_id``. Units of fewer than 100 rows always pass. There are
+    two limits for the share of rejected rows: 25%, and six standard errors more than in ``recent``. The second limit
+    does not apply if the share is lower than in ``recent``.
 
-    The limits are calibrated on CapsFusion's 5,000 published captions. The rules reject 11.3% of these captions, and
-    9.4% to 13.2% in parts of 500 rows. So the limit of 25% is about twice the share of a good model. In 20 shuffles, a
+    The limits are calibrated on CapsFusion's 5,000 published captions. The rules reject 11.3% of all these captions,
+    and 9.4% to 13.2% of a part of 500. So the limit of 25% is about twice the share of a good model. In 20 shuffles, a
     part of 100 to 500 rows differed from the other parts by at most 3.2 standard errors; the limit of six standard
     errors is about twice that. If the share of recent units is 11.3%, a unit of 2,000 rows reaches this limit with a
     share of 15.8%.
@@ -51,8 +52,8 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
     share, errors = drift(tally, usual)
     if errors > settings.drift_max and tally.share - share > DIFFERENCE_MIN:
         return (
-            f"that is {errors:.1f} standard errors more than the {share:.1%} of the last {len(usual)} units of its"
-            f" fusion (CAPSFUSION_GATE__DRIFT_MAX is {settings.drift_max:g})"
+            f"that is {errors:.1f} standard errors more than the {share:.1%} of the last {len(usual)} units with the"
+            f" same model and settings (CAPSFUSION_GATE__DRIFT_MAX is {settings.drift_max:g})"
         )
     return None
 

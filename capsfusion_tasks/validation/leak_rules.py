@@ -1,4 +1,4 @@
-"""Rules about text from the model's training or instruction: leaks, refusals, an assistant's phrases, tokens."""
+"""Rules about text from the model's training or prompt: leaks, refusals, an assistant's phrases, special tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Phrases of the prompt's instruction about the two sentences or the task. A caption has no reason to use these phrases.
+# Phrases from the prompt's instruction, which calls the two captions sentences. A good caption does not need them.
 INSTRUCTION_PHRASES = (
     "real-world",
     "in the real world, there",
@@ -51,7 +51,8 @@ _HONEST_REAL_WORLD = re.compile(
 )
 # Paraphrases of the instruction: statements about the knowledge, truth, grammar or structure of a text.
 _TEXT = r"(?:captions?|descriptions?|sentences?|texts?)"
-_TEXT_OF_TASK = r"(?:captions?|descriptions?|sentences?)"  # "the original text" is also a text in the picture
+# Without "text", because "the original text" may be a text in the picture.
+_TEXT_OF_TASK = r"(?:captions?|descriptions?|sentences?)"
 _PARAPHRASE_HINTS = word_set(
     "knowledge facts fact structure grammar wording phrasing false inaccurate inaccuracies incorrect untrue wrong"
     " caption captions description descriptions sentence sentences text texts detail details information style depth"
@@ -119,7 +120,7 @@ TOKEN = re.compile(
 
 
 def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
-    """``prompt_leakage``: a phrase of the instruction, or a paraphrase of one, that neither source has.
+    """``prompt_leakage``: a phrase of the prompt's instruction, or a paraphrase of one, that neither source has.
 
     BLIP3-KALE (Awadalla et al., 2024) removes such sentences. Common phrases such as "real-world problems" are allowed.
     90% of the published captions that this rule rejects contain "real-world" ("provides detailed real-world knowledge

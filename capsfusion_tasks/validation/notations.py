@@ -20,8 +20,9 @@ _EARLY = {word: str(n) for names in (_CARDINALS, _ORDINALS) for n, word in enume
     word: f"{digit}0" for word, digit in TENS.items()
 }
 NUMBER_WORDS = _EARLY | {word: str(number) for number, word in enumerate(_LATER_ORDINALS.split(), 13)}
-# Number words, without words that are mostly grammar ("one of the photos", "second-hand"), and without most ordinals of
-# centuries ("nineteenth century" for 1850).
+# Number words that a caption must not invent. "one", "first" and "second" are left out, because they are mostly grammar
+# ("one of the photos", "second-hand"). Ordinals from "thirteenth" on are left out, because they mostly name centuries
+# ("nineteenth century" for 1850).
 COUNTS = {word: number for word, number in _EARLY.items() if number > "1" and word != "second"}
 
 # Words of a source that the caption may replace by a number.
@@ -47,12 +48,12 @@ _HOUR = re.compile(r"\b(\d{1,2}) ?(?:p\.?m\b|o['’]clock\b)", re.IGNORECASE)
 
 
 def compounds(text: str) -> set[str]:
-    """The values of number words of two parts in ``text`` ("Twenty-five", "twenty one")."""
+    """The values of the two-part number words in ``text``: "25" for "Twenty-five", "21" for "twenty one"."""
     return {_value(match) for match in _COMPOUND.finditer(text)}
 
 
 def without_compounds(text: str, known: Collection[str]) -> str:
-    """``text`` without the number words of two parts whose value is in ``known``."""
+    """``text`` without two-part number words ("twenty-five") whose value or century is in ``known``."""
     centuries = _centuries(known)
     return _COMPOUND.sub(lambda m: " " if _value(m) in known or (m[3] and _value(m) in centuries) else m[0], text)
 
@@ -62,7 +63,7 @@ def _value(compound: re.Match[str]) -> str:
 
 
 def scaled(text: str) -> dict[str, str]:
-    """Each number of ``text`` before "k", "thousand", "million" or "billion", as written, with its value in digits."""
+    """Number as written → value in digits, for numbers before "k", "thousand", "million" or "billion" in ``text``."""
     return {
         match[1]: str(int(Decimal(match[1].replace(",", ".")) * 1000 ** (match.lastindex - 1)))
         for match in _SCALED.finditer(text)
@@ -71,7 +72,7 @@ def scaled(text: str) -> dict[str, str]:
 
 
 def explained(caption: str, sources: str, runs: Collection[str], known: Collection[str]) -> set[str]:
-    """The numbers of ``caption`` that restate a number of ``sources`` in words around the number.
+    """The numbers of ``caption`` that restate a number of ``sources`` with the help of the words or signs beside it.
 
     Examples: "'85" and "80s" for 1985, "19th century" for 1850, "6 pm" for 18:00, "1.5 million" for 1,500,000.
     ``runs``: the sources' runs of digits. ``known``: all forms of the sources' numbers.

@@ -27,7 +27,7 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
     if not counted and not written:
         return []
     runs = _RUN.findall(sources)
-    if not sources.isascii():  # NFKC makes 8 of "８" (full-width), but 81⁄2 of "8½", so keep ``runs`` too
+    if not sources.isascii():  # NFKC turns "８" (full-width) into 8, but "8½" into 81⁄2, so keep both
         runs += _RUN.findall(unicodedata.normalize("NFKC", sources))
     quick = set(runs)
     doubtful = [number for number in written if number not in quick]
@@ -48,8 +48,8 @@ def _invented_counts(
 ) -> list[str]:
     """The number words in ``counted`` that neither source has in any form.
 
-    The word "two" is allowed, because it may count items that a source lists ("two smartphones"). If the caption drops
-    a number word of a source, "two" may replace this number and is not allowed.
+    The word "two" is usually left out, because it may count items that a source lists ("two smartphones"). If the
+    caption drops a number word of a source, "two" counts as invented, because it probably replaces the source's number.
     """
     new = [word for word in counted if COUNTS[word] not in known]
     if not new:
@@ -65,7 +65,7 @@ def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
     # "08") also count as numbers.
     runs = [*runs, *(run[i : i + 2] for run in runs if len(run) >= 6 for i in range(0, 8, 2))]
     known = {*runs, *(run.lstrip("0") or "0" for run in runs)}
-    known.update(century + run for run in runs if len(run) == 2 for century in ("19", "20"))  # "07-14", "'95 Mustang"
+    known.update(century + run for run in runs if len(run) == 2 for century in ("19", "20"))  # "'95" may be 1995
     known.update(_whole(number) for number in _NUMBER.findall(text))
     known.update(scaled(text).values())
     known.update(FORMS[word] for word in words if word in FORMS)
@@ -81,7 +81,7 @@ def _whole(number: str) -> str:
 
 
 def _is_known(number: str, known: set[str], runs: list[str]) -> bool:
-    """Whether a source has ``number``, or the same parts in a row ("2-1" for "2:1").
+    """Whether a source has ``number``, or the same groups of digits in a row ("2-1" for "2:1").
 
     ``runs``: the sources' runs of digits, in order.
     """

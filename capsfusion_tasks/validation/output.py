@@ -1,4 +1,4 @@
-"""Writes the columns of a file and the verdicts. The ending of the output's name determines its format."""
+"""Writes a file's columns with the verdicts on its captions. The ending of the output's name determines its format."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwr
 def check_columns(source: CaptionFile) -> None:
     """Raise InputError if verdicts would replace columns of ``source`` that contain something else.
 
-    If ``source`` has all columns of ``SCORES``, as exported captions have, its verdicts are older ones and may be
-    replaced. Reads the whole file if it is JSON.
+    If ``source`` has all columns of ``SCORES``, these columns contain verdicts of an earlier validation and may be
+    replaced. Exported captions have such columns. Reads the whole file if it is JSON.
     """
     names = set(source.names)
     if (found := [name for name in JUDGED.names if name in names]) and not names.issuperset(SCORES.names):

@@ -27,7 +27,7 @@ _SCORES = {
     "novelty": "share of the caption's words that are in neither source",
     "invention": "share of the caption's names and numbers that are in neither source",
     "repetition": "share of the caption's trigrams that repeat an earlier trigram",
-    "source_overlap": "Jaccard index of the two sources' words",
+    "source_overlap": "share of the sources' words that both sources have (Jaccard index)",
     "caption_words": "number of words in the caption",
 }
 
@@ -68,21 +68,21 @@ def report_page(name: str, verdicts: FileVerdicts) -> str:
             f"<h1>{escape(name)}</h1>",
             f"<p>{tally.accepted:,} of {tally.rows:,} captions accepted ({1 - tally.share:.1%}).</p>",
             *_funnel(tally),
-            "<h2>Reasons</h2><p class=faint>Why captions are rejected. If two reasons apply, both count.</p>",
+            "<h2>Reasons</h2><p class=faint>Why captions are rejected. A caption with two reasons counts twice.</p>",
             *_counts(tally.reasons, tally.rows),
-            "<h2>Flags</h2><p class=faint>Captions to look at. A flag rejects nothing.</p>",
+            "<h2>Flags</h2><p class=faint>Doubtful captions to look at. A flag does not reject a caption.</p>",
             *_counts(tally.flags, tally.rows),
             *_trials(verdicts),
             "<h2>Scores</h2>",
-            "<p class=faint>The number of captions with each score. Thresholds are settings. This page was made with"
-            f" {escape(', '.join(f'{name}={value}' for name, value in verdicts.settings))}.</p>",
+            "<p class=faint>The number of captions with each score. This page was made with these thresholds, which are"
+            f" settings: {escape(', '.join(f'{name}={value}' for name, value in verdicts.settings))}.</p>",
             *_histograms(verdicts),
             "<h2>Rules</h2><p class=faint>What each rule looks for, including rules that found nothing here.</p>",
             *_rules(tally),
             "<h2>Examples</h2>",
-            '<p>Words of the caption: <span class="raw">from the raw caption</span>, <span class="synthetic">from the'
+            '<p>Colours of the words: <span class="raw">from the raw caption</span>, <span class="synthetic">from the'
             ' synthetic one</span>, <span class="both">from both</span>, <span class="novel">from neither</span>.'
-            " <mark>Framed</mark>: the words for which the rule applies.</p>",
+            " <mark>Framed</mark>: the words that make the rule apply.</p>",
             *_examples(tally),
             "</body></html>\n",
         ]
@@ -115,7 +115,7 @@ def _trials(verdicts: FileVerdicts) -> Iterator[str]:
 
 
 def _rules(tally: Tally) -> Iterator[str]:
-    yield "<table class=counts><tr><th>code</th><th>captions</th><th>does</th><th>finds</th></tr>"
+    yield "<table class=counts><tr><th>code</th><th>captions</th><th>effect</th><th>looks for</th></tr>"
     for rules, does, counts in ((RULES, "rejects", tally.reasons), (FLAGS, "flags", tally.flags)):
         for rule in rules:
             code = rule.__name__

@@ -131,7 +131,7 @@ _RULES_FOR_ANY, _FLAGS_FOR_ANY = (
     tuple(rule for rule in rules if rule not in PRESUME_ENGLISH) for rules in (RULES, FLAGS)
 )
 
-# What each rule looks for: the first line of its docstring.
+# What each rule looks for: the first paragraph of its docstring, without the rule's name.
 MEANINGS = {
     rule.__name__: " ".join((rule.__doc__ or "").split(": ", 1)[-1].split("\n\n")[0].split()).replace("``", "")
     for rule in (*RULES, *FLAGS)

@@ -37,8 +37,8 @@ def continuation(fused: Fused, _: RuleSettings) -> bool:
     """``continuation``: the caption only continues a synthetic caption that was cut off.
 
     The caption begins with a lower-case word, and the synthetic caption has no punctuation at its end. Example: the
-    source "Glenfiddich 18 year old single malt Scotch", the caption "whisky is available for purchase at the LCBO."
-    Rejects 0.42% of CapsFusion's published captions.
+    synthetic caption is "Glenfiddich 18 year old single malt Scotch", and the fused caption is "whisky is available for
+    purchase at the LCBO." Rejects 0.42% of CapsFusion's published captions.
     """
     first = fused.caption.split(maxsplit=1)[:1]
     if not first or not first[0].rstrip(",").isalpha() or not first[0].islower():
@@ -106,7 +106,7 @@ def _without_articles(words: Sequence[str]) -> list[str]:
 
 
 def one_source(fused: Fused, _: RuleSettings) -> bool:
-    """``one_source``: one source has three or more content words of its own. The caption has none of these words.
+    """``one_source``: one source has three or more content words that the other lacks; the caption has none of these.
 
     Many of these captions rightly leave out a wrong or garbled source.
     """
@@ -117,10 +117,10 @@ def one_source(fused: Fused, _: RuleSettings) -> bool:
 
 
 def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
-    """``knowledge_lost``: the raw caption has three or more names and numbers; the caption keeps less than a quarter.
+    """``knowledge_lost``: the fused caption keeps less than a quarter of the raw caption's names and numbers.
 
-    Captions that keep more than two names and numbers pass, because the model sees only the beginning of a long raw
-    caption. Rejects 0.28% of CapsFusion's published captions.
+    The rule skips raw captions with fewer than three names and numbers. Captions that keep more than two of them pass,
+    because the model sees only the beginning of a long raw caption. Rejects 0.28% of CapsFusion's published captions.
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)
@@ -131,9 +131,9 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
     """``same_caption``: the model gave this caption to more than five different raw captions.
 
-    Counts the rows of the table. For a unit, the rows of the warehouse also count. LVD-2M (Xiong et al., 2024) found
-    refined captions that repeat in thousands of rows. Rejects none of CapsFusion's published captions, because all
-    5,000 are different.
+    The rule counts rows of the validated table. If the table is a unit, rows of the warehouse also count. LVD-2M (Xiong
+    et al., 2024) found refined captions that repeat in thousands of rows. Rejects none of CapsFusion's published
+    captions, because all 5,000 are different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 

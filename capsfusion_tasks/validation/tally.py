@@ -22,13 +22,13 @@ class Example:
 
 @dataclass
 class Tally:
-    """Counts of rows. A row with two reasons counts under both reasons. Flags also count in rejected rows."""
+    """Counts of rows. A row with two reasons counts under both reasons. The flags of rejected rows also count."""
 
     rows: int = 0
     accepted: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
-    rescued: int = 0  # accepted rows in which another beam's caption replaced the rejected best caption
+    rescued: int = 0  # accepted rows in which another caption of the beam search replaced a rejected one
     examples: dict[str, list[Example]] = field(default_factory=dict)  # reason or flag → its examples
     examples_max: int = 1
 

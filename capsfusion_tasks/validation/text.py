@@ -39,7 +39,8 @@ _LOOPING_WORD_LENGTH = 10
 _SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")
 
 _QUOTATION = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')
-# A full stop does not end a sentence after an initial ("J. Smith") or a title of at most three letters ("Dr.", "St.").
+# A sentence ends only after a word of four or more characters, because the full stop after a shorter word may belong to
+# an initial ("J. Smith") or a title ("Dr.", "St.").
 _SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z])")
 
 

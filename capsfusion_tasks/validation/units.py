@@ -14,7 +14,7 @@ from capsfusion_tasks.validation.beams import best_that_pass
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
-_RULES = "capsfusion.rules"  # footer key for the thresholds of a file's verdicts
+_RULES = "capsfusion.rules"  # key in the Parquet footer, for the thresholds with which the rows were judged
 
 
 def validate_unit(

@@ -12,8 +12,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.rules import DEFAULTS, flags, reasons
 from capsfusion_tasks.validation.scores import Fused, scores
 
-# A function that looks up fused captions in the warehouse. It maps each fused caption to the raw captions of the rows
-# that have it. The result may lack fused captions that no row has.
+# A function that looks up fused captions in the warehouse. For each fused caption, it returns the raw captions of all
+# rows with this fused caption. Fused captions that no row has may be missing from the result.
 RawsByCaption = Callable[[Set[str]], Mapping[str, Set[str]]]
 
 # The columns that validation adds.

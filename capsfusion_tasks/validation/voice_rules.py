@@ -9,7 +9,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# A match needs one of these words. Looking up words in a set is faster than running the pattern.
+# Only captions with one of these words are searched for _FIRST_PERSON or READER, because looking up words in a set is
+# faster than running the pattern.
 _FIRST_PERSON_HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll")
 _READER_HINTS = word_set("please you you're our my click more")
 _FIRST_PERSON = re.compile(
@@ -17,8 +18,8 @@ _FIRST_PERSON = re.compile(
     r"| (?:am|are|was|were|have|had|do|don['’]t|did|didn['’]t|can|could|will|would|need|want|love|think|use|used|got"
     r"|made|found|look|offer|bought|created|decided|desire|discovered|envision|followed|regret|also|just|recently))\b"
 )
-# The Roman numeral I follows a name that does not begin a sentence ("under Queen Elizabeth I were"). The verb after the
-# numeral must also fit the name: "the Nikon I bought" has no numeral.
+# "I" counts as a Roman numeral between a name that does not begin a sentence and one of the verbs in _AFTER_NUMERAL
+# ("under Queen Elizabeth I were"). In "the Nikon I bought", "I" is the pronoun.
 _BEFORE_NUMERAL = re.compile(r"[\w,)] [A-Z][\w'’-]* \Z")
 _AFTER_NUMERAL = re.compile(r"I (?:are|was|were|had|did|didn['’]t|can|could|will|would|also)\Z")
 _NAME_LENGTH = 40  # in characters; longer names before a numeral are not found, which bounds the time
@@ -50,7 +51,7 @@ def first_person(fused: Fused, _: RuleSettings) -> bool:
 
 
 def first_persons(text: str, sources: str) -> Iterator[re.Match[str]]:
-    """The matches of the first person in ``text``, without Roman numerals and titles of ``sources``."""
+    """The places where ``text`` says "I" or "we", except in Roman numerals and in titles that ``sources`` have."""
     for match in _FIRST_PERSON.finditer(text):
         if not _is_numeral(match, text) and not _begins_a_title(match, text, sources):
             yield match

@@ -30,8 +30,8 @@ SLUG = re.compile(r"\b[a-z0-9]+(?:[_-]+[a-z0-9]+){3,}\b")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
 # Telephone numbers as people write them: +44 20 7946 0958, (415) 555-0132, 415-555-0132, 0203 174 1069. This regular
 # expression finds all 8 numbers in CapsFusion's published pairs. The library phonenumbers with a home country finds 5,
-# takes three times as long, and needs 48 MB more. A number that begins with 0 needs ten digits, and 0280 150 415 is a
-# part number: of the numbers that are grouped like this, only those from 04 to 09 are telephone numbers.
+# takes three times as long, and needs 48 MB more. A number in groups of four, three and three digits must begin with 04
+# to 09, because 0280 150 415 is a part number.
 PHONE = re.compile(
     r"(?<![\w.,/-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,12}"
     r"|\(\d{2,5}\)[ .-]?\d{2,4}[ .-]\d{3,4}(?:[ .-]?\d{2,4})?|(?:1[ .-])?\d{3}[ .-]\d{3}[ .-]\d{4}"
@@ -44,7 +44,8 @@ ESCAPE = re.compile(
     r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U[0-9a-fA-F]{8}|N\{[A-Z ]+\})|(?:%[0-9A-F]{2}){2,}|=\?utf-8\?", re.IGNORECASE
 )
 
-# A match needs one of these words. Looking up words in a set is faster than running the pattern.
+# Only captions with one of these words are searched for SHOP_TALK, because looking up words in a set is faster than
+# running the pattern. _WEB_HINTS does the same for WEB_RESIDUE.
 _SHOP_HINTS = word_set(
     "available sale rent purchase purchased purchases purchasing priced usd eur gbp shipping discount discounts"
     " discounted off offer offers pre preowned stock delivered wholesale coupon coupons giveaway cart now depot etsy"
@@ -68,14 +69,14 @@ PAGE_OF = re.compile(r"\d of (?:the )?\d")
 _PICTURES = word_set("photograph photo picture image page thumbnail slide")
 SIGNED = re.compile(r"#[a-z]\w+|©|\((?:photo|pic|image|credit)\b")
 
-_CODE = re.compile(r"(?<!\b[A-Z][A-Z] )#?\b[A-Z0-9][A-Z0-9/.-]{3,}\b")  # not "TX 77084"
+_CODE = re.compile(r"(?<!\b[A-Z][A-Z] )#?\b[A-Z0-9][A-Z0-9/.-]{3,}\b")  # but not the ZIP code in "TX 77084"
 _YEARS = re.compile(r"(?:19|20)\d\d(?:[-/](?:19|20)?\d\d)?")
 
 
 def markup(fused: Fused, _: RuleSettings) -> bool:
-    """``markup``: HTML, Markdown, a web address, a file name or a tag of a chat template that neither source has.
+    """``markup``: HTML, Markdown, a web address, a file name or a tag of a chat template, if neither source has it.
 
-    An address is allowed if a source has its host without dots ("Galleryhip Com").
+    An address is also allowed if a source writes its host without dots ("Galleryhip Com" for galleryhip.com).
     """
     caption = fused.caption_lower
     if fused.has_inner_dot and any(not _is_of_sources(name, fused) for name in _names_with_dots(caption)):
