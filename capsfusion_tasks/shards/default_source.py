@@ -1,4 +1,4 @@
-"""The default source of a side. Its errors say that the default is used, and which variable sets another source."""
+"""The default source of raw or synthetic captions. Its errors name the variable that sets another source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DefaultSource:
         try:
             yield from self._source.files(wanted)
         except (InputError, NotReadyError) as error:
-            hint = f"{self._variable} is not set, and this is its default: set it to your own folder or address"
+            hint = f"{self._variable} is not set, so its default is used: set the variable to your folder or address"
             raise type(error)(f"{error} ({hint})") from error
 
     def open(self, shard: Shard) -> AbstractContextManager[pa.NativeFile]:

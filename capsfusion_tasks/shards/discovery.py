@@ -33,18 +33,18 @@ def discover(
 
     Before the interval's end, each call adds the shards that arrived since the last call. After the end, the first call
     that finds a shard freezes the list, so that a rerun or a backfill does the same work. ``relist`` adds new shards to
-    a frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if it
-    has unreadable files. They also list it again if its source had no shard at all, because someone may still copy
-    shards with old times there.
+    a frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if
+    some of its files were unreadable, or if its source had no shard at all: someone may still copy shards with old
+    modification times there.
 
-    Once an interval has been listed after its end, shards of the interval that appear later are late, even if the list
-    is empty. The next interval that is listed takes late shards: ``claim`` gets the late shards that were found, and
-    returns the ids of the shards that this interval may take. An interval must also claim its own late shards, so that
-    no other interval takes them.
+    A shard is late if it appears after its interval has ended and has been listed, even if that list is empty. The next
+    interval that is listed takes the late shards: ``claim`` gets the late shards that were found, and returns the ids
+    of those that this interval may take. An interval must also claim its own late shards, so that no other interval
+    takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
-    longer in it. If the interval already has ``units``, raises InputError instead. ``relist`` avoids this error: it
-    adds the shards of the new sources to the list.
+    longer in it. If the interval already has units (``units`` is their number), raises InputError instead. ``relist``
+    avoids this error: it adds the shards of the new sources to the list.
 
     Calls ``on_listing`` for each side that it lists, with the side and the total bytes of its shards.
     """
@@ -74,7 +74,7 @@ def discover(
     found |= {shard.shard_id: shard for shard in known}
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if gone := [shard for shard in leaving if shard.shard_id not in found]:
-        remove(gone)  # remove them from the buckets first, because every join reads all bucket files
+        remove(gone)  # before the list is written, because every join reads all pulled rows, also of unlisted shards
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )
@@ -86,7 +86,7 @@ def discover(
 
 
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
-    """Find late shards of other intervals: the list of their interval is closed, and no list contains the shards.
+    """Find late shards of other intervals: shards whose interval has a closed list, but which are in no list.
 
     Only closed lists with the same source and patterns count, because other lists could not contain these shards.
     """
@@ -116,7 +116,7 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
             f" {interval.command}"
             " --relist (in Airflow: the Param relist)"
         )
-    log.warning("discover: the interval is listed again, because its list was made from %s", then)
+    log.warning("discover: the interval is listed again, because its list was made from other sources: %s", then)
 
 
 def discovered(interval: Interval, storage: Storage) -> list[Shard]:

@@ -1,4 +1,4 @@
-"""Classifies errors of the operating system for a source: whether a retry may help, and what to do."""
+"""Turns errors of the operating system into errors that say whether a retry may help, and what to do."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _MAY_PASS = frozenset(
     }
 )
 _ADVICE = {
-    errno.EACCES: "give the user that runs this the right to read it",
-    errno.EPERM: "give the user that runs this the right to read it",
+    errno.EACCES: "give the user that runs this process the right to read it",
+    errno.EPERM: "give the user that runs this process the right to read it",
     errno.ELOOP: "a link leads back to itself: replace it",
     errno.ENAMETOOLONG: "move it to a shorter path",
     errno.ENOENT: "put it back",
@@ -38,7 +38,7 @@ _ADVICE = {
 
 
 def system_error(what: str, error: OSError | ValueError) -> InputError | NotReadyError:
-    """The error for a failed action. ``what`` names the action, as in "cannot read /a/b.parquet"."""
+    """The error for a failed action. ``what`` describes the failure, as in "cannot read /a/b.parquet"."""
     code = error.errno if isinstance(error, OSError) else None
     # Leave out Arrow's own text, because it repeats the path.
     reason = os.strerror(code) if code is not None else str(error).strip()

@@ -30,8 +30,9 @@ class HttpSource:
     """The files in a list at ``https://…/list.txt`` or ``….json``.
 
     A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
-    the query of a signed address. Queries are not stored. If an address has a query, the stored name of the shard ends
-    in "?". Each read of this shard looks up the address in the list, because the list may contain a newer signature.
+    the query of a signed address. Queries are not stored, because they may be secret. If an address has a query, the
+    stored name of the shard ends in "?", and each read looks up the current address in the list. The list may then
+    contain a newer signature.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -71,7 +72,7 @@ class HttpSource:
             yield stream
 
     def _named(self, path: str) -> str:
-        """The current address of the file whose stored name is ``path``. It may be relative to the list's address."""
+        """The current address of the file whose stored name is ``path``. May be relative to the list's address."""
         if not path.endswith("?"):
             return path
         with web.client() as client:
@@ -96,7 +97,7 @@ class HttpSource:
         return web.Address(
             url=str(url),
             where=_without_query(url),
-            credentials=f"put a login for {url.host} that may read it into {_netrc()}",
+            credentials=f"put a login for {url.host} with the right to read it into {_netrc()}",
             auth=_login(),
         )
 
@@ -123,7 +124,8 @@ class HttpSource:
             with web.answer(client, "HEAD", address, accept=(200, 403, 405, 501)) as response:
                 if response.status_code == 200 and web.content_range(response)[1] is not None:
                     return _described(response, path, entry, address.where)
-            # Some servers refuse HEAD, or answer it without a length. S3 refuses it for an address signed for GET.
+            # Some servers refuse HEAD requests, or answer them without a length. S3 refuses a HEAD request if its
+            # address is signed for GET.
             with web.answer(client, "GET", address, Range="bytes=0-0") as response:
                 return _described(response, path, entry, address.where)
 
@@ -159,7 +161,7 @@ def _described(response: httpx2.Response, path: str, entry: Entry, where: str) -
     arrived: datetime | None = entry.arrived_at or web.http_date(response.headers.get("Last-Modified"))
     if arrived is None:
         raise InputError(
-            f"{where} has no Last-Modified, so it belongs to no interval: "
+            f"{where} has no Last-Modified, so its arrival time is unknown: "
             "use a .json list that gives arrived_at for each file"
         )
     etag = f"{_SHA256}{entry.sha256}" if entry.sha256 else _etag(response)

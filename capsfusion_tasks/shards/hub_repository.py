@@ -59,7 +59,7 @@ class HubRepository:
         token = "the token in use has no access" if get_token() else "no token is set"
         return (
             f"{token}; if the data set is gated, accept its terms on {self.page}, "
-            f"then set HF_TOKEN to a token of that account that {self._needs}"
+            f"then set HF_TOKEN to a token of the same account; the token must be one that {self._needs}"
         )
 
     def ask(self, call: Callable[[], T], tries: int = TRIES) -> T:
@@ -74,12 +74,13 @@ class HubRepository:
                 raise InputError(f"no data set {self.page}, or it is private: check the name; {self.access}") from error
             except RevisionNotFoundError as error:
                 raise InputError(
-                    f"{self.page} has no revision {self.revision}: name a branch, tag or commit, with %2F for each /"
+                    f"{self.page} has no revision {self.revision}: name a branch, tag or commit, and write each / in"
+                    " its name as %2F"
                 ) from error
             except EntryNotFoundError as error:
                 raise InputError(
-                    f"{self.page} has no folder {self.folder} at {self.revision}: check the name; set patterns with"
-                    " CAPSFUSION_…_INCLUDE"
+                    f"{self.page} has no folder {self.folder} at {self.revision}: check the name. If it is a pattern,"
+                    " put the pattern into CAPSFUSION_…_INCLUDE"
                 ) from error
             except OfflineModeIsEnabled as error:
                 raise InputError(f"cannot list {self.page}: {error}") from error
@@ -90,7 +91,7 @@ class HubRepository:
                 if status in (401, 403):
                     raise InputError(f"{self.page} refuses access (HTTP {status}): {self.access}") from error
                 raise InputError(f"cannot use {self.page}: {error}") from error
-            except (OSError, ValueError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:  # before it asks
+            except (OSError, ValueError, httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:  # no request was sent
                 raise InputError(f"cannot reach {self.page}: {error}; check {web.VARIABLES}, HF_ENDPOINT") from error
 
         return retrying(step, self.page, on=web.BROKEN, tries=tries)

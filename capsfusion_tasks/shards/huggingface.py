@@ -74,7 +74,7 @@ class HubSource:
             where=f"{self.uri}/{shard.path}",
             credentials=hub.access,
             headers={"Authorization": f"Bearer {token}"} if token else {},
-            gone=f"its commit {shard.revision} was removed: run the interval with --relist, which lists it anew",
+            gone=f"its commit {shard.revision} was removed: run the interval with --relist to list it again",
         )
         expected = Expected(shard.size_bytes, checksum=shard.etag, digest=_digest_like(shard))
         with fetched(shard, address, expected, self._scratch) as stream:

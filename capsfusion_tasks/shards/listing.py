@@ -21,8 +21,8 @@ from capsfusion_tasks.shards.sources import SideSource, image_results_source
 
 log = logging.getLogger(__name__)
 
-# Names must not have control characters, line breaks or bytes that are not UTF-8: some logs, databases and URLs cannot
-# contain these.
+# Control characters, line breaks and bytes that are not UTF-8. Names must not have them, because some logs, databases
+# and URLs cannot contain them.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _DAYS_TOLD = 7
 # Maximum bytes of source, path and etag together. They form one key in PostgreSQL, which limits a key to 2,704 bytes.
@@ -71,7 +71,7 @@ def image_result_files(settings: Settings) -> list[Shard]:
 
 
 def dates(side: Side, place: SideSource) -> str:
-    """Text with the number of the source's shards, and the days (UTC) on which they arrived."""
+    """Text with the number of the source's shards, and the number that arrived on each of the last days (UTC)."""
     by_day = Counter(f"{shard.arrived_at.astimezone(UTC):%Y-%m-%d}" for shard in all_shards(side, place))
     if not by_day:
         return f"{side}: no shard in {place.origin}"
@@ -97,7 +97,13 @@ def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Sha
         log.warning("discover: %s has no shard %s in %s: %s", side, kind, place.origin, passed_over)
     elif times and not any(interval.start <= time < interval.end for time in times):
         first, last = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (min(times), max(times)))
-        log.warning("discover: %s has %d shards outside the interval, from %s to %s", side, len(times), first, last)
+        log.warning(
+            "discover: %s has %d shards, but none in the interval: they arrived from %s to %s",
+            side,
+            len(times),
+            first,
+            last,
+        )
     return shards
 
 
@@ -143,7 +149,7 @@ def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[Sour
         if _NO_NAME.search(name):
             problem = "control characters, or bytes that are not UTF-8"
         elif len(name.encode()) > _LONGEST_NAME:
-            problem = f"more than {_LONGEST_NAME} bytes with its source and its etag"
+            problem = f"more than {_LONGEST_NAME} bytes together with its source's address and its etag"
         else:
             yield file
             continue
@@ -151,5 +157,5 @@ def _nameable(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[Sour
 
 
 def shard_id(source: str, path: str, etag: str) -> str:
-    """The shard's id in file names and in the warehouse: a digest of its identity."""
+    """The shard's id in file names and in the warehouse: a digest of its source, path and etag."""
     return hashlib.blake2b(f"{source}\0{path}\0{etag}".encode(), digest_size=8).hexdigest()

@@ -31,7 +31,9 @@ class LocalSource:
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
         with system_errors(f"cannot list {self.uri}"):
             if self._folder.is_file():
-                raise InputError(f"{self.uri} is a file: name its folder, and the file as a pattern to include")
+                raise InputError(
+                    f"{self.uri} is a file: name its folder, and put the file's name into CAPSFUSION_…_INCLUDE"
+                )
             if not self._folder.is_dir():
                 raise InputError(f"no folder {self.uri}: name the folder that has the files")
             os.listdir(self._folder)
@@ -57,7 +59,7 @@ class LocalSource:
                 below = path + entry.name
                 # Do not list a hidden folder. A link with another name may still lead to it.
                 if is_hidden(entry.name):
-                    wanted(below)  # count the hidden file; if the list is empty, the count explains why
+                    wanted(below)  # this call counts the hidden file; if the list is empty, the count explains why
                     continue
                 try:
                     status = entry.stat()
@@ -94,7 +96,11 @@ class LocalSource:
             arrived = datetime.fromtimestamp(status.st_mtime, UTC)
         except (ValueError, OverflowError, OSError):
             when = f"{status.st_mtime:.0f} seconds after 1970"
-            return Unreadable(path, f"{self._folder / path} has the time {when}, outside years 1 to 9999: touch it")
+            return Unreadable(
+                path,
+                f"{self._folder / path} has the time {when}, which is outside the years 1 to 9999: set a new time with"
+                " `touch`",
+            )
         return SourceFile(path, f"{status.st_size:x}-{status.st_mtime_ns:x}", status.st_size, arrived)
 
     def _unreadable(self, path: str, error: OSError, dead_link: bool = False) -> Unreadable:

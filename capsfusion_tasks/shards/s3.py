@@ -1,4 +1,4 @@
-"""Shards on S3 or an S3-compatible store. They are read by ranges, without a local copy."""
+"""Shards on S3 or an S3-compatible store. They are read in byte ranges, without a local copy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class S3Source:
 
     @cached_property
     def _client(self) -> Any:
-        """Cached, because creating a client takes as long as reading a small file, and a client reuses connections."""
+        """boto3's client. Cached, because creating it is as slow as reading a small file, and it reuses connections."""
         return _new_client()
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:
@@ -79,13 +79,18 @@ class S3Source:
         """The error if there is no object below the prefix. On S3, a misspelt prefix looks like an empty one."""
         key = self._prefix.rstrip("/")
         if any(sign in key for sign in "*?["):
-            return InputError(f"{self.uri} is a pattern: name the prefix, and put the pattern into INCLUDE")
+            return InputError(
+                f"{self.uri} is a pattern: name the prefix, and put the pattern into CAPSFUSION_…_INCLUDE"
+            )
         found = client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1, **self._payer).get("Contents", ())
         if found and found[0]["Key"] == key:
-            return InputError(f"{self.uri} is an object: name the prefix before it, and the object's name in INCLUDE")
+            return InputError(
+                f"{self.uri} is an object: name the prefix before it, and put the object's name into"
+                " CAPSFUSION_…_INCLUDE"
+            )
         return InputError(
-            f"no object below {self.uri}/: check the prefix. If shards are still to come, put an empty object"
-            f" {self._prefix} into the bucket"
+            f"no object below {self.uri}/: check the prefix. If shards are still to come, put an empty object with the"
+            f" name {self._prefix} into the bucket"
         )
 
     @contextmanager

@@ -58,10 +58,10 @@ def _refusal(error: boto.ClientError, where: str, is_listing: bool, requester_pa
         return InputError(f"{where} is gone: the object was there when the shard was discovered")
     if status == 412:
         return InputError(
-            f"{where} has changed since it was discovered: it counts as a new shard from its new LastModified on"
+            f"{where} has changed since it was discovered: it counts as a new shard with its new LastModified"
         )
     if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-        return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's")
+        return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's region")
     if status >= 500 or status in (408, 429) or code in ("SlowDown", "RequestTimeout", "Throttling"):
         return NotReadyError(f"{where} is not served now: {error}; try again later")
     if code == "InvalidObjectState":
@@ -74,13 +74,13 @@ def _refusal(error: boto.ClientError, where: str, is_listing: bool, requester_pa
     key = "no credentials (unsigned)" if found is None else f"access key {found.access_key}"
     payer = "" if requester_pays else "; for a requester-pays bucket, set CAPSFUSION_S3_REQUESTER_PAYS=true"
     return InputError(
-        f"access to {where} is refused ({code or status}) with {key}: needs s3:ListBucket on the bucket and "
+        f"access to {where} is refused ({code or status}) with {key}: reading needs s3:ListBucket on the bucket and "
         f"s3:GetObject on the objects; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE{payer}"
     )
 
 
 def not_s3(where: str) -> InputError:
-    return InputError(f"cannot read {where}: the answer is not S3's; check AWS_ENDPOINT_URL")
+    return InputError(f"cannot read {where}: the answer does not come from S3; check AWS_ENDPOINT_URL")
 
 
 def archived(where: str, storage_class: str) -> InputError:

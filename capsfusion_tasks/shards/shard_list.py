@@ -28,7 +28,7 @@ class Origin(BaseModel):
 
 
 class ShardList(BaseModel):
-    """``frozen``: the interval had ended when it was listed. ``empty``: sides whose source had no shard at all."""
+    """``frozen``: the list was made after the interval's end. ``empty``: sides whose source had no shard at all."""
 
     frozen: bool
     shards: list[Shard]

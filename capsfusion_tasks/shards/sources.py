@@ -65,8 +65,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    Uses the address in the settings if it names the same source. It may be a signed address, and the signature is not
-    stored with the shard.
+    If the address in the settings names the same source, this address is used, because it may contain a signature. The
+    shard's own address never does.
     """
     configured = {
         "laion_2b": settings.laion2b,

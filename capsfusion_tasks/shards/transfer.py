@@ -107,7 +107,10 @@ class _RangesIgnored(Exception):
 
 
 class _Part:
-    """Bytes ``start`` to ``end`` of a file, written up to ``position``. ``number`` is None for a whole file."""
+    """Bytes ``start`` to ``end`` of a file, written up to ``position``. ``number`` is None for a whole file.
+
+    ``furthest``: the highest ``position`` of all tries, which shows whether a try made progress.
+    """
 
     def __init__(self, number: int | None, start: int, end: int) -> None:
         self.number, self.end = number, end

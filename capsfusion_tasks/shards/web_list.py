@@ -53,7 +53,7 @@ def _read(client: httpx2.Client, address: web.Address) -> bytes:
             if not body and chunk.removeprefix(_BOM).lstrip()[:1] == b"<":
                 raise _no_list(address.where, "it is a web page (HTML or XML)")
             if _NOT_IN_TEXT.search(chunk):
-                raise _no_list(address.where, "it is not text; name the list, not a shard")
+                raise _no_list(address.where, "it is not text; give the address of the list, not of a shard")
             body += chunk
             if len(body) > _LONGEST:
                 raise _no_list(address.where, f"it is longer than {_LONGEST >> 20} MiB")
@@ -81,12 +81,12 @@ def _text_entries(body: bytes, where: str) -> list[Entry]:
     for number, line in enumerate(lines, start=1):
         if len(line.split()) > 1 and not line.startswith("#"):
             shown = line.partition("?")[0][:200]  # do not show the query, which may be a signature
-            raise _no_list(where, f"line {number} has more than an address, {shown!r}; write %20 for a space in it")
+            raise _no_list(where, f"line {number} is not one address, {shown!r}; write %20 for a space in an address")
     return [Entry(url=line) for line in lines if line and not line.startswith("#")]
 
 
 def _no_list(where: str, problem: str) -> InputError:
     return InputError(
-        f"{where} is not a list of files: {problem}; expected an address or relative path per line, or in a .json file"
-        ' ["a.parquet", {"url": "b.parquet", "arrived_at": "2026-11-10T00:00:00Z", "sha256": "…"}]'
+        f"{where} is not a list of files: {problem}; expected an address or relative path on each line, or a .json file"
+        ' such as ["a.parquet", {"url": "b.parquet", "arrived_at": "2026-11-10T00:00:00Z", "sha256": "…"}]'
     )

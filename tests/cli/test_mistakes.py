@@ -183,7 +183,7 @@ def test_sources_without_a_shard_of_these_dates_say_what_they_have(
     monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
     code, line = said(f"run --start 2025-11-10 --end 2025-11-11 {SOURCES}", monkeypatch, capsys)
     assert code == 0
-    assert "discover: laion_2b has 2 shards outside the interval, from 2026-11-10" in line
+    assert "discover: laion_2b has 2 shards, but none in the interval: they arrived from 2026-11-10" in line
     Path("nothing").mkdir()
     alone = "--laion-2b sample/laion-2b --laion-coco nothing"
     code, line = said(f"run --start 2026-11-10 --end 2026-11-11 {alone}", monkeypatch, capsys)

@@ -53,7 +53,7 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.mark.usefixtures("hub")
 def test_an_error_of_a_source_that_nobody_set_says_that_it_is_the_default(tmp_path: Path) -> None:
     unset, named = configured_sources(load_settings(laion_coco=str(tmp_path / "nowhere"))).values()
-    with pytest.raises(InputError, match=r"relaion2B.*\(CAPSFUSION_LAION2B is not set, and this is its default"):
+    with pytest.raises(InputError, match=r"relaion2B.*\(CAPSFUSION_LAION2B is not set, so its default is used"):
         list(unset.source.files(unset.wanted))
     with pytest.raises(InputError, match=r"no folder [^(]*$"):
         list(named.source.files(named.wanted))
@@ -268,7 +268,7 @@ def test_a_file_or_a_folder_without_permission_fails_alone(as_nobody: Path) -> N
     for name, mode in {"locked.parquet": 0, "day2": 0, "lost+found": 0, "unsearchable": 0o400}.items():
         (as_nobody / name).chmod(mode)
     found = {file.path: file for file in LocalSource(str(as_nobody)).files(path_filter(["*.parquet"], []))}
-    advice = "Permission denied: give the user that runs this the right to read it"
+    advice = "Permission denied: give the user that runs this process the right to read it"
     assert {path: file.reason for path, file in found.items() if isinstance(file, Unreadable)} == {
         path: f"cannot read {as_nobody}/{path.rstrip('/')}: {advice}" for path in ("day2/", "unsearchable/d.parquet")
     }
@@ -300,7 +300,9 @@ def test_a_time_that_no_calendar_has_is_named(tmp_path: Path, monkeypatch: pytes
         os.utime(file, (1 << 40, 1 << 40))
         assert list(LocalSource(name).files(bool)) == [
             Unreadable(
-                "a.parquet", f"{file} has the time {1 << 40} seconds after 1970, outside years 1 to 9999: touch it"
+                "a.parquet",
+                f"{file} has the time {1 << 40} seconds after 1970, which is outside the years 1 to 9999: set a new"
+                " time with `touch`",
             )
         ]
 
@@ -359,7 +361,7 @@ def test_a_dead_link_does_not_hide_that_nothing_else_is_found(
     assert [record.message for record in caplog.records] == [
         f"discover: laion_2b has no shard that can be read in {tmp_path}/raw: 1 files do not match the side's include"
         " and exclude patterns, such as a.csv",
-        f"discover: laion_coco has 1 shards outside the interval, from {DAY.end:%Y-%m-%d %H:%M:%S} to"
+        f"discover: laion_coco has 1 shards, but none in the interval: they arrived from {DAY.end:%Y-%m-%d %H:%M:%S} to"
         f" {DAY.end:%Y-%m-%d %H:%M:%S}",
     ]
 
@@ -372,8 +374,10 @@ def test_shards_outside_the_interval_are_told(
     arrive(tmp_path / "coco" / "a.parquet", START)
     with caplog.at_level("INFO"):
         discover(both, DAY, storage)
-    said = "discover: laion_2b has 2 shards outside the interval, from 2026-11-11 00:00:00 to 2026-11-14 00:00:00"
-    assert [record.message for record in caplog.records] == [said]
+    said = "they arrived from 2026-11-11 00:00:00 to 2026-11-14 00:00:00"
+    assert [record.message for record in caplog.records] == [
+        f"discover: laion_2b has 2 shards, but none in the interval: {said}"
+    ]
 
 
 def test_a_source_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_profile_that_is_not_there_is_named(bucket: Bucket, monkeypatch: pytes
     [
         ("AWS_ENDPOINT_URL", "localhost:9000", "Invalid endpoint: localhost:9000; check the AWS_"),
         ("AWS_CONFIG_FILE", "{file}", "Unable to parse config file.*check the AWS_"),
-        ("AWS_ENDPOINT_URL", "{web}", "the answer is not S3's; check AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL", "{web}", "the answer does not come from S3; check AWS_ENDPOINT_URL"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_named(
@@ -252,7 +252,7 @@ def test_a_configuration_that_cannot_work_is_named(
         ("ExpiredToken", "the session has expired: get new credentials"),
         ("RequestTimeTooSkewed", "this machine's clock is wrong"),
         ("SignatureDoesNotMatch", "the secret does not fit the access key"),
-        ("AccessDenied", "with access key test: needs s3:ListBucket .* set CAPSFUSION_S3_REQUESTER_PAYS=true"),
+        ("AccessDenied", "with access key test: reading needs s3:ListBucket .* set CAPSFUSION_S3_REQUESTER_PAYS=true"),
     ],
 )
 def test_a_refusal_says_what_s3_says(web: WebServer, shard_on: Shard, code: str, said: str) -> None:
