@@ -1,6 +1,6 @@
 """Reads and writes users' caption files with all their columns: JSON, CSV, TSV and Parquet.
 
-Files are streamed: each pass reads the file from the start. Ten million rows need no more memory than ten thousand.
+Files are streamed, so ten million rows need no more memory than ten thousand. Each pass reads the file from the start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from capsfusion_tasks.staging.storage import Storage
 def open_caption_file(
     source: Path, columns: Iterable[str], *, adds: str | None = None, key: str | None = None
 ) -> CaptionFile:
-    """Open a file, and check its format, its header or columns, and its first row. Later reads check the other rows."""
+    """Open a file, and check its format, columns and first row. All other rows are checked when they are read."""
     with _reachable(f"cannot read {source}"):
         if not source.exists():
             raise InputError(f"no file {source}")
@@ -123,7 +123,7 @@ def _check_folder(folder: Path, target: Path) -> None:
 
 @contextmanager
 def _reachable(failed: str) -> Iterator[None]:
-    """Turns an OSError in the block into an InputError, for example if rights are missing or a name is too long."""
+    """Turns an OSError in the block into an InputError. Examples: missing rights, a name that is too long."""
     try:
         yield
     except OSError as error:

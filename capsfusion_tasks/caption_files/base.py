@@ -45,7 +45,8 @@ class CaptionFile(ABC):
     """A file of rows that can be read several times.
 
     ``columns`` must exist and contain text or null. The column ``adds`` must not exist, because ``write_caption_file``
-    adds this column. If ``key`` is given, this column must exist. Messages name rows by their values of ``key``.
+    adds this column. ``key``: an existing column whose values identify rows in messages. None if there is no such
+    column.
 
     All methods can raise InputError. The message names the file, the rows, and the expected value.
     """
@@ -105,8 +106,8 @@ class CaptionFile(ABC):
         if now != self.version:
             sizes = [f"{version.size:,} bytes" if version else "no file" for version in (self.version, now)]
             raise InputError(
-                f"{self.source} changed while it was fused ({sizes[0]} before, {sizes[1]} now). Run the same command"
-                " again when nothing writes to the file: the command fuses only rows that changed"
+                f"{self.source} changed while it was read ({sizes[0]} before, {sizes[1]} now). Run the same command"
+                " again when nothing writes to the file: `capsfusion fuse` then fuses only rows that changed"
             ) from cause
 
     def _check_names(self, where: Path | str, names: Collection[str]) -> None:

@@ -77,4 +77,4 @@ class CsvFile(RowFile):
         except UnicodeDecodeError as error:
             raise InputError(f"{where} or a later row is not UTF-8: {error.reason}; save it as UTF-8") from error
         except csv.Error as error:
-            raise InputError(f"{where} is not valid: {error}; double each quote inside a quoted field") from error
+            raise InputError(f"{where} is not valid: {error}; write each quote inside a quoted field twice") from error

@@ -65,7 +65,7 @@ def reading(source: Path) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{source} cannot be decompressed ({error}): the file is damaged or cut short, replace it"
+            f"{source} cannot be decompressed ({error}): the file is damaged or incomplete, so replace it"
         ) from error
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from error

@@ -26,10 +26,10 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
     ``target`` is the output or a folder for the output. Otherwise ``target`` is a folder, and each output keeps its
     input's path below the source's folder.
 
-    A folder and a pattern leave out files in ``target``, the finished rows beside ``target``, and files whose names
-    begin with a dot or an underscore. A pattern with such a name, such as data/_*/1.json, matches such files. A folder
-    also leaves out files with other endings. Raises InputError if no file is found, or if two outputs would have the
-    same path.
+    If a source is a folder or a pattern, some files are left out: files in ``target``, files in the folder
+    ``target``.parts (rows of an unfinished run), and files whose names or folders begin with a dot or an underscore,
+    unless the pattern itself has such a name (data/_*/1.json). If a source is a folder, files with other endings are
+    left out too. Raises InputError if no file is found, or if two outputs would have the same path.
     """
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]
@@ -62,7 +62,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
         raise InputError(f"{target} is the folder of the input: choose another folder for the output")
     found = _found(source)
     with_hidden = _is_hidden(source.relative_to(base))  # the pattern itself has a name such as _late
-    # OUT can be inside IN. Files in OUT, and files with finished rows beside OUT, are not inputs.
+    # OUT can be inside IN. Files in OUT, and finished rows in OUT.parts, are not inputs.
     beside = (target.resolve(), target.absolute().with_name(f"{target.name}.parts").resolve())
     ours = [each for each in beside if each.is_relative_to(base.resolve())]
     inputs = [
@@ -73,8 +73,8 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     ]
     if not inputs:
         raise InputError(
-            f"{source} has only files that are left out, such as {found[0]}: name other files, because files in OUT and"
-            f" {target.name}.parts, and names that begin with a dot or an underscore, are not inputs"
+            f"{source} has only files that are left out, such as {found[0]}: files in OUT or {target.name}.parts, and"
+            " files whose names or folders begin with a dot or an underscore, are not inputs; name other files"
         )
     yield from ((path, path.relative_to(base)) for path in inputs)
 

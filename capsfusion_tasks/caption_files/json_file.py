@@ -13,7 +13,7 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 
 
 class JsonFile(RowFile):
-    """A JSON file. Its rows stay parsed objects, because Arrow would change values in columns that are only copied."""
+    """A JSON file. Rows stay Python objects, because Arrow would change values in columns that are only copied."""
 
     def check(self) -> None:
         next(self.rows(), None)

@@ -25,8 +25,8 @@ _LONGEST_ROW = 1 << 30  # maximum characters of a row, because a small gzip file
 def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
     """All values in ``source``, each with its length in characters.
 
-    The first character tells whether the file is a list of values, or has objects one after another, usually one per
-    line.
+    If the file's first character is "[", the file is one list of values. If it is "{", the file has objects one after
+    another, usually one per line.
     """
     with reading(source) as stream:
         yield from _Values(source, stream).all()
@@ -37,8 +37,8 @@ class _Values:
 
     No library fits. DuckDB's read_json_objects refuses lone surrogates and reads an empty file as a list. ijson
     replaces lone surrogates, and its memory grows with the square of the nesting depth. ijson also refuses numbers
-    over 64 bits. It has a mode without this limit, which reads all fractions as Decimal and is no faster than this
-    class. orjson and msgspec do not stream.
+    over 64 bits, except in a mode that reads all fractions as Decimal and is no faster than this class. orjson and
+    msgspec do not stream.
     """
 
     def __init__(self, source: Path, stream: BinaryIO) -> None:

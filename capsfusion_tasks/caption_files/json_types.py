@@ -10,15 +10,15 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 
-_OUT_OF_RANGE = "<value out of range"  # Arrow casts a time outside its calendar to this text
+_OUT_OF_RANGE = "<value out of range"  # Arrow casts a time outside its calendar to a text with this beginning
 
 
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:
-    """The values of ``column`` as JSON values. Values of the leaves in ``binary`` stay bytes.
+    """The values of ``column`` as JSON values. ``binary``: the paths of leaves (innermost columns) that stay bytes.
 
-    Times and dates become ISO 8601 text, but timestamps have a space instead of the T, and those with a zone are
-    converted to UTC and end in Z. Durations become integers in the unit of the column. Other bytes become text. Raises
-    InputError for text that is not UTF-8 and for times out of range. The message starts with ``where``.
+    Times and dates become ISO 8601 text, but timestamps have a space instead of the T. Timestamps with a zone are
+    converted to UTC and end in Z. Durations become integers in the unit of the column. Bytes of other leaves become
+    text. Raises InputError for text that is not UTF-8 and for times out of range. The message starts with ``where``.
     """
     try:
         column.validate(full=True)  # Parquet does not check that a text column contains UTF-8
@@ -86,7 +86,7 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a caption may have this type. Null is the type of columns that have no value."""
+    """Whether a caption column may have this type. Arrow's type null is for columns without any value."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)

@@ -81,7 +81,7 @@ class ParquetFile(CaptionFile):
             yield where, table
 
     def _read(self, most_rows: int, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
-        """Tables of at most ``most_rows`` rows or about ``GROUP_BYTES`` bytes, each with its row numbers as text."""
+        """Tables of at most ``most_rows`` rows and about ``GROUP_BYTES`` bytes, each with its row numbers as text."""
         read = 0
         with self._reading() as file:
             at_once = _rows_at_once(file.metadata, most_rows)
@@ -92,7 +92,7 @@ class ParquetFile(CaptionFile):
                         read += batch.num_rows
                         yield where, pa.Table.from_batches([batch])
                     return
-                except pa.ArrowNotImplementedError:  # read fewer rows: these rows are far longer than the average
+                except pa.ArrowNotImplementedError:  # over 2 GB at once, because these rows are long: read fewer
                     if at_once == 1:
                         raise
                     at_once = max(1, at_once // 8)
@@ -102,7 +102,7 @@ class ParquetFile(CaptionFile):
         try:
             # By default, Arrow reads whole row groups in advance. This takes 200 MB of memory for a file of 200 MB,
             # instead of 12 MB. By default, Arrow also reads INT96 as nanoseconds, which cannot represent years after
-            # 2262. Spark users write the year 9999.
+            # 2262, although files from Spark may contain the year 9999.
             with pq.ParquetFile(
                 self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
             ) as file:

@@ -55,7 +55,7 @@ class RowFile(CaptionFile):
                 raise InputError(f"{where}: {name} must be text, but is {row[name]!r:.60}")
 
     def _batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Yield (number of the first row, rows), with at most ``GROUP_ROWS`` rows or about ``GROUP_BYTES`` bytes."""
+        """Yield (number of the first row, rows), with at most ``GROUP_ROWS`` rows and about ``GROUP_BYTES`` bytes."""
         first, held = 1, 0
         rows: list[dict[str, Any]] = []
         for row, length in self._checked():
@@ -86,5 +86,5 @@ def _text(value: Any) -> str | None:
 
 
 def without_surrogates(text: str) -> str:
-    """``text`` with a space for each run of lone surrogates. JSON can contain these, but UTF-8 cannot."""
+    """``text`` with a space for each run of lone surrogates, which JSON can contain, but UTF-8 cannot."""
     return _SURROGATES.sub(" ", text)

@@ -70,8 +70,8 @@ def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[p
 
 def _csv(source: CaptionFile, names: Sequence[str], rows: Iterable[dict[str, Any]], delimiter: str) -> Iterator[bytes]:
     lines: list[str] = []
-    # The csv module quotes fields with a lone \r only if its line terminator contains \r. So the terminator is \r\n,
-    # which is then replaced by \n. pandas also ends lines with \n.
+    # The csv module quotes fields with a lone \r only if its line terminator contains \r. So the terminator is \r\n
+    # here. Each written line ends with \n instead, as in files of pandas.
     writer = csv.writer(_Lines(lines.append), delimiter=delimiter, lineterminator="\r\n")
     header = dict(zip(names, names, strict=True))
     for number, row in enumerate(chain([header], rows)):

@@ -287,8 +287,8 @@ def test_a_source_that_changes_after_it_was_opened_is_refused_and_nothing_is_wri
     file = open_caption_file(source, COLUMNS, adds="again")
     os.utime(source, ns=(0, 0))
     target = tmp_path / f"out{target_suffix}"
-    with pytest.raises(InputError, match=rf"in\{suffix} changed while it was fused .*Run the same command again"):
+    with pytest.raises(InputError, match=rf"in\{suffix} changed while it was read .*Run the same command again"):
         write_caption_file(target, file, ["c", "c"])
-    with pytest.raises(InputError, match="changed while it was fused"):
+    with pytest.raises(InputError, match="changed while it was read"):
         check_target(target, file)
     assert sorted(os.listdir(tmp_path)) == sorted(["first.parquet", f"in{suffix}"])

@@ -82,7 +82,7 @@ def test_a_table_without_rows_keeps_its_header(tmp_path: Path) -> None:
         (b"laion_2b,laion_coco,x,x\n", "has more than one column x"),
         (b"laion_2b,laion_coco\na,b\na,b,c\n", "row 2 has 3 fields, but the header has 2: quote fields"),
         (b"laion_2b,laion_coco\n\na,b\na\n", "row 2 has 1 fields, but the header has 2"),
-        (b'laion_2b,laion_coco\na,"b" c\n', "row 1 is not valid: .* double each quote"),
+        (b'laion_2b,laion_coco\na,"b" c\n', "row 1 is not valid: .* write each quote inside a quoted field twice"),
         (b'laion_2b,laion_coco\na,"b\n', "row 1 is not valid: unexpected end of data"),
         (b"laion_2b,laion_coco\na,caf\xe9\n", "is not UTF-8"),
         ("laion_2b,laion_coco\n".encode("utf-16"), "is not UTF-8"),

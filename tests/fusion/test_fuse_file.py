@@ -252,7 +252,7 @@ def test_an_input_that_changes_while_it_is_fused_is_refused_and_finished_rows_ar
         elif "50/50 rows" in line:
             pairs_file.write_text("".join(after))
 
-    with pytest.raises(InputError, match=r"pairs\.jsonl changed while it was fused"):
+    with pytest.raises(InputError, match=r"pairs\.jsonl changed while it was read"):
         fuse_file(pairs_file, tmp_path / "out.jsonl", settings, on_line=on_line)
     assert sorted(os.listdir(tmp_path)) == ["out.jsonl.parts", "pairs.jsonl"]
     said = fuse(pairs_file, tmp_path / "out.jsonl", settings)
