@@ -76,9 +76,9 @@ def dates(side: Side, place: SideSource) -> str:
     if not by_day:
         return f"{side}: no shard in {place.origin}"
     days = sorted(by_day)
-    told = ", ".join(f"{day} ({by_day[day]})" for day in days[-_DAYS_TOLD:])
-    earlier = f"{days[0]} and {len(days) - _DAYS_TOLD - 1} other days, " if len(days) > _DAYS_TOLD else ""
-    return f"{side}: {by_day.total()} shards in {place.origin}, which arrived on {earlier}{told}"
+    told = ", ".join(f"{by_day[day]} on {day}" for day in days[-_DAYS_TOLD:])
+    earlier = f"some on {days[0]} and {len(days) - _DAYS_TOLD - 1} other days, then " if len(days) > _DAYS_TOLD else ""
+    return f"{side}: {by_day.total()} shards in {place.origin}, which arrived as follows: {earlier}{told}"
 
 
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:

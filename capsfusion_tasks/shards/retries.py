@@ -1,4 +1,4 @@
-"""Retries of temporary failures: broken connections, timeouts, busy servers."""
+"""Retries a step after temporary failures, such as broken connections, timeouts and busy servers."""
 
 from __future__ import annotations
 

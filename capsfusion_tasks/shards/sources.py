@@ -81,7 +81,7 @@ def source_of(shard: Shard, settings: Settings) -> Source:
 def opened(shard: Shard, settings: Settings, source: Source | None = None) -> Iterator[pa.NativeFile]:
     """The shard's bytes as a seekable file, for every kind of source.
 
-    ``source``: the source that listed the shard. A caller that opens many shards passes it to reuse its connections.
+    ``source``: the source that listed the shard. Callers that open many shards pass it, to reuse the connections.
 
     Raises InputError if the shard cannot be read, is gone or has changed, NotReadyError if the source does not answer.
     """

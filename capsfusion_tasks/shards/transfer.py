@@ -1,4 +1,4 @@
-"""Downloads by HTTP: parallel, resumable, verified. A retry keeps the finished parts of a failed download."""
+"""Downloads files by HTTP in parallel parts, and verifies them. A retry keeps the finished parts of a failed try."""
 
 from __future__ import annotations
 

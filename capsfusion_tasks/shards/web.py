@@ -1,4 +1,4 @@
-"""HTTP for all sources. Classifies responses: content, temporary failure or refusal."""
+"""Sends HTTP requests for all sources. Tells apart content, temporary failures and refusals in the responses."""
 
 from __future__ import annotations
 

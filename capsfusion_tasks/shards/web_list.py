@@ -1,4 +1,4 @@
-"""A list of files on a web server: an address or a relative path per line, or JSON."""
+"""Reads a list of files from a web server. The list is JSON, or has an address or a relative path on each line."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ LONGEST = 100  # in words; the last bin of the histogram also counts captions wi
 class Trial:
     """The effect of another threshold on the verdicts.
 
-    ``reasons``: for each reason, the number of rows that get it, minus the number of rows that lose it.
+    ``reasons``: for each reason, the number of rows that newly get it, minus the number of rows that no longer have it.
     """
 
     label: str

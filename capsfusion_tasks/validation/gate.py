@@ -14,7 +14,7 @@ from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.validation.tally import Tally
 
 UNITS_MIN = 3  # with fewer recent units, we cannot know how much units usually differ
-DIFFERENCE_MIN = 0.03  # ignore smaller increases; in large units even tiny ones are statistically significant
+DIFFERENCE_MIN = 0.03  # ignore smaller increases, because in large units even tiny ones are statistically significant
 
 
 @dataclass(frozen=True)

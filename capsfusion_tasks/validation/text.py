@@ -1,4 +1,4 @@
-"""Words, n-grams, sentences and loops of a text. Ignores case, character width, quotation marks and punctuation."""
+"""Splits texts into words, n-grams and sentences, and finds loops. Words ignore case, punctuation and width."""
 
 from __future__ import annotations
 

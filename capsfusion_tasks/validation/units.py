@@ -27,8 +27,8 @@ def validate_unit(
     """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
 
     ``fused`` has all rows of the unit, in order (``schemas.fused_schema``). If ``fused`` has captions of other beams,
-    each row gets its best caption that the rules accept. ``loaded`` finds equal captions in the warehouse.
-    Returns the published table (``schemas.validated_schema``).
+    each row gets its best caption that the rules accept. ``loaded`` looks up captions in the warehouse for the rule
+    ``same_caption``. Returns the published table (``schemas.validated_schema``).
     """
     with_beams = has_beams(fused)
     rows = with_columns_of(PAIRS, storage.read_table(layout.unit_pairs(unit.unit_id)))
@@ -41,7 +41,7 @@ def validate_unit(
 
 
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
-    """The differences between the stored thresholds of ``validated`` and those of ``settings``."""
+    """The differences between the stored thresholds of ``validated`` and those of ``settings``, for a message."""
     noted = (validated.schema.metadata or {}).get(_RULES.encode())
     # Files of older versions contain no thresholds. Assume that they were judged with the current thresholds.
     then = json.loads(noted) if noted else {}

@@ -327,7 +327,7 @@ def test_a_user_runs_a_single_day_which_has_no_shards_and_reads_which_days_have(
     )
     for side, folder in FOLDER.items():
         source = f"{service.bucket}/airflow/sources/{folder}"
-        arrived = rf"{side}: \d+ shards in {source} \(\*\.parquet\), which arrived on 2026-11-10 \(1\)"
+        arrived = rf"{side}: \d+ shards in {source} \(\*\.parquet\), which arrived as follows: 1 on 2026-11-10"
         assert re.search(arrived, run["note"]), run["note"]
     tasks = service.api.task_instances(run["dag_run_id"])
     idle = {each["task_id"] for each in tasks if each["state"] == "skipped"}

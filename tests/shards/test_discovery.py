@@ -419,10 +419,10 @@ def test_a_source_says_on_which_days_its_shards_arrived(tmp_path: Path) -> None:
     for day, count in {0: 2, 1: 1}.items():
         for number in range(count):
             arrive(tmp_path / f"{day}-{number}.parquet", START + timedelta(days=day))
-    there = f"shards in {side(tmp_path).origin}, which arrived on"
-    assert dates("laion_2b", side(tmp_path)) == f"laion_2b: 3 {there} 2026-11-10 (2), 2026-11-11 (1)"
+    there = f"shards in {side(tmp_path).origin}, which arrived as follows:"
+    assert dates("laion_2b", side(tmp_path)) == f"laion_2b: 3 {there} 2 on 2026-11-10, 1 on 2026-11-11"
     for day in range(2, 10):
         arrive(tmp_path / f"{day}.parquet", START + timedelta(days=day))
     told = dates("laion_2b", side(tmp_path))
-    assert told.startswith(f"laion_2b: 11 {there} 2026-11-10 and 2 other days, 2026-11-13 (1), ")
-    assert told.endswith(", 2026-11-19 (1)")
+    assert told.startswith(f"laion_2b: 11 {there} some on 2026-11-10 and 2 other days, then 1 on 2026-11-13, ")
+    assert told.endswith(", 1 on 2026-11-19")
