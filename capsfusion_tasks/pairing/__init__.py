@@ -1,1 +1,1 @@
-"""Pairing: canonical columns, hash buckets, and the join of raw with synthetic captions."""
+"""Pairs raw with synthetic captions: reads shards into one schema, splits rows by a hash of the URL, and joins them."""

@@ -1,4 +1,7 @@
-"""The number of hash buckets of a staging area. It is chosen once, from the size of the sources, and never changes."""
+"""Chooses the number of buckets, into which rows are split by a hash of their URL.
+
+The number is chosen once for a staging area, from the size of the sources, and never changes.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Bytes of source files for each bucket. All of LAION-2B and LAION-COCO (540 GB) gives 2,048 buckets, or half a million
-# files of 1 MB. More files would only add overhead: a bucket that is too large for memory is joined in several passes.
+# Bytes of source files for each bucket. All of LAION-2B and LAION-COCO (540 GB) reaches the maximum of 2,048 buckets.
+# Each shard has a file in each bucket, so there are half a million files of 1 MB. More buckets would only add overhead,
+# and are not needed: a bucket that is too large for memory is joined in several passes.
 _BUCKET_BYTES = 64 << 20
 _FEWEST, _MOST = 16, 2048
 
@@ -35,7 +39,9 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
     elif source_bytes is not None:
         chosen = choose_bucket_count(source_bytes())
     else:
-        raise InputError(f"the staging area {storage.root} has no buckets yet: discover an interval first")
+        raise InputError(
+            f"the staging area {storage.root} has no buckets yet: run the discover step for an interval first"
+        )
     storage.write_json(layout.BUCKETS_CONFIG, {"buckets": chosen})
     return chosen
 

@@ -17,7 +17,8 @@ from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Use lookups only if they have at least this many old rows per new row. With fewer, reading all rows is as fast.
+# Use lookups (lookups.py) only if they have more than this many old rows for each URL of a new row. With fewer, reading
+# all old rows is as fast.
 _SAVES_FROM = 1.0
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 
@@ -26,8 +27,8 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 class BucketSide:
     """The files of one side in a bucket, one file per shard. Rows of the shards in ``new`` are new, all others are old.
 
-    If ``lookups`` contain an old row, the row is read from there, and only if its URL has a key in ``keys``. All other
-    rows are read from the files. Raises InputError if a file was pulled with rules that differ from ``rules``.
+    An old row that is in ``lookups`` is read from there, and only if the key of its URL is in ``keys``. All other rows
+    are read from the files. Raises InputError if a file was pulled with settings that differ from ``rules``.
     """
 
     storage: Storage
@@ -37,7 +38,7 @@ class BucketSide:
     new: set[str]
     rules: PullRules
     lookups: tuple[Lookup, ...] = ()
-    # The keys of the new rows' URLs, [n] int64, sorted and unique.
+    # The keys (hashes) of the new rows' URLs, [n] int64, sorted and unique.
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
@@ -119,14 +120,14 @@ class BucketSide:
         return iter(scanner.scan_batches()) if files else iter(())
 
     def _require_rules(self, file: ds.ParquetFileFragment) -> None:
-        # Checked for each file: a run with other settings can replace files while this run reads.
-        footer = file.metadata.metadata or {}  # costs no extra request: reading the rows needs the footer
+        # Check every file, because a run with other settings can replace files while this run reads.
+        footer = file.metadata.metadata or {}  # costs no extra request, because reading rows needs the footer anyway
         made_with = PullRules.recorded(
             {key.decode(): value.decode("utf-8", "replace") for key, value in footer.items()}
         )
         if made_with is not None and made_with != self.rules:
             where = self.storage.path(file.path)
-            raise InputError(f"{where} was pulled with {made_with.against(self.rules)}: run its interval again")
+            raise InputError(f"{where} was pulled with {made_with.against(self.rules)}: run the shard's interval again")
 
 
 def _shard(path: str) -> str:
@@ -134,9 +135,9 @@ def _shard(path: str) -> str:
 
 
 def with_keys(raw: BucketSide, coco: BucketSide) -> tuple[BucketSide, BucketSide]:
-    """Return copies of both sides, with ``keys`` set to the keys of all new rows.
+    """Return copies of both sides, with ``keys`` set to the keys of the URLs of all new rows.
 
-    If the lookups have at most ``_SAVES_FROM`` rows per key, the copies use no lookups.
+    If the lookups have at most ``_SAVES_FROM`` rows per key, the returned sides use no lookups.
     """
     copied = sum(lookup.rows for side in (raw, coco) for lookup in side.lookups)
     if not copied:

@@ -24,17 +24,18 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the size of the row groups that are written
+_HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the rows of each row group in a file
 _HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time, for long rows
-_BATCH_ROWS = 1 << 16  # rows to decode at a time; meanwhile, earlier rows are split
+_BATCH_ROWS = 1 << 16  # rows to decode at a time, while the rows decoded before are split
 _WRITERS = 4  # number of bucket files to write in parallel; on S3 each file takes up to three round trips
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
     """Write the shard's usable rows to its bucket files.
 
-    If an earlier run split the shard with the same settings, only return its counts. A shard that cannot be read to the
-    end leaves no bucket files. Raises InputError if the shard is not Parquet, is cut short, or lacks a column.
+    If an earlier run split the shard with the same settings, only return the counts of that run. A shard that cannot be
+    read to the end leaves no bucket files. Raises InputError if the shard is not Parquet, is cut short, or lacks a
+    column.
     """
     buckets = bucket_count(storage, settings)
     if (done := split_counts(shard, storage, settings)) is not None:
@@ -45,7 +46,7 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
         spill = BucketSpill(folder)
         for table in together(_read(stream, shard, settings, counts), _HELD_ROWS):
             spill.add(table.select(BUCKET_ROWS.names), _numbers(table, buckets))
-            log.info("%s: %d rows are split into buckets", shard.label, counts.rows)
+            log.info("%s: %d rows split into buckets so far", shard.label, counts.rows)
 
         def write(bucket: int) -> None:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)
@@ -60,7 +61,8 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             for _ in writers.map(write, spill.buckets()):
                 pass
     rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
-    # The old rules may have put rows into other buckets. Delete these files, because a join would read them.
+    # With earlier settings, the shard may have had rows in more buckets. Delete its files there, because a join would
+    # read them.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
     pulled.publish(storage, shard, rules, counts, rows_of_buckets)
     return counts

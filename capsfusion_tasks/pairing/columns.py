@@ -1,4 +1,4 @@
-"""Canonical columns: maps the names and types that LAION's releases use to one schema."""
+"""Maps the column names and column types of LAION's releases to one schema, the canonical columns."""
 
 from __future__ import annotations
 
@@ -29,17 +29,21 @@ _NAMES = {
 _TEXTS = ("url", "text", "synthetic")
 # The types in which columns are read. ``gone`` is read as text, because it is computed from the column ``status``.
 _READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
-_EXTRAS = ("license", "gone")  # optional text columns; ignored if a file has numbers or lists in them
+_EXTRAS = ("license", "gone")  # optional text columns; ignored if they contain numbers or lists
 _NO_LICENSE = ("", "?")  # values that count as null; LAION writes a question mark if it found no licence
 
 
 @dataclass
 class Counts:
-    """The number of rows of a shard, and of dropped rows by reason. A dropped row counts only for its first reason."""
+    """The number of rows of a shard, and the number of dropped rows by reason.
+
+    A row that is dropped for several reasons counts only for the first.
+    """
 
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    # Canonical name of a column → the shard's own name for it. Empty if an older version pulled the shard.
+    # Canonical name of a column → the column's name in the shard. Empty if an older version of this project pulled the
+    # shard.
     columns: dict[str, str] = field(default_factory=dict)
 
     def drop(self, reason: str, rows: int) -> None:
@@ -64,7 +68,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
     if missing := sorted({"url", *_captions(side, settings)} - found.keys()):
         wanted = "; ".join(f"{name} (as {' or '.join(_NAMES[name])})" for name in missing)
         optional = missing == ["text"] and side == "laion_coco" and not settings.self_paired
-        hint = "; with CAPSFUSION_JOIN_ON=url, pairs need no text" if optional else ""
+        hint = "; with CAPSFUSION_JOIN_ON=url, LAION-COCO needs no text" if optional else ""
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")
     unread = [name for name in _EXTRAS if name in found and not is_text(schema.field(found[name]).type)]
     for name in [*unread, *(["synthetic"] if side == "laion_2b" else [])]:
@@ -108,7 +112,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def canonical_rows(
     batch: pa.RecordBatch, names: dict[str, str], first_row: int, side: Side, settings: Settings, counts: Counts
 ) -> pa.Table:
-    """Convert the batch to the columns of BUCKET_ROWS and ``usable``: whether the row can form a pair.
+    """Convert the batch to the columns of BUCKET_ROWS, and add the column ``usable``: whether the row can form a pair.
 
     Texts stay unchanged. Unusable rows stay in the table, because filtering would copy all rows. The number of unusable
     rows by reason is added to ``counts``.
@@ -147,8 +151,8 @@ def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
         # Round to six decimals: the same score is 0.46 as float64 in one release and 0.46000000834 as float32 in
         # another.
         scores = pc.round(column.cast(wanted), 6)
-        # pandas writes NaN for a missing score. Comparisons would treat NaN as safe, and prefer it to the other side's
-        # score.
+        # pandas writes NaN for a missing score. Comparisons would treat NaN as safe, and a join would prefer NaN to the
+        # score of the other side.
         return pc.if_else(pc.is_finite(scores), scores, None)
     if not pa.types.is_string(wanted):
         return column.cast(wanted)

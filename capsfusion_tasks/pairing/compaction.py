@@ -1,4 +1,4 @@
-"""Creates lookups of a bucket's old rows, and merges small lookups.
+"""Creates lookups (``lookups.py``) of a bucket's old rows, and merges small lookups.
 
 A compaction can be killed at any moment. Joins and other compactions may run at the same time. A lookup is valid as
 soon as its ``.json`` exists. Each lookup has its own name, so two tasks never write the same file. Joins do not read a
@@ -26,19 +26,19 @@ from capsfusion_tasks.pairing.records import dictionary_name, ends_and_data, fro
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Each join reads all old rows that have no lookup. These rows get a lookup when they have more bytes than the bucket's
-# new rows and exceed one of the two limits below. This keeps the cost of lookups proportional to the new rows.
+# Each join reads all old rows that are in no lookup. These rows get a lookup when they have more bytes than the
+# bucket's new rows and exceed one of the two limits below. So the cost of lookups stays proportional to the new rows.
 _FEW_FILES, _FEW_BYTES = 16, 1 << 20
 _MERGED = 4  # merge when this many lookups have about the same size, so that rows are rarely copied
 _MOST_ROWS = 4 << 20  # maximum rows of a merged lookup; they take half a gigabyte of memory
 _AT_ONCE_BYTES = 64 << 20  # bytes of bucket files that are copied into a lookup at a time
 _ENCODED = 1 << 16  # rows that are encoded as records at a time
-# Unneeded files are deleted at this age. No join takes so long, so no join is reading them.
+# The age at which unneeded files are deleted. No join takes this long, so no join is still reading these files.
 _UNUSED = timedelta(hours=6)
 
 
 def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
-    """Create lookups for old rows that have none, if there are many such rows. Delete files that no join can need.
+    """Create lookups of the old rows that are in no lookup, if they are many. Delete lookup files that no join needs.
 
     Returns the lookups that a join reads. Every row also stays in its bucket file.
     """
@@ -131,7 +131,7 @@ def _publish(
 
 
 def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None:
-    """Delete old files that no join reads. ``lookups``: all valid lookups.
+    """Delete files that are older than _UNUSED and that no join reads. ``lookups``: all valid lookups.
 
     Keep an old lookup even if all its shards are in larger lookups, as long as those lookups are young. A join that
     began before the young lookups existed can be reading the old lookup.
@@ -142,7 +142,7 @@ def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None
     old = {info.path: info.base_name.partition(".")[0] for info in infos if info.is_file and info.mtime <= before}
     settled = {lookup.name for lookup in needed([one for one in lookups if f"{one.path}.json" in old])}
     young = {lookup.name for lookup in lookups if f"{lookup.path}.json" not in old}
-    # Delete the ``.json`` first, so that every listed lookup has its rows.
+    # Delete the ``.json`` first, so that every lookup that is still listed has its rows.
     for path in sorted(old, key=lambda path: not path.endswith(".json")):
         if old[path] not in settled | young:
             with suppress(FileNotFoundError):  # another compaction has deleted the file

@@ -1,4 +1,4 @@
-"""DuckDB for one join, with limited memory and cores, and a scratch folder for data that do not fit in memory."""
+"""Opens DuckDB for one join, with limited memory and cores, and a scratch folder for data that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
 
     Raises DoesNotFit if rows fit neither in memory nor on scratch disk.
     """
-    what = "rows that are joined"
+    what = "the rows of a join"
     limits: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{join_memory(settings)}B",
         "threads": -(-len(os.sched_getaffinity(0)) // JOINS_AT_ONCE),
@@ -48,4 +48,4 @@ def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
             said = str(error).splitlines()[0]
-            raise DoesNotFit(f"{what} fit neither in memory nor in {folder.parent}: {said} {ROOM}") from error
+            raise DoesNotFit(f"{what} fit neither in memory nor in {folder.parent}: {said}; {ROOM}") from error

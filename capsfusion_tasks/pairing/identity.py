@@ -1,4 +1,4 @@
-"""The id of a pair, and LAION's own join key."""
+"""Computes the id of a pair, and the key that LAION itself uses to join its data sets."""
 
 from __future__ import annotations
 

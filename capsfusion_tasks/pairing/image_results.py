@@ -1,8 +1,9 @@
 """Image results: for each URL, whether the image is gone according to img2dataset. Planning reads these results.
 
-Many result files become one batch. A batch has one file per bucket, with hashes instead of URLs, and a ``.json``. The
-``.json`` is written last and lists the result files of the batch. A batch is valid only for one source and its
-patterns. If a URL has several results, its image exists if at least one result says so.
+Many result files become one batch. A batch has one data file per bucket, with a hash in place of each URL, and one
+``.json`` file. The ``.json`` is written last and lists the result files of the batch. A batch is valid only for the
+source that it was read from: an address and file patterns. If a URL has several results, the image exists if at least
+one of them says so.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  #
 
 @dataclass(frozen=True)
 class Batch:
-    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: id of a file → its counts."""
+    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: id of a file → row counts."""
 
     name: str
     source: dict[str, Any]
@@ -77,7 +78,7 @@ def batches_of(storage: Storage, source: Mapping[str, Any]) -> list[Batch]:
 
 
 def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, counts: Counts) -> Iterator[pa.Table]:
-    """Read a result file into tables for ``publish_batch``. Add all rows and the dropped rows to ``counts``.
+    """Read a result file into tables for ``publish_batch``. Add its numbers of rows and of dropped rows to ``counts``.
 
     ``number``: the file's number in its batch. Raises InputError if the file is not Parquet or lacks a column.
     """
@@ -119,15 +120,17 @@ def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
                     f" {', '.join(schema.names)}: replace the file"
                 )
             case several:
-                raise InputError(f"{where} has the same column more than once ({' and '.join(several)}): replace it")
+                raise InputError(
+                    f"{where} has the same column more than once ({' and '.join(several)}): replace the file"
+                )
     return found
 
 
 def url_hashes(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A hash of each URL, [rows] int64: the first 64 bits of MurmurHash3, the same on every machine.
 
-    If all 600 million pairs of LAION-COCO have results, the expected number of pairs that get the result of another URL
-    is 0.02.
+    Two URLs may have the same hash, but this is rare: if all 600 million pairs of LAION-COCO have results, at most 0.02
+    pairs are expected to get the result of another URL.
     """
     hashes = b"".join(map(mmh3.hash_bytes, urls.cast(pa.binary()).to_pylist()))
     return np.frombuffer(hashes, "<i8")[::2]
@@ -169,7 +172,10 @@ def publish_batch(
 
 @dataclass(frozen=True)
 class BucketResults:
-    """Hashes of one bucket's URLs, [n] int64 each. ``gone``: their images are gone. ``there``: their images exist."""
+    """The results for one bucket's URLs, as hashes of the URLs, [n] int64 each.
+
+    ``gone``: the URLs whose images are gone. ``there``: the URLs whose images exist.
+    """
 
     gone: np.ndarray
     there: np.ndarray
@@ -177,7 +183,8 @@ class BucketResults:
     def are_gone(self, pairs: pa.Table) -> np.ndarray:
         """Whether each pair's image is gone, [rows] bool. ``pairs``: ``schemas.FOUND_PAIRS``.
 
-        For a URL without a result, the status in the release counts, although it may be outdated.
+        For a URL without a result, the column ``gone`` decides. It comes from the status in LAION's release, which may
+        be outdated.
         """
         gone: np.ndarray = pairs["gone"].fill_null(False).to_numpy().astype(bool)
         if not len(self.gone) and not len(self.there):

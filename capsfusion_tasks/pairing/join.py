@@ -30,9 +30,10 @@ _IN_MEMORY = 8
 _HALVINGS = 5  # how often a pass that does not fit in memory is halved
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
-# Equal rows count once, so repeated rows add no pairs, within a shard or across shards. The equal row with the highest
-# similarity provides the origin and the scores. On a tie, the first row of the first shard provides them. An image is
-# gone if at least one row says so and no row says that the image exists.
+# Rows of a side with the same URL and captions count once, even if they are in different shards or their scores differ.
+# Of these rows, the row with the highest similarity provides the scores, the license, the shard and the row number. On
+# a tie, the first row of the first shard provides them. An image is gone if at least one of the rows says so and none
+# says that the image exists.
 _DISTINCT = """
 create temp table {side} as
 select
@@ -44,10 +45,11 @@ select
 from {side}_rows where hash(url) % {passes} = {number} {and_wanted}
 group by {columns}
 """
-# Drop rows without a partner first: three of four LAION-2B rows have no partner. Comparing only URLs is faster than
-# comparing URLs and texts.
+# First drop LAION-2B rows without a partner, a LAION-COCO row with the same URL: three of four rows have none. Compare
+# only URLs here, because this is faster than comparing URLs and texts.
 _HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
-# If both sides have a score, similarity comes from the raw side, and the worse of both safety scores counts.
+# If both sides have a score, similarity comes from the raw side. Of the safety scores punsafe and pwatermark, the
+# higher one counts, because higher is worse.
 _PAIRS = """
 select
     raw.url as image_url, raw.text as laion_2b, coco.synthetic as laion_coco,
@@ -73,7 +75,7 @@ where is_new
 
 @dataclass(frozen=True)
 class Joined:
-    """The result of joining a bucket: the number of its new pairs, and the pairs that are left out."""
+    """The result of joining a bucket: the number of its new pairs, and counts of the pairs that are left out."""
 
     pairs: int
     left_out: LeftOut
@@ -83,9 +85,9 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
     """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``.
 
     ``new``: the ids of the interval's shards. Rows match if their URLs and raw texts are equal; nothing is normalised.
-    With ``join_on = url``, rows match if their URLs are equal. Without a LAION-2B source, the rows of LAION-COCO have
-    both captions. Each row group has the pairs of one pass, sorted by ``pair_id``. The footer counts the pairs that the
-    limit per URL leaves out.
+    With ``join_on = url``, rows match if their URLs are equal. Without a LAION-2B source, each row of LAION-COCO
+    provides both captions. A bucket that is too large for memory is joined in several passes. Each row group has the
+    pairs of one pass, sorted by ``pair_id``. The footer counts the pairs that the limit per URL leaves out.
     """
     count, left_out = 0, LeftOut()
     sides = _sides(bucket, new, storage, settings)
@@ -112,7 +114,7 @@ def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
 
 
 def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Settings) -> Iterator[pa.Table]:
-    """The bucket's new pairs: those with a row of a shard in ``new``.
+    """The bucket's new pairs: pairs with at least one row from a shard in ``new``.
 
     Yields a table (``schemas.FOUND_PAIRS``) for each pass over the bucket.
     """
@@ -122,7 +124,7 @@ def bucket_pairs(bucket: int, new: set[str], storage: Storage, settings: Setting
 
 
 def _sides(bucket: int, new: set[str], storage: Storage, settings: Settings) -> tuple[BucketSide, BucketSide]:
-    """The files of LAION-2B and of LAION-COCO that can have new pairs."""
+    """The files of LAION-2B and of LAION-COCO whose rows can form new pairs."""
     rules = PullRules.of(settings)
     raw, coco = (BucketSide.of(storage, side, bucket, new, rules) for side in PAIRED)
     if settings.self_paired:
@@ -155,7 +157,10 @@ def _passes(
     except DoesNotFit:
         if passes >= most:
             raise
-        log.info("one of %d passes does not fit in CAPSFUSION_PAIR_MEMORY, so it is joined in two halves", passes)
+        log.info(
+            "one of %d passes over a bucket does not fit in CAPSFUSION_PAIR_MEMORY, so it is joined in two halves",
+            passes,
+        )
         for half in (number, number + passes):  # the two halves are passes of a join with twice as many passes
             yield from _passes(raw, coco, half, 2 * passes, settings, most)
         return
@@ -163,7 +168,7 @@ def _passes(
 
 
 def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> tuple[pa.Table, LeftOut]:
-    """The new pairs of pass ``number`` (from 0) of ``passes``, and the pairs that the limit per URL leaves out."""
+    """The new pairs of pass ``number`` (from 0) of ``passes``, and counts of pairs over the limit per URL."""
     by_text = settings.join_on == "url_text" or settings.self_paired
     match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
     part = {"passes": passes, "number": number}

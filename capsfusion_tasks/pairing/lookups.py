@@ -29,7 +29,7 @@ VERSION = 3  # increase this number when records or keys change: lookups of othe
 # leads to no wrong pair, because the join compares URLs.
 _KEY_MASK = (1 << 40) - 1
 _ROWS_AT_ONCE = 1 << 14
-# Records that are less than this many bytes apart are read together. On S3 a request costs as much as reading 64 KiB.
+# Records that are less than this many bytes apart are read at once. On S3 a request takes as long as reading 64 KiB.
 _GAP, _REMOTE_GAP = 256, 64 << 10
 _REMOTE_READERS = 16
 
@@ -98,7 +98,7 @@ def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """The rows of ``shards`` whose key is in ``keys``, and the shard of each row.
+    """Yield tables of the rows of ``shards`` whose key is in ``keys``, each with the shards of its rows.
 
     ``keys`` is sorted, without duplicates, [n] int64.
     """

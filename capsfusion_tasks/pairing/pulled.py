@@ -59,13 +59,13 @@ def record(storage: Storage, side: Side, shard_id: str, mark: dict[str, Any], ru
 
 
 def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
-    """Mark the shard as not pulled. Joins can use its files until it is pulled again."""
+    """Mark the shard as incomplete, so that it is pulled again. Until then, joins can still read its bucket files."""
     if mark := read(storage, side, shard_id):
         _write(storage, side, shard_id, {**mark, "whole": False})
 
 
 def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
-    """Forbid joins to read the shard's files, before a task replaces the files. Return the buckets of the files."""
+    """Make joins refuse the shard's bucket files, because a task will replace them. Return the names of the buckets."""
     mark = read(storage, side, shard_id)
     if mark is None:
         return set()
@@ -104,7 +104,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
         return
     # First report shards with other rules, because shards that are being pulled again may soon be complete.
     first, made_with = min(others, key=lambda other: other[1] is None)
-    where = f"{len(others)} shards in the buckets of {storage.root} (first {first})"
+    where = f"{len(others)} shards in the buckets of {storage.root} (the first: {first})"
     if made_with is None:
         raise NotReadyError(f"{where} are being pulled again, or were being pulled when a run was killed. {mend}")
     back = f", or set {made_with.variables(rules)}" if made_with.variables(rules) else ""

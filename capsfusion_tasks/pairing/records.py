@@ -64,7 +64,7 @@ def from_ends_and_data(ends: np.ndarray, data: pa.Buffer) -> pa.LargeBinaryArray
 
 @cache
 def _json_writer() -> duckdb.DuckDBPyConnection:
-    """The DuckDB connection of all calls. Opening one for each call takes as long as writing a thousand rows."""
+    """One DuckDB connection for all calls. Opening one for each call takes as long as writing a thousand rows."""
     return duckdb.connect(config={"threads": 1})
 
 

@@ -20,7 +20,7 @@ from capsfusion_tasks.pairing import shard_decoder as decoder
 from capsfusion_tasks.pairing.machine import available_memory
 
 _MOST = 8 << 30  # maximum memory for decoding, in bytes; a normal shard takes a tenth of it
-_REPLACE = "replace it; the new file counts as a new shard"
+_REPLACE = "replace the file; the new file counts as a new shard"
 
 
 def read_batches(
@@ -29,8 +29,8 @@ def read_batches(
     """Read the columns that ``choose`` selects from a Parquet file, in batches without dictionary types.
 
     A batch has at most ``batch_rows`` rows and about ``batch_bytes`` bytes. Raises InputError if the file cannot be
-    read, or if decoding takes more than 8 GiB or half of this machine's memory. ``where`` names the file in messages.
-    Also raises the errors of ``stream`` and ``choose``.
+    read, or if decoding takes more than 8 GiB or more than half of this machine's memory. ``where`` names the file in
+    messages. Also raises the errors of ``stream`` and ``choose``.
     """
     extra = min(_MOST, available_memory() // 2)
     refused: InputError | None = None  # raised when the decoder is ready for another file
@@ -82,7 +82,7 @@ class _Decoder:
     def __init__(self) -> None:
         ours, its = socket.socketpair()
         with its:
-            # -P keeps the script's folder off the import path, because modules in it have common names.
+            # -P keeps the script's folder off the import path. Its modules have common names and could hide others.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", decoder.__file__, str(its.fileno())],
                 pass_fds=[its.fileno()],
@@ -97,7 +97,9 @@ class _Decoder:
         """The error for a process that ended in the middle of a file."""
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            return NotReadyError(f"{where}: its decoder process was killed, perhaps because memory ran out: try again")
+            return NotReadyError(
+                f"{where}: the process that decodes it was killed, perhaps because memory ran out: try again"
+            )
         return InputError(f"{where} cannot be read as Parquet (decoding ends with exit code {code}): {_REPLACE}")
 
     def stop(self) -> None:

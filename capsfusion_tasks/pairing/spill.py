@@ -13,7 +13,7 @@ from capsfusion_tasks.schemas import BUCKET_ROWS
 
 
 class BucketSpill:
-    """Takes tables of rows and returns them by bucket. Rows of a bucket keep their order.
+    """Takes tables, and returns their rows by bucket. Rows of a bucket keep their order.
 
     Each table becomes an Arrow file in ``folder`` with one record batch per bucket, so that each bucket can be read
     alone.

@@ -16,7 +16,7 @@ import duckdb
 
 from capsfusion_tasks.errors import printable
 
-_KEY = "capsfusion.left_out"  # key in the footer of a pair file, for the counts of the pairs that are left out
+_KEY = "capsfusion.left_out"  # key in the footer of a pair file; the value counts the pairs that are left out
 _SHOWN = 3  # number of URLs that a message names
 _URL_SHOWN = 200  # characters
 
@@ -91,7 +91,7 @@ class LeftOut:
         if not self.urls:
             return ""
         urls = ", ".join(
-            f"{printable(crowd.url[:_URL_SHOWN])} ({crowd.laion_2b} x {crowd.laion_coco} rows)"
+            f"{printable(crowd.url[:_URL_SHOWN])} ({crowd.laion_2b} laion_2b rows x {crowd.laion_coco} laion_coco rows)"
             for crowd in self.largest
         )
         return (

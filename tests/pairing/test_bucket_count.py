@@ -35,5 +35,5 @@ def test_a_number_that_is_set_wins_over_the_sources_size(tmp_path: Path) -> None
 
 
 def test_without_discovery_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no buckets yet: discover an interval first"):
+    with pytest.raises(InputError, match="has no buckets yet: run the discover step for an interval first"):
         bucket_count(Storage(str(tmp_path)), load_settings())

@@ -158,7 +158,7 @@ def test_a_missing_column_names_the_file_what_it_has_and_what_it_needs() -> None
 
 def test_laion_coco_without_raw_text_needs_the_join_on_url() -> None:
     table = pa.table({"URL": ["u"], "top_caption": ["A car."]})
-    with pytest.raises(InputError, match="with CAPSFUSION_JOIN_ON=url, pairs need no text"):
+    with pytest.raises(InputError, match="with CAPSFUSION_JOIN_ON=url, LAION-COCO needs no text"):
         canonical(table, "laion_coco")
     with pytest.raises(InputError, match="lacks a column for text"):
         canonical(table, "laion_coco", join_on="url", laion2b="none")

@@ -219,7 +219,7 @@ def test_a_pass_that_does_not_fit_in_memory_is_joined_in_halves(area: Area, monk
 
     def join_in_little_memory(*arguments: Any) -> Any:
         if arguments[3] < enough:
-            raise DoesNotFit("rows that are joined fit neither in memory nor on disk")
+            raise DoesNotFit("the rows of a join fit neither in memory nor on disk")
         return fits(*arguments)
 
     monkeypatch.setattr(join, "_join", join_in_little_memory)
@@ -321,5 +321,5 @@ def test_a_join_that_finds_no_room_may_be_tried_again(tmp_path: Path) -> None:
             connection.execute("set max_temp_directory_size = '1MB'")
             sort_in_little_memory(connection)
 
-    with pytest.raises(NotReadyError, match=r"rows that are joined fit neither .* set CAPSFUSION_SCRATCH"):
+    with pytest.raises(NotReadyError, match=r"the rows of a join fit neither .*; make room .* set CAPSFUSION_SCRATCH"):
         join_without_room()

@@ -59,5 +59,5 @@ def test_a_shard_that_changed_since_is_seen(area: Area) -> None:
     area.put("laion_2b", "shard1", [raw("u1")])
     with pytest.raises(InputError, match=r"3 shards .* were pulled with"):
         require(area)
-    with pytest.raises(InputError, match=r"1 shards .*\(first laion_2b/shard1\) were pulled with"):
+    with pytest.raises(InputError, match=r"1 shards .*\(the first: laion_2b/shard1\) were pulled with"):
         require(area, punsafe_max=0.5)

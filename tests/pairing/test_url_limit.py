@@ -39,7 +39,7 @@ def test_a_url_over_the_limit_is_left_out_counted_and_named(area: Area) -> None:
     assert [pair["image_url"] for pair in pairs] == ["u0"]
     said = left_out(area, 0)
     assert (said.urls, said.laion_2b, said.laion_coco, said.pairs) == (1, 3, 3, 9)
-    assert said.text.endswith(f"the largest: {PLACEHOLDER} (3 x 3 rows)")
+    assert said.text.endswith(f"the largest: {PLACEHOLDER} (3 laion_2b rows x 3 laion_coco rows)")
 
 
 def test_rows_that_come_later_count_with_those_of_earlier_days(area: Area) -> None:
