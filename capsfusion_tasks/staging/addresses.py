@@ -33,7 +33,7 @@ def remote_filesystem(root: str) -> tuple[fs.FileSystem, str]:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
     authority = os.environ.get("AWS_CA_BUNDLE") or None
     scheme, _, path = root.partition("://")
-    if scheme != "s3":  # Arrow supports other schemes, but no test covers them. Without keys, gs:// waits for minutes.
+    if scheme != "s3":  # Arrow supports other schemes, but no test covers them. Without keys, gs:// hangs for minutes.
         instead = "; set AWS_ENDPOINT_URL=https://storage.googleapis.com and use s3://" if scheme in _GOOGLE else ""
         raise ValueError(f"{scheme}:// is not supported{instead}")
     if not path.partition("/")[0]:

@@ -1,4 +1,4 @@
-"""Errors for full and read-only disks. The message names the folder. A retry continues when the disk has space."""
+"""Raises errors for full and read-only disks that name the folder. A retry continues when the disk has space."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def pulled_mark(side: Side, shard_id: str) -> str:
     - ``rows``: the number of rows in the shard
     - ``dropped``: the number of dropped rows by reason
     - ``buckets``: the number of rows by bucket
-    - ``columns``: the shard's own name of each column
+    - ``columns``: the name that each column has in the shard
     - ``rules``: the settings of the pull (``pull_rules.py``)
     - ``whole``: false if bucket files are broken or being replaced, so that the shard must be pulled again
     """
@@ -68,11 +68,11 @@ BUCKETS_CONFIG = "buckets/config.json"
 
 
 def pulled_summary(side: Side) -> str:
-    """The folder of the summary (``staging/summaries.py``) of all marks of a side's shards."""
+    """The folder of the summary (``staging/summaries.py``) that covers the marks of one side's shards."""
     return f"summaries/pulled/{side}"
 
 
-LISTS_SUMMARY = "summaries/lists"  # the folder of the summary of all intervals' lists of shards
+LISTS_SUMMARY = "summaries/lists"  # the folder of the summary that covers the lists of shards, one for each interval
 
 
 RUNS = "runs"  # a folder for each interval, named by its key
@@ -83,7 +83,7 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # stands for the bucket's number in file names, for pairs whose bucket is unknown
+ANY_BUCKET = "any"  # replaces the bucket's number in the name of a file that has the pairs whose bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

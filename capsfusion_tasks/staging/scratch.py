@@ -24,9 +24,10 @@ ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"
 
 @contextmanager
 def temporary_folder(scratch: Path, prefix: str, what: str) -> Iterator[Path]:
-    """Create a folder in ``scratch``, and delete it when the block ends. ``abandoned`` finds it after a SIGKILL.
+    """Create a folder in ``scratch``, and delete it when the block ends.
 
-    Raises NotReadyError if the disk is full. The message names ``what``, the content of the folder.
+    A SIGKILL leaves the folder behind; ``abandoned`` finds it. Raises NotReadyError if the disk is full. The message
+    names ``what``, the content of the folder.
     """
     with full_disk.explained(scratch, what, ROOM):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def _is_abandoned(folder: Path, older_than: timedelta) -> bool:
 
 
 def size(folder: Path) -> int:
-    """The disk space of the folder's files in bytes. An unfinished download takes less space than its length."""
+    """The disk space that the folder's files take, in bytes. A partly downloaded file takes less than its length."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 

@@ -34,7 +34,7 @@ _UNPUBLISHED = re.compile(rf"\..+\{_SUFFIX}")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in a listing. ``modified`` is its last change by the clock of S3 or of the machine that has the disk.
+    """A file in a listing. ``modified`` is the time of its last change, by the clock of S3 or of the disk's machine.
 
     ``unpublished`` is true if a writer has not finished the file.
     """
@@ -97,7 +97,7 @@ class Storage:
             yield
         except NotReadyError:
             raise
-        except Exception as error:  # an OSError of Arrow, or DuckDB's error with the same message
+        except Exception as error:  # an OSError of Arrow, or an error of DuckDB that repeats Arrow's message
             if _S3_ERROR not in str(error):
                 raise
             raise NotReadyError(

@@ -1,8 +1,8 @@
 """Summaries: one file with facts about many small files, so that a reader need not open each small file.
 
-A writer notes each change before it changes a file. A summary lists the noted changes that it includes. If a file has a
-change that the summary does not include, the reader reads the file itself. So no reader gets wrong facts if a summary
-is deleted, outdated, or written by two readers at the same time.
+Before a writer changes a file, it writes a note of this change. A summary lists the changes that it includes. If a file
+has a change that the summary does not include, the reader reads the file itself. So no reader gets wrong facts if a
+summary is deleted, outdated, or written by two readers at the same time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Summaries:
     folder: str
 
     def note_change(self, name: str) -> None:
-        """Note that a file changes. Call this before the file is written or deleted. A new file needs no note."""
+        """Write a note of a change. Call this before the file is written or deleted. A new file needs no note."""
         self.storage.write_json(f"{self._changes}/{name}.{uuid4().hex}", {})
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
