@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion``: wiring only. Each task calls its stage in ``capsfusion_tasks.tasks.interval_tasks``."""
+"""The DAG ``capsfusion``. It only connects tasks; each task calls its stage in ``capsfusion_tasks.tasks``."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
-SOURCES = "sources"  # key of an XCom: dates of the sources' shards; discover sets it if the run has no shards
+SOURCES = "sources"  # key of an XCom that discover sets if the run has no shards: the dates of the sources' shards
 
 # The first Param's description begins with this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
@@ -87,19 +87,19 @@ PARAMS = {
         False,
         title="Accept rejections",
         type="boolean",
-        description="Load all units, even those that the gate would hold because of too many rejected captions.",
+        description="Load all units, even those with so many rejected captions that the run would first ask a person.",
     ),
     "relist": Param(
         False,
         title="List the sources again",
         type="boolean",
-        description="List the sources again, and add new shards to the interval's frozen list.",
+        description="List the sources again, and add new shards to the list that the interval's first run has frozen.",
     ),
     "replan": Param(
         False,
         title="Plan again",
         type="boolean",
-        description="If units were started with other settings, discard their work and plan them again.",
+        description="If units were started with other settings, discard their work and plan their pairs again.",
     ),
 }
 
@@ -125,7 +125,7 @@ PARAMS = {
 def capsfusion() -> None:
     @task(execution_timeout=timedelta(minutes=30))
     def discover() -> list[Json]:
-        """Lists the shards that arrived in the interval, and freezes the list."""
+        """Lists the shards that arrived in the interval, and freezes the list, so that a rerun has the same shards."""
         context = get_current_context()
         with planning(context) as work:
             params = context["params"]
@@ -148,10 +148,10 @@ def capsfusion() -> None:
         fusion_metrics.send(metrics.pulled(counts))
         return counts
 
-    # Continue if some shards failed. Skip if all failed, because then there is nothing to pair.
+    # Continue if some pull tasks failed. Skip if all failed, because then there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
-        """Divides the hash buckets among tasks: one task per 4 GiB of shards pulled so far."""
+        """Divides the hash buckets among pair tasks: one task for each 4 GiB of shards that were pulled so far."""
         with working() as work:
             groups = interval_tasks.bucket_groups(work)
         require_mappable(len(groups), "groups of buckets (CAPSFUSION_PAIR_TASKS)")
@@ -264,8 +264,8 @@ def capsfusion() -> None:
     checked = check()
     paired >> units
     [loaded, held] >> export() >> checked >> announce() >> report()
-    # If a task fails, Airflow ends its successors at once. check depends directly on all of these tasks, so it waits
-    # until each of them is done.
+    # If a task fails, Airflow marks its successors as upstream_failed at once, even if other tasks still run. So check
+    # depends directly on all of these tasks, and waits until each of them is done.
     [paired, loaded, held] >> checked
 
 

@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion_export``: wiring only. The button *Export these* in the captions view starts this DAG."""
+"""The DAG ``capsfusion_export``. The button *Export these* in the captions view starts this DAG."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PARAMS = {
         None,
         title="More columns",
         type=["null", "string"],
-        description="More columns than the four standard columns: names separated by commas, or all.",
+        description="Columns to export in addition to the four standard columns: names separated by commas, or all.",
     ),
-    "limit": limit_param("Export at most this many captions, a random sample. Empty: all."),
+    "limit": limit_param("Export a random sample of at most this many captions. Empty: all captions."),
 }
 
 

@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion_lake``: writes accepted captions to an Iceberg table. Wiring only."""
+"""The DAG ``capsfusion_lake``: writes accepted captions to an Iceberg table."""
 
 from __future__ import annotations
 

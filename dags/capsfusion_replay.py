@@ -1,4 +1,4 @@
-"""The DAG ``capsfusion_replay``: wiring only. Each task calls its stage in ``capsfusion_tasks.tasks``."""
+"""The DAG ``capsfusion_replay``. It only connects tasks; each task calls its stage in ``capsfusion_tasks.tasks``."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ PARAMS = {
     description="Fuses the pairs of rejected captions again, and accepts the new captions that pass.",
     schedule=None,
     catchup=False,
-    rerun_with_latest_version=False,  # dags/capsfusion.py says why
+    rerun_with_latest_version=False,  # for the reason that dags/capsfusion.py gives
     max_active_runs=4,
     max_active_tasks=MAX_ACTIVE_TASKS,
     default_args=DEFAULT_ARGS,

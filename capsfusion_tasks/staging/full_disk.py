@@ -1,4 +1,4 @@
-"""Raises errors for full and read-only disks that name the folder. A retry continues when the disk has space."""
+"""Raises an error that names the folder if its disk is full or read-only. A retry continues when the disk has space."""
 
 from __future__ import annotations
 

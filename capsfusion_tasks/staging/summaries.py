@@ -33,7 +33,7 @@ class Summaries:
     folder: str
 
     def note_change(self, name: str) -> None:
-        """Write a note of a change. Call this before the file is written or deleted. A new file needs no note."""
+        """Record that a file changes. Call this before the file is written or deleted, but not for a new file."""
         self.storage.write_json(f"{self._changes}/{name}.{uuid4().hex}", {})
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
