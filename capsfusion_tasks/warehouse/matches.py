@@ -1,8 +1,8 @@
 """Counts the captions of one table that match a filter: exactly, or estimated from a sample.
 
-If there are only a few matches, counts them all. Otherwise the sample is the first rows of units from all times. These
-rows are random, because a unit's rows are stored in the order of their pair_id, which is a digest. Sampling takes no
-longer in a large table.
+If there are only a few matches, counts them all. Otherwise, takes a sample: the first rows of some units from all
+times. These rows are random, because a unit's rows are stored in the order of their pair_id, which is a digest.
+Sampling a large table takes no longer than sampling a small one.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Bins:
 
 @dataclass
 class Matches:
-    """Numbers of matching captions, by value. They are estimates unless ``basis`` is all.
+    """Numbers of matching captions, by unit, reason, flag and score. They are estimates unless ``basis`` is all.
 
-    ``basis``: which captions were counted: all matches, a sample of the table, or only some matches (the oldest).
+    ``basis`` says what was counted. all: all matches. sample: a sample of the table. some: only the oldest matches.
     ``total`` is None if matches are so rare that counting them took too long.
     """
 
@@ -76,9 +76,9 @@ class Matches:
 
 @dataclass(frozen=True)
 class Stock:
-    """How many rows the wanted units have in a table, according to the ledger.
+    """How many rows the units that the filter selects have in a table, according to the ledger.
 
-    ``rows``: sum over all wanted units. ``column``: SQL for the number of rows of one unit.
+    ``rows``: sum over all of these units. ``column``: SQL for the number of rows of one unit.
     """
 
     rows: float
@@ -86,7 +86,7 @@ class Stock:
 
 
 def matches(connection: Connection, conditions: Conditions, table: Table, stock: Stock, bins: Bins) -> Matches:
-    """The numbers of captions in ``table`` that match."""
+    """The numbers of captions in ``table`` that match ``conditions``."""
     if conditions.nothing_loaded or (conditions.wanted.reason is not None and "reasons" not in table.c):
         return Matches("all", 0)
     if stock.rows <= MOST:
@@ -234,7 +234,7 @@ def _in_time(connection: Connection, statement: Any, milliseconds: int | None) -
     except OperationalError as error:
         if not isinstance(error.orig, psycopg.errors.QueryCanceled):
             raise
-        attempt.rollback()  # also the setting
+        attempt.rollback()  # this also restores the setting
         return None
     attempt.commit()
     return found

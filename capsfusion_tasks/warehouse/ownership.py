@@ -23,7 +23,7 @@ from capsfusion_tasks.warehouse.writable import require_writable
 
 log = logging.getLogger(__name__)
 
-# How often the worker checks that it still has the lock. After a restart of the server it takes the lock again.
+# How often the worker checks that it still has the lock. If the server was restarted, the worker takes the lock again.
 _BEAT_SECONDS = 30.0
 _PATIENCE_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
@@ -113,7 +113,7 @@ def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
 
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
-    """Like ``alone_with``, but in an open transaction: no task can start on the unit until the transaction ends."""
+    """Like ``alone_with``, but in the caller's transaction. Until it ends, no task can start on the unit."""
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 

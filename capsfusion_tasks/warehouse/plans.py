@@ -14,9 +14,10 @@ from capsfusion_tasks.warehouse.queries import Scope
 
 @dataclass(frozen=True)
 class PlannedPairs:
-    """Numbers of pairs, summed over plans. ``pairs``: all. ``already_fused``: in units of other plans.
+    """Numbers of pairs, summed over plans.
 
-    ``left``: left for a later run. ``gone``: left out because their images are gone.
+    ``pairs``: all pairs. ``already_fused``: pairs in units of other plans. ``left``: pairs left for a later run.
+    ``gone``: pairs that are left out, because their images are gone.
     """
 
     pairs: int
@@ -52,7 +53,7 @@ def record(
 
 
 def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPairs]:
-    """(interval, fusion_id) → counts of the last plan. ``already_fused`` includes pairs in units of earlier plans."""
+    """(interval, fusion_id) → counts of their last plan. ``already_fused`` includes pairs in units of earlier plans."""
     columns = plans.c
     last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
     return {
@@ -66,8 +67,8 @@ def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPair
 def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
     """Sums over the last plan of each interval and fusion in ``scope``. None if there is no plan.
 
-    If an interval is planned again, the later plan counts the pairs in units of the earlier plan as fused. These pairs
-    do not count as ``already_fused`` here.
+    If an interval is planned again, the later plan counts the pairs in units of the earlier plan as already fused. This
+    function leaves these pairs out of ``already_fused``.
     """
     if scope.replay is not None or scope.unit_ids is not None:
         return None

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-# Column about a caption's origin → SQL for this column in an export. The view ``captions`` has the same columns, but
-# with the addresses of sources. An export may be published, so it has the names of releases instead.
-# {releases} is a JSON object: MD5 of a source's address → name of its release.
+# Column about a caption's origin → SQL for this column in an export. The view ``captions`` has the same columns, with
+# the address of each source. An export may be published, so it has the name of the source's release in place of the
+# address. {releases} is a JSON object: MD5 of a source's address → name of its release.
 PROVENANCE: dict[str, LiteralString] = {
     "laion_2b_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_2b_shard)",
     "laion_coco_source": "(select {releases}::jsonb ->> md5(source) from shards where shard_id = laion_coco_shard)",
@@ -32,7 +32,7 @@ class Origin:
 
 
 def release_names(sources: Iterable[str]) -> dict[str, str]:
-    """Source → public name of its release. The name does not show the folder or bucket of this copy.
+    """Source → public name of its release. The name does not show in which folder or bucket the user has a copy.
 
     The name of a data set on the hub is its address. The name of a list of files is the folder of the list. The name of
     any other source is the last part of its address. Equal names get more parts of their addresses until they differ.

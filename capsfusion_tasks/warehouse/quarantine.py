@@ -1,4 +1,7 @@
-"""Finds the rows of ``rejected_captions`` that a replay selects, and the units of other replays."""
+"""Finds the rejected captions that a replay selects, and the units of other replays.
+
+A replay fuses or validates rejected captions again.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
     known = {row.fusion_id: row.model for row in connection.execute(select(fusions.c.fusion_id, fusions.c.model))}
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"
-        raise InputError(f"the warehouse has no rejected captions of fusion {fusion_id}; it has the fusions: {names}")
+        raise InputError(f"the warehouse has no rejected captions of fusion {fusion_id}; it knows the fusions: {names}")
 
 
 def matching(connection: Connection, replay: Replay) -> int:
@@ -53,7 +56,7 @@ def matching(connection: Connection, replay: Replay) -> int:
 
 
 def has_failed(connection: Connection, replay: Replay) -> bool:
-    """Whether any row that meets the replay's conditions failed to fuse, so that it has no caption."""
+    """Whether any row that meets the replay's conditions has no caption, because fusing it failed."""
     query = sql.SQL(
         "select exists (select from capsfusion.rejected_captions rejected where {} and finish_reason like 'error%')"
     ).format(_asked(connection, replay))
@@ -120,7 +123,7 @@ def rejected_pairs(
         sql.SQL("").join(tried.format(sql.Identifier(table), sql.Literal(untried_under)) for table in tables),
         sql.SQL("") if most is None else sql.SQL(" limit {}").format(sql.Literal(most)),
     )
-    # Use COPY, the driver's default. Without it, the driver would keep the whole result in memory.
+    # Use COPY, the driver's default. Without COPY, the driver would keep the whole result in memory.
     with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:
         cursor.execute(query.as_string())
         for batch in batches(warehouse, connection, cursor.fetch_record_batch()):
@@ -143,7 +146,7 @@ def _asked(connection: Connection, replay: Replay) -> sql.Composed:
 
 
 def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.ChunkedArray) -> pa.Table:
-    """The fusion's rejected captions of ``pair_ids`` (binary(16)), without rows that failed to fuse.
+    """The fusion's rejected captions of ``pair_ids`` (binary(16)), without rows whose fusing failed.
 
     Columns: those of ``schemas.fused_schema`` without ``input``; ``row`` is the index in ``pair_ids``.
     """

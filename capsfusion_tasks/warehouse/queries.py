@@ -38,7 +38,10 @@ class Scope:
     unit_ids: Sequence[str] | None = None
 
     def clause(self, table: Table = work_units) -> ColumnElement[bool]:
-        """The conditions as SQL on ``work_units``, or on ``plans`` for a scope without a replay."""
+        """The conditions as SQL on the table ``work_units``.
+
+        They also work on the table ``plans`` if the scope has no ``replay`` and no ``unit_ids``.
+        """
         units = table.c
         conditions: list[ColumnElement[bool]] = [true()]
         if self.interval is not None:

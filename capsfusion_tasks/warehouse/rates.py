@@ -56,7 +56,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
             case((real.is_not(None), units.caption_tokens)).label("caption"),
         )
         .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
-        # Leave out replays under the same fusion, because they do not fuse most of their captions again.
+        # Leave out replays of captions of this same fusion. They only validate most captions again, without fusing.
         .where(units.replay_of.is_distinct_from(units.fusion_id))
         .order_by(units.created_at.desc(), units.unit_id.desc())
         .limit(RECENT_UNITS)
@@ -78,7 +78,8 @@ def unfused(
 ) -> tuple[int, int]:
     """Numbers of rows and estimated tokens in units that are not fused. All rows of a started unit count.
 
-    A row counts as at most ``longest_row`` tokens, because earlier versions estimated too many for very long alt texts.
+    A row counts as at most ``longest_row`` tokens, because earlier versions estimated too many tokens for very long alt
+    texts.
     """
     units = work_units.c
     tokens = func.least(units.tokens_estimated, units.rows_in * longest_row)

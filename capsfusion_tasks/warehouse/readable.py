@@ -17,5 +17,8 @@ def readable_sql(statement: ClauseElement) -> str:
 
 
 def condition_sql(connection: Connection, wanted: CaptionFilter, captions: FromClause) -> str:
-    """The conditions of ``wanted`` on a row of ``captions``, without the verdict. Raises UnclearFilter."""
+    """The conditions of ``wanted`` on a row of ``captions``, except the condition on the verdict.
+
+    Raises UnclearFilter.
+    """
     return readable_sql(and_(true(), *conditions(connection, wanted).all(captions)))

@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.url import describe
 
 @contextmanager
 def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
-    """A read-only transaction. Raises NotReadyError if a statement takes over ``seconds`` or the connection fails."""
+    """A read-only transaction. Raises NotReadyError if a statement takes over ``seconds``, or the connection fails."""
     engine = warehouse.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     with _in_time(warehouse, engine, seconds) as connection:
         yield connection
@@ -24,7 +24,7 @@ def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
 
 @contextmanager
 def writing(warehouse: Warehouse, seconds: int, what: str) -> Iterator[Connection]:
-    """A transaction that may write. ``what``: a name for the written rows, for error messages.
+    """A transaction that may write. ``what``: what it writes, for error messages.
 
     Raises InputError if the login may only read, and NotReadyError like ``reading``.
     """
@@ -52,7 +52,7 @@ def _in_time(warehouse: Warehouse, engine: Engine, seconds: int) -> Iterator[Con
     except OperationalError as error:
         if isinstance(error.orig, psycopg.errors.QueryCanceled):
             raise NotReadyError(
-                f"the query was cancelled after {seconds} s: narrow it by model, run, day or shard"
+                f"the query was cancelled after {seconds} s: narrow the filter by model, run, day or shard"
             ) from error
         said = " ".join(str(error.orig).split())
         raise NotReadyError(f"the warehouse, {describe(warehouse.url)}, does not answer: {said}") from error

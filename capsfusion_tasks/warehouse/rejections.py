@@ -1,4 +1,4 @@
-"""Consistent counts of rejected captions and of their reasons."""
+"""Counts rejected captions, and writes the count and the counts by reason as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rejected_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
 
 
 def reasons_line(rejected: int, reasons: dict[str, int]) -> str:
-    """A line with counts by reason. A caption can have several, so their sum may be larger than ``rejected``."""
+    """A line with counts by reason. As a caption can have several reasons, their sum can exceed ``rejected``."""
     listed = " + ".join(f"{count} {reason}" for reason, count in reasons.items())
     total = sum(reasons.values())
     several = "; a caption can have several reasons" if total > rejected else ""

@@ -36,7 +36,7 @@ begin
         return;
     end if;
 
-    -- A login that has created a role is not a member of the role, but may join it.
+    -- A login that has created a role is not a member of the role, but may make itself a member.
     begin
         if not pg_has_role('capsfusion_owner', 'usage') then
             grant capsfusion_owner to current_user;

@@ -13,7 +13,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 SCHEMA = "capsfusion"
-VERSION_TABLE = "schema_version"  # Alembic's own
+VERSION_TABLE = "schema_version"  # the table in which Alembic stores the schema's version
 
 metadata = MetaData(
     schema=SCHEMA,

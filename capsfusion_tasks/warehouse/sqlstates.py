@@ -18,6 +18,7 @@ from capsfusion_tasks.warehouse.url import describe, libpq_uri
 READ_ONLY = "25006"
 UNDEFINED_COLUMN, UNDEFINED_TABLE = "42703", "42P01"
 REFUSED = "42000"  # stands for a refusal whose SQLSTATE the driver does not report
+# Temporary errors: first their classes (the first two characters of the SQLSTATE), then single SQLSTATEs.
 _PASSING_CLASSES = (
     "08",  # connection exception
     "40",  # transaction rollback: a deadlock, or a conflict with a standby's recovery
@@ -65,7 +66,7 @@ def user_error(url: URL, said: str, sqlstate: str | None) -> InputError | NotRea
         )
     if sqlstate is None or may_pass(sqlstate):
         return NotReadyError(
-            f"the warehouse, {describe(url)}, failed: {said}; try again, no work is half done or done twice"
+            f"the warehouse, {describe(url)}, failed: {said}; try again: no work is left half done or done twice"
         )
     return InputError(f"the warehouse, {describe(url)}, refuses the request: {said}")
 
@@ -90,11 +91,11 @@ def unreachable(url: URL, said: str) -> InputError | NotReadyError:
     check = f"check {' and '.join(['CAPSFUSION_WAREHOUSE_URL', *variables])}"
     if lasts(failure):
         return InputError(f"{message}; {check}")
-    return NotReadyError(f"{message}; start it, {check}, or unset the URL to use the embedded one")
+    return NotReadyError(f"{message}; start it, {check}, or unset the URL to use the embedded database")
 
 
 def lasts(failure: FailedHandshake) -> bool:
-    """Whether another attempt to connect fails in the same way."""
+    """Whether every later attempt to connect would fail in the same way."""
     return failure.lasts or (failure.sqlstate is not None and not may_pass(failure.sqlstate))
 
 

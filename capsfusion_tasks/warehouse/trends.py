@@ -17,7 +17,7 @@ _UNITS, _ROWS = 3, 50  # sample of a day: number of units, and number of rejecte
 
 @dataclass(frozen=True)
 class DayOfFusion:
-    """Sums over the loaded units of a day under one fusion. ``gpu_seconds``: None if it was not measured."""
+    """Sums over the loaded units of one day and one fusion. ``gpu_seconds``: None if no unit's time was measured."""
 
     day: date
     fusion_id: str
@@ -28,7 +28,10 @@ class DayOfFusion:
 
 @dataclass(frozen=True)
 class Trends:
-    """The newest DAYS days, the oldest first. ``reasons``: day → reason → share of the day's sampled rejections."""
+    """The newest DAYS days, in order of time.
+
+    ``reasons``: day → reason → share of the day's sampled rejected captions that have this reason.
+    """
 
     days: list[DayOfFusion]
     reasons: dict[str, dict[str, float]]

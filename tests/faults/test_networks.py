@@ -65,7 +65,7 @@ def test_a_warehouse_that_is_lost_at_work_is_worth_another_try(postgres: Embedde
     with Network(Path(postgres.socket_folder, f".s.PGSQL.{PORT}")) as network:
         url = make_url(warehouse_url).set(host="127.0.0.1", port=network.port, query={})
         settings = Settings(warehouse_url=url.render_as_string(hide_password=False))
-        said = rf'the warehouse, database "\w+" at 127\.0\.0\.1:{network.port}, failed: .*; try again, no work is'
+        said = rf'the warehouse, database "\w+" at 127\.0\.0\.1:{network.port}, failed: .*; try again: no work is'
 
         def work() -> None:
             with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:

@@ -179,5 +179,8 @@ def test_who_looks_can_change_nothing(warehouse: Warehouse) -> None:
 
 
 def test_a_query_that_takes_too_long_is_ended_and_says_so(warehouse: Warehouse) -> None:
-    with pytest.raises(NotReadyError, match=r"cancelled after 1 s: narrow it"), reading(warehouse, 1) as connection:
+    with (
+        pytest.raises(NotReadyError, match=r"cancelled after 1 s: narrow the filter"),
+        reading(warehouse, 1) as connection,
+    ):
         connection.execute(text("select pg_sleep(30)"))

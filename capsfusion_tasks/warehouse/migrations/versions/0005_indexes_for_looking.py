@@ -19,7 +19,7 @@ SCHEMA = "capsfusion"
 def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions"):
         # Add pair_id, because all rows of a unit have the same loaded_at. With an index on loaded_at alone, the query
-        # of a page had to read all rows of the unit.
+        # for one page of captions had to read all rows of the unit.
         op.drop_index(f"{table}_loaded_at_idx", table, schema=SCHEMA)
         op.create_index(f"{table}_loaded_at_idx", table, ["loaded_at", "pair_id"], schema=SCHEMA)
         op.create_index(f"{table}_flags_idx", table, ["flags"], schema=SCHEMA, postgresql_using="gin")

@@ -26,7 +26,7 @@ def upgrade() -> None:
         schema=SCHEMA,
         postgresql_where=sa.text("rescued_from is not null"),
     )
-    # The view of 0003 again, with the new columns.
+    # Create the view of migration 0003 again, with the new columns.
     op.execute(
         """
         create or replace view capsfusion.captions as

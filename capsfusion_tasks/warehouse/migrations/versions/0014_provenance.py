@@ -16,8 +16,8 @@ SCHEMA = "capsfusion"
 def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions", "replayed_captions"):
         op.add_column(table, sa.Column("license", sa.Text), schema=SCHEMA)
-    # The view of 0009 with the new columns. Each left join is on a unique key, so PostgreSQL skips it if a query does
-    # not use its columns.
+    # Create the view of migration 0009 again, with the new columns. Each left join is on a unique key, so PostgreSQL
+    # skips the join if a query does not use its columns.
     op.execute(
         """
         create or replace view capsfusion.captions as
