@@ -63,8 +63,8 @@ PARAMS = {
         title="Day",
         type=["null", "string"],
         format="date",
-        description_md=f"{BACKFILL_HINT}\n\nIn a single run: the day (UTC) whose shards it handles. Empty: the last"
-        " whole day before the logical date; 2026-11-11 08:00 means 2026-11-10.",
+        description_md=f"{BACKFILL_HINT}\n\nIn a single run: the day (UTC) whose shards the run handles. Empty: the"
+        " last whole day before the logical date; for example 2026-11-10 if that is 2026-11-11 08:00.",
     ),
     **MODEL_PARAMS,
     **BUDGET_PARAMS,
@@ -223,7 +223,7 @@ def capsfusion() -> None:
     # succeeds without new captions.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
-        """Emits an event of the asset fused_captions with this run's counts. Skipped if the run loaded no caption."""
+        """Emits an event of the asset fused_captions with this run's counts. Skipped if no caption was accepted."""
         context = get_current_context()
         with working() as work:
             counts = unit_tasks.loaded_counts(work, planned_units(context))
@@ -236,7 +236,7 @@ def capsfusion() -> None:
     # The last task decides the run's state, so it fails if any task before it failed.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(hours=1))
     def report() -> Json:
-        """Reports shards, pairs and captions of the run, in this log and in the run's note.
+        """Reports the run's counts of shards, pairs and captions, in this log and in the run's note.
 
         Fails if any task before it failed.
         """

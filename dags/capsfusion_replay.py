@@ -154,7 +154,7 @@ def capsfusion_replay() -> None:
     # The last task decides the run's state. It fails if a task failed, but not if captions are rejected again.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
-        """Reports the captions that were selected, moved and rejected again, in this log and in the run's note."""
+        """Reports how many captions were selected, moved and rejected again, in this log and in the run's note."""
         context = get_current_context()
         selection, fusion_id = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY), planned_fusion(context)
         if selection is None or fusion_id is None:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # Bytes of bucket files that are joined at a time. The join takes four to eight times as much memory.
 _PASS_BYTES = 192 << 20
 _IN_MEMORY = 8
-_HALVINGS = 5  # how often a pass that does not fit in memory is halved
+_HALVINGS = 5  # a pass that does not fit in memory is halved at most this many times
 _READERS = 16  # footers read in parallel: on S3 each takes a round trip
 
 # Rows of a side with the same URL and captions count once, even if they are in different shards or their scores differ.

@@ -59,7 +59,10 @@ def _names(source: str) -> Iterator[str]:
 
 
 def by_origin(rows: Iterable[dict[str, Any]]) -> list[Origin]:
-    """The origins of counted captions, the most frequent first. A release without a name is 'unknown'."""
+    """The origins in ``rows``, the most frequent first. Each row has a number of captions with the same origin.
+
+    A release without a name is 'unknown'.
+    """
     found: Counter[tuple[str, str, str | None]] = Counter()
     for row in rows:
         raw, synthetic = (row[column] or "unknown" for column in ("laion_2b_source", "laion_coco_source"))

@@ -74,7 +74,7 @@ def stop(data: Path) -> None:
         except NotReadyError:
             if is_running(data) and mode == "immediate":
                 raise
-        # The server has stopped. pg_ctl may still report a failure if the server was killed meanwhile.
+        # Do not trust pg_ctl, which also reports a failure if the server was killed meanwhile.
         if not is_running(data):
             return
 
@@ -92,7 +92,7 @@ def is_running(data: Path) -> bool:
 
 def _is_stopping(data: Path) -> bool:
     """Whether the server is shutting down: the eighth line of postmaster.pid has its status."""
-    with suppress(FileNotFoundError):  # stopped
+    with suppress(FileNotFoundError):  # without this file, the server has stopped
         lines = (data / "postmaster.pid").read_text().splitlines()
         return len(lines) > 7 and lines[7].strip() == "stopping"
     return False

@@ -1,4 +1,4 @@
-"""Trends of captions by day: acceptance and speed by model from the ledger, reasons from a sample."""
+"""Reads trends by day: the acceptance and speed of each fusion from the ledger, and the reasons from a sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds indexes for frequent queries, and the view of each pair's newest caption.
+"""Adds indexes for frequent queries, and the view ``captions``, which has the newest caption of each pair.
 
 While an index is built, loads wait and reads continue. docs/queries.md says how long this takes.
 """
