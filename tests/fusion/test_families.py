@@ -147,7 +147,7 @@ def test_a_tokenizer_json_that_cannot_be_read_is_refused_in_one_line(
         ("Qwen2", "tokenizer_config.json", {"eos_token": "<|x|>"}, "has no token '<|x|>', which is the eos_token"),
         ("Qwen2", "config.json", {"vocab_size": 100, "eos_token_id": 2}, "tokenizer.json has .* embeddings for 100 "),
         ("LLaMA 3", "generation_config.json", {"eos_token_id": None}, None),
-        ("Mistral", "config.json", {"sliding_window": 335}, "do not fit the model's 335 tokens of sliding window"),
+        ("Mistral", "config.json", {"sliding_window": 335}, "do not fit in the model's 335-token sliding window"),
         ("Mistral", "config.json", {"sliding_window": 336}, None),
         ("Mistral", "config.json", {"sliding_window": None}, None),
         ("Qwen2", "config.json", {"use_sliding_window": True, "sliding_window": 64}, None),  # of no layer
@@ -155,7 +155,7 @@ def test_a_tokenizer_json_that_cannot_be_read_is_refused_in_one_line(
             "Qwen3",
             "config.json",
             {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]},
-            "do not fit the model's 64 tokens of sliding window",
+            "do not fit in the model's 64-token sliding window",
         ),
         ("Qwen3", "config.json", {"layer_types": ["full_attention", "linear_attention"]}, "has layer_types"),
         ("Qwen3", "config.json", {"head_dim": 31}, "has values that no Qwen3 model has: head_dim"),

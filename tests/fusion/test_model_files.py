@@ -127,7 +127,7 @@ def test_a_tokenizer_that_cannot_be_read_is_refused_in_one_line(folder: Path, co
 
 def test_captions_that_do_not_fit_the_models_positions_are_refused_without_weights(folder: Path) -> None:
     check_model(folder, engine="native", max_new_tokens=256)
-    with pytest.raises(InputError, match=r"captions of 257 tokens do not fit the model's 512 positions"):
+    with pytest.raises(InputError, match=r"captions of 257 tokens do not fit in the model's 512 positions"):
         check_model(folder, engine="native", max_new_tokens=257)
     check_model(folder, engine="transformers", max_new_tokens=257)
 

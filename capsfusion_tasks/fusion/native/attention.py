@@ -47,7 +47,7 @@ class Beams:
 
     tokens: Tokens
     slots: Tensor  # [N] int64
-    used: Tensor  # [N] int64, number of tokens in each slot, including the new ones
+    used: Tensor  # [N] int64, number of tokens in each slot, including the new tokens
     # The tokens of a slot that each beam sees, including the beam's new token. Made by ``pack_seen``.
     seen: Tensor
 

@@ -1,4 +1,4 @@
-"""The KV cache: one read-only prefix for all rows, and pages that slots fill as their rows grow.
+"""The KV cache: one read-only prefix that all rows share, and pages that slots fill as their rows grow.
 
 A slot contains the prompt of a row (without the prefix), followed by every token that any of its B beams generated. The
 tokens are stored in pages. A page table maps places to pages: place t of slot n is place t % page_tokens of page

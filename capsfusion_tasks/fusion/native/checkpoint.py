@@ -33,7 +33,7 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
     if unread := unread_files(folder, files):
         log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     tied = config.tie_word_embeddings and not _has_own_head(files)
-    # Check before allocating memory, because a wrong number in config.json can require any amount of memory.
+    # Check the shapes before allocating memory, because a wrong number in config.json can require any amount of memory.
     places = Llama(config, torch.device("meta"), dtype, tied=tied).parameters()
     check_names(folder, files, {name: list(place.shape) for name, place in places.items()}, tied=tied)
     model = Llama(config, device, dtype, tied=tied)

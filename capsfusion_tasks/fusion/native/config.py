@@ -1,6 +1,6 @@
 """A model's config.json: its sizes, and checks for features that this engine does not support.
 
-Imports transformers only for models with scaled positions: this import takes longer than all other imports of a rank.
+Imports transformers only for models with scaled positions, because this import takes longer than all others together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.model_files import read_config
 from capsfusion_tasks.fusion.native.sizes import FAMILIES, Sizes, rope_of
 
-# The kinds of position scaling that the engine supports. Their scale does not depend on the length of the prompt.
+# The kinds of position scaling that the engine supports: those whose scale does not depend on the prompt's length.
 _SCALED = ("linear", "llama3", "yarn")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -61,13 +61,13 @@ def model_sizes(folder: Path) -> Sizes:
 def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
     """Raise InputError if a prompt and a caption of these lengths exceed the model's positions or sliding window."""
     for most, what in (
-        (sizes.max_position_embeddings, "positions"),
-        (sizes.window, "tokens of sliding window (the native engine needs a window with room for both)"),
+        (sizes.max_position_embeddings, " positions"),
+        (sizes.window, "-token sliding window (the native engine needs a window with room for both)"),
     ):
         if most is not None and prompt_tokens + new_tokens > most:
             raise InputError(
-                f"prompts of {prompt_tokens} and captions of {new_tokens} tokens do not fit the model's {most} {what}:"
-                " choose shorter captions with --max-new-tokens"
+                f"prompts of {prompt_tokens} and captions of {new_tokens} tokens do not fit in the model's"
+                f" {most}{what}: choose shorter captions with --max-new-tokens"
             )
 
 

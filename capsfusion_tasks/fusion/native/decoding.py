@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _NEVER = -1.0e9  # the score that transformers gives candidates that must not be chosen
-_BLOCK = 64
+_BLOCK = 64  # number of logits in a block of ``_top_k``
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class BeamSearch:
         self.done = torch.zeros(slots, device=device, dtype=torch.bool)  # [N]
 
     def start(self, slots: Tensor, limits: Tensor) -> None:
-        """Reset ``slots`` [K] for new rows, of at most ``limits`` [K] tokens."""
+        """Reset ``slots`` [K] for new rows. ``limits`` [K]: the maximum length of each row's caption, in tokens."""
         self.length[slots] = 0
         self.limit[slots] = limits
         self.scores[slots] = _NEVER
-        self.scores[slots, 0] = 0.0  # before the first token, all beams are equal, so only one may have candidates
+        self.scores[slots, 0] = 0.0  # at first all beams are equal, so only one may have candidates
         self.finished_length[slots] = 0
         self.finished_scores[slots] = _NEVER
 

@@ -1,6 +1,7 @@
 """The native engine: continuous batching. The common prefix of all prompts is computed only once.
 
-Rows enter slots as slots become free. Each decode step adds a token to all beams of all slots.
+A row is a prompt to complete. It occupies one slot until its caption is complete; then another row takes the slot. Each
+decode step adds a token to every beam of every occupied slot.
 """
 
 from __future__ import annotations
@@ -26,23 +27,25 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 32
-# Maximum number of tokens of one step. A step computes one token per beam. From about 480 tokens on, the bottleneck of
-# an H200 is arithmetic, and no longer the reading of weights. In a prototype, a step took 26.3 ms for 480 tokens and
-# 50.1 ms for 960, so twice as many tokens fuse only 5% more rows per second. 1,024 takes this gain, and is a multiple
-# of 256, the largest tile of a matrix product. Still more tokens would gain less, and need more memory.
+# Maximum number of tokens per decode step, which computes one token per beam. From about 480 tokens on, the arithmetic
+# limits the speed of an H200, and no longer the time to read the weights. In a prototype, a step took 26.3 ms for 480
+# tokens and 50.1 ms for 960, so twice as many tokens fused only 5% more rows per second. The limit of 1,024 includes
+# this gain, and is a multiple of 256, the largest tile of a matrix product. A higher limit would gain even less, and
+# need more memory.
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
-ADMIT_SHARE = 4  # rows are admitted when one slot in four is free
-# Maximum number of tokens of one prefill: enough to keep a GPU busy, and few enough to fit in memory beside the cache.
+ADMIT_SHARE = 4  # new rows are admitted when a quarter of the slots is free
+# Maximum number of prompt tokens that one prefill computes: enough to keep a GPU busy, and few enough that their
+# activations fit in memory beside the cache.
 PREFILL_TOKENS = 8192
 
 
 class NativeEngine:
-    """Beam search (greedy, with one beam) over prompts that all begin with the tokens ``prefix``.
+    """Beam search over prompts that all begin with the tokens ``prefix``. With one beam, the search is greedy.
 
-    ``batch_size`` is the largest number of slots; None: the engine chooses. On a GPU with little memory, the engine
-    uses fewer slots. A caption ends at any of ``eos_ids``. With ``keep_beams``, completions contain all captions of the
-    search.
+    ``batch_size`` is the maximum number of slots; None: the engine chooses this maximum. On a GPU with little memory,
+    the engine uses fewer slots. A caption ends at any of ``eos_ids``. With ``keep_beams``, a completion contains all
+    finished captions that the search kept for its row, and not only the best one.
     """
 
     @torch.inference_mode()
@@ -74,7 +77,8 @@ class NativeEngine:
     def generate(self, requests: Requests) -> Iterator[Completion]:
         """Yield completions as rows finish.
 
-        Takes requests as slots become free, and some in advance: at most half as many as there are slots.
+        Takes requests as slots become free. While rows are active, also takes requests in advance, at most half as
+        many as there are slots.
         """
         slots = self._slots = self._slots or self._allocate()
         with torch.inference_mode():
@@ -83,13 +87,13 @@ class NativeEngine:
         active: dict[int, Request] = {}  # slot → request
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
         while True:
-            # Ask for rows before they run out, because a prefill of few rows is slow.
+            # Ask for more rows before none are left, because a prefill of only a few rows uses the device badly.
             if len(waiting) < self._admit_rows:
                 idle = not active and not waiting
                 if idle:
                     yield from done
                     done = []
-                # Take few rows in advance, so that all ranks have rows until the end.
+                # Take few rows in advance: all ranks share the source, and each rank should have rows until the end.
                 most = max(1, self.batch_size // 2) if active else self.batch_size
                 waiting.extend(requests.take(max(1, most - len(waiting)), wait=idle))
             with torch.inference_mode():
@@ -134,7 +138,7 @@ class NativeEngine:
         return max(1, min(MAX_SLOTS, STEP_TOKENS // self.num_beams))
 
     def _find_room(self, slots: int) -> Room:
-        """The room for at most ``slots`` rows. Halves their number until they fit.
+        """Measure the room for at most ``slots`` rows. Halves this number until so many rows fit.
 
         Raises torch.OutOfMemoryError if not even one row fits.
         """
@@ -173,13 +177,13 @@ class NativeEngine:
         return waiting > 0 and free >= min(waiting, self._admit_rows)
 
     def _admitted(self, slots: Slots, waiting: deque[Request]) -> list[Request]:
-        """Remove and return the rows of ``waiting`` that fit in the next prefill. Empty if too few slots are free."""
+        """Remove and return the rows of ``waiting`` that fit in the next prefill: none if too few slots are free."""
         if not self._should_admit(slots.busy, len(waiting)):
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Round the number of tokens down to a multiple of PREFILL_MULTIPLE. Further rows wait, because with them the
-        # prefill would be padded to the next multiple.
+        # Take rows up to a multiple of PREFILL_MULTIPLE tokens: with the multiple 256 and rows of 600 tokens in total,
+        # rows of at most 512 tokens. With the other rows, the prefill would be padded to 768 tokens, so they wait.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         multiple = self.model.ops.PREFILL_MULTIPLE
         most = most // multiple * multiple or most

@@ -39,7 +39,7 @@ def require(device: torch.device) -> None:
 class Float8:
     """A matrix: ``values`` [R, K] in float8, and a scale per row, ``scales`` [R, 1] in float32.
 
-    A row belongs to one output of a weight, or to one token of activations.
+    In a weight, a row belongs to one output feature. In activations, a row belongs to one token.
     """
 
     values: Tensor

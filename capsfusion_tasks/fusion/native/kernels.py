@@ -15,15 +15,16 @@ from capsfusion_tasks.fusion.native import float8
 
 LARGEST = tl.constexpr(float8.LARGEST)
 SMALLEST_SCALE = tl.constexpr(float8.SMALLEST_SCALE)
-NOTHING = tl.constexpr(-1.0e30)  # the largest score before the first block; finite, so that differences are not NaN
+# The initial value of a row's largest score. Finite, because the difference of two infinities would be NaN.
+NOTHING = tl.constexpr(-1.0e30)
 
 
 @triton.jit
 def _attend_block(q, k, v, seen, scale, mean, top, total, PREC: tl.constexpr):
     """Add a block of keys to an online softmax (Milakov and Gimelshein, 2018).
 
-    q [M, D], k and v [BLOCK, D], seen [M, BLOCK]. mean [M, D] is the weighted sum of values so far, top [M] the largest
-    score, total [M] the sum of weights. Weights are relative to top.
+    q [M, D], k and v [BLOCK, D], seen [M, BLOCK]. The state so far: mean [M, D] is the weighted sum of values, top [M]
+    the largest score, total [M] the sum of weights. The weight of a score is 2 to the power of (score - top).
     """
     scores = tl.dot(q, tl.trans(k), input_precision=PREC) * scale  # [M, BLOCK]
     scores = tl.where(seen, scores, -float("inf"))
@@ -90,13 +91,14 @@ def beam_attention_kernel(
     B: tl.constexpr, H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Attention of the new tokens of a slot's beams to the places that each beam sees.
+    """Attention of each beam's new token to the places that the beam sees in its slot.
 
-    Reads a key and its value once for all beams. Does not read tokens that no beam sees: those of dropped beams.
+    Reads each key and its value once for all beams of a slot. Does not read tokens that no beam sees, because their
+    beams were dropped.
 
-    Each program handles one slot and one key head. Its M rows are the beams times the query heads that share the key
-    head. SEEN [N, B, per_slot] has a number for each page, with a bit for each of the page's tokens. All page numbers
-    and bits are read at once, because reading them page by page would delay reading the keys.
+    Each program handles one slot and one key head. It has a row for each beam and each query head that shares the key
+    head, and is padded to M rows. SEEN [N, B, per_slot] has an integer for each page, with a bit for each of the page's
+    tokens. All page numbers and bits are read at once, because reading them page by page would delay reading the keys.
     """
     n, kv_head = tl.program_id(0), tl.program_id(1)
     GROUP: tl.constexpr = H // KVH
@@ -208,7 +210,7 @@ def rotate_and_store_kernel(
 
 @triton.jit
 def _store_row(OUT, SCALES, row, e, N: tl.constexpr, y, FLOAT8: tl.constexpr):
-    """Store a row of N numbers, unchanged or in float8 with its own scale."""
+    """Store a row of N numbers: with FLOAT8, as float8 with a scale of its own; otherwise unchanged."""
     if FLOAT8:
         y = y.to(tl.float32)
         scale = tl.maximum(tl.max(tl.abs(y), 0) / LARGEST, SMALLEST_SCALE)

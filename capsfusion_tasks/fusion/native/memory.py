@@ -17,8 +17,8 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_
 log = logging.getLogger(__name__)
 
 # Share of a slot's capacity that a row uses when it ends, measured with CapsFusion's published pairs and 3 beams: 46 of
-# 144 prompt tokens after the prefix, and 3 x 36 of 3 x 79 generated tokens. The average share over the steps of a row
-# is 0.27, so pages hardly ever run out.
+# 144 prompt tokens after the prefix, and 3 x 36 of 3 x 79 generated tokens. Averaged over the steps of a row, the share
+# is only 0.27, so pages hardly ever run out.
 USED_SHARE = 0.4
 MARGIN_SHARE = 0.02  # share of the card's memory kept free for fragmentation and for cuBLAS
 MARGIN_BYTES = 512 << 20
@@ -36,8 +36,8 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
     """Slots and pages for a card with ``total`` bytes, of which ``free`` bytes are free.
 
     ``needed``: bytes that the largest batch needs besides pages. ``page``: bytes of a page. ``per_slot``: pages of the
-    longest row. The result always has enough pages for one row of this length. If even these pages do not fit,
-    allocating them fails later with an out-of-memory error.
+    longest row. The result always has enough pages for one longest row. If even these pages do not fit, allocating them
+    fails later with an out-of-memory error.
     """
     pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # minus 1 for the spare page
     pages = max(per_slot, min(pages, most_slots * per_slot))
@@ -48,9 +48,10 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
 def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: int, **sizes: Unpack[SlotSizes]) -> Room:
     """The room for at most ``most_slots`` rows in the free memory of the model's GPU.
 
-    Runs the largest prefill (``prefill_tokens`` in the longest prompts) and one step of all slots, and measures the
-    memory of both. All slots share the pages of one row, because a small card may have no room for pages of so many
-    rows. ``sizes`` are arguments of ``Slots``. Raises torch.OutOfMemoryError if so many slots do not fit.
+    Runs the largest prefill (``prefill_tokens`` tokens in prompts of the maximum length) and one step of all slots, and
+    measures the memory of both. For these two runs, all slots share the pages of one row, because a small card may have
+    no room for the pages of ``most_slots`` rows. ``sizes`` are arguments of ``Slots``. Raises torch.OutOfMemoryError if
+    ``most_slots`` slots do not fit.
     """
     device, prompt = model.device, sizes["prompt_tokens"]
     capacity = slot_capacity(prompt, sizes["max_new_tokens"], sizes["beams"])
@@ -73,8 +74,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(
-        "%.1f of %.1f GB of GPU memory are free; a batch takes %.1f GB besides keys and values: %d slots, %d pages of"
-        " %d tokens",
+        "%.1f of %.1f GB of GPU memory are free; a batch takes %.1f GB besides keys and values. This leaves room for %d"
+        " slots, and for %d pages of %d tokens",
         *(free / 1e9, total / 1e9, needed / 1e9, found.slots, found.pages, page_tokens),
     )
     return found

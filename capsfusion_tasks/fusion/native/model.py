@@ -1,7 +1,8 @@
-"""The forward pass of LLaMA and similar models over a flat list of tokens. The caller supplies attention.
+"""The forward pass of LLaMA and similar models over a flat list of tokens. The caller supplies the attention function.
 
-Prompts and decode steps are packed one after the other: T tokens in, T hidden states out. ``torch_ops`` and
-``triton_ops`` have the operations that differ between devices.
+The T tokens are those of several prompts, one prompt after the other, or the new tokens of all beams. The result has
+one hidden state per token. ``torch_ops`` (for CPUs) and ``triton_ops`` (for CUDA) have the operations that depend on
+the device.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
     from capsfusion_tasks.fusion.native.cache import KVCache
 
-# The rows of embedding and head are padded to a multiple of this number. LLaMA's vocabulary with [PAD] has 32,001 rows,
-# and GPUs multiply a matrix of such an odd size at half the speed.
+# Embedding and vocabulary head have one row per token of the vocabulary. The number of rows is padded to a multiple of
+# this number: LLaMA's vocabulary with [PAD] has 32,001 tokens, and GPUs multiply a matrix with this odd number of rows
+# at half the speed.
 _HEAD_MULTIPLE = 64
 # Maximum number of rows of the rotary table, which has one row per position. Captions need a thousand positions. A
 # table for the ten million positions that some configs allow would take gigabytes.
@@ -36,7 +38,7 @@ Attend = Callable[[int, Tensor], Tensor]
 
 
 class Ops(Protocol):
-    """Operations that are not matrix products. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
+    """Operations other than products with weights. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
 
     PAGE_TOKENS: int | None  # number of tokens in a page of keys and values; None: a slot is one page
     PREFILL_MULTIPLE: int  # packed prompts are padded to a multiple of this number of tokens
@@ -70,8 +72,9 @@ class Place(Protocol):
 class Llama:
     """Weights and forward pass. Projections of the same input are one matrix, so that products are fewer and larger.
 
-    The families of ``sizes.py`` differ in two places only: biases of attention's projections, and norms of each head of
-    queries and keys. If a family has no such biases or norms, their list is empty.
+    The model families in ``sizes.py`` differ in two parts only: the biases of attention's projections, and the norms of
+    query heads and key heads. For a family without these biases or norms, ``qkv_bias``, ``out_bias``, ``query_norm`` or
+    ``key_norm`` is an empty list.
 
     With ``dtype`` float8_e4m3fn, the layers' matrices are float8. Embedding, head, norms, activations between products
     and the cache are then bfloat16, and the attribute ``dtype`` is bfloat16, too. ``tied``: whether embedding and head
@@ -155,7 +158,7 @@ class Llama:
     def forward(self, ids: Tensor, attend: Attend) -> Tensor:
         """Hidden states [T, E] of the tokens ``ids`` [T], after the last norm."""
         ops, quantise = self.ops, self.float8
-        x = F.embedding(ids, self.embedding)  # [T, E], the residual: add_norm adds to it
+        x = F.embedding(ids, self.embedding)  # [T, E], the residual stream: add_norm adds to it in place
         delta: Tensor | None = None  # the output of the previous block; the next add_norm adds it to x
         for i in range(self.layers):
             h = ops.add_norm(x, delta, self.attention_norm[i], self.eps, quantise=quantise)
@@ -170,7 +173,7 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of the token that follows each of ``hidden`` [..., E]. Ids that are only padding get -inf."""
+        """Logits [..., V] of the token that follows each of ``hidden`` [..., E]. The head's padding gets -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-# The largest allowed value of a size. No known model has a larger one. Products of such sizes stay below 2^63.
+# The largest allowed value of a size. Larger than in any known model, and so small that products of several sizes stay
+# below 2^63.
 _MOST = 1 << 24
 _MOST_HEADS = 1 << 12
 _MOST_LAYERS = 1 << 10
@@ -58,7 +59,7 @@ class Sizes(BaseModel):
     max_position_embeddings: int = Field(2048, gt=0)
     rms_norm_eps: float = Field(
         1e-6, ge=0, le=1
-    )  # a huge value makes every norm zero, so that all tokens score the same
+    )  # at most 1, because a huge value scales all hidden states to zero, and then all tokens score the same
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     rope_theta: float = Field(10_000.0, gt=0, allow_inf_nan=False)

@@ -1,9 +1,9 @@
 """The slots of the native engine on the device. Each slot generates the caption of one row at a time.
 
 A slot contains a tree of tokens. With a prompt of p tokens and B beams, the tokens of step g are at places p + g * B to
-p + g * B + B - 1. The mask ``visible`` marks the places that each beam sees: the prompt, and the beam's own ancestor of
-each step. When beam search replaces a beam with a copy of another beam, only a row of the mask is copied. Keys and
-values never move.
+p + g * B + B - 1. The mask ``visible`` marks the places that each beam sees: the prompt, and the beam's own ancestors,
+one of each step. When beam search replaces a beam with a copy of another beam, only a row of the mask is copied. Keys
+and values never move.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class SlotSizes(TypedDict):
 class Slots:
     """N slots of B beams.
 
-    A row stays in its slot. The order of slots lists busy slots first, so a step over n rows handles the first n slots
-    of the order.
+    A row stays in the same slot until its caption is complete. ``_order`` lists all slots, busy slots first, so a step
+    over n rows handles the first n slots of this list.
 
-    ``prompt_tokens`` is the longest prompt without the prefix, ``max_new_tokens`` the longest caption. ``pages`` is the
-    number of pages of keys and values for all slots together; None: enough for the longest rows in all slots.
-    ``shared_pages``: see ``Pages``.
+    ``prompt_tokens`` is the length of the longest prompt without the prefix, ``max_new_tokens`` that of the longest
+    caption. ``pages`` is the number of pages of keys and values for all slots together; None: enough for the longest
+    rows in all slots. ``shared_pages``: see ``Pages``.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Slots:
             self._abandon(slot)
 
     def room_for(self, prompts: Sequence[int]) -> int:
-        """How many of the next rows can be admitted now. ``prompts``: prompt lengths of these rows, without the prefix.
+        """How many of the next rows can be admitted now. ``prompts``: these rows' prompt lengths without the prefix.
 
         Keeps a page free for each row that can still grow, because a row that gets no page must start again.
         """
@@ -217,10 +217,10 @@ class Slots:
         self._release(slot, clean=not self._search.is_finite(slot))
 
     def _release(self, slot: int, *, clean: bool) -> None:
-        """Free a slot and its pages. ``clean``: fill the pages with zeros, because the row's scores are not finite.
+        """Free a slot and its pages. With ``clean``, first fill the pages with zeros.
 
-        Without this, the next row that uses the pages would get NaN, too: attention gives hidden tokens the weight 0,
-        and 0 times NaN is NaN.
+        This is necessary if the row's scores are not finite. Otherwise, the next row that uses the pages would get NaN,
+        too: attention gives masked tokens the weight 0, and 0 times NaN is NaN.
         """
         if clean:
             pages = self._pages.held(slot)
@@ -243,8 +243,8 @@ class Slots:
     def step(self, n: int) -> None:
         """Run the decode step over the first ``n`` slots of the order, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
-        # [N] number of generated tokens in the cache. In a CUDA graph, idle slots take part in the step, and their
-        # number keeps growing. The clamp keeps their places inside the slot.
+        # [N] number of generated tokens in the cache. In a CUDA graph, idle slots take part in the step, so this number
+        # also grows for idle slots. The clamp keeps the places of their tokens inside the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]
@@ -265,5 +265,8 @@ class Slots:
 
 
 def slot_capacity(prompt_tokens: int, max_new_tokens: int, beams: int) -> int:
-    """Tokens that a slot must hold: a prompt, and all generated tokens except the last, to which no token attends."""
+    """Tokens that a slot must hold: a prompt, and all generated tokens except those of the last step.
+
+    No token attends to the tokens of the last step.
+    """
     return prompt_tokens + max(1, max_new_tokens - 1) * beams

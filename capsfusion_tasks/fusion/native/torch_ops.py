@@ -111,10 +111,10 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Tensor, Tensor, Tensor]:
     """Read keys and values of ``slots`` [N]. Returns an index [N], and keys and values, [M, kv_heads, used, D] each.
 
-    The index contains the place of each slot in keys and values.
+    The index says which of the M entries belongs to each slot: ``keys[index[n]]`` are the keys of ``slots[n]``.
 
-    If each slot is one page and most of the first M pages are needed, keys and values are views of these M pages.
-    Otherwise they are copies for ``slots`` only.
+    If each slot is one page, and more than half of the first M pages are needed, keys and values are views of these M
+    pages. Otherwise, they are copies that contain only ``slots``.
     """
     keys, values = cache.keys[layer], cache.values[layer]  # [pages, kv_heads, page_tokens, D]
     pages = cache.table[slots, 0].long()

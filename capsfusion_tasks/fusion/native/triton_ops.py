@@ -19,11 +19,11 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-# Tokens of a page. Attention reads a page at a time, and an int32 has a bit for each token of a page. Blocks of 32 keys
-# were the fastest, with 2 warps and 3 stages.
+# Tokens of a page. Must not exceed 32, because an int32 has a bit for each token of a page. Attention reads a page at a
+# time, and blocks of 32 keys were the fastest, with 2 warps and 3 stages.
 PAGE_TOKENS: int | None = 32
-# Prefills are padded to a multiple of this number. cuBLAS computes in tiles of up to 256 rows. Without padding,
-# it would load a new kernel for nearly every number of rows.
+# Prefills are padded to a multiple of this number of tokens, because cuBLAS computes in tiles of up to 256 rows.
+# Without padding, cuBLAS would load a new kernel for nearly every number of tokens.
 PREFILL_MULTIPLE = 256
 # Query rows that one program handles, in attention over the prefix or a prompt.
 _ROWS = 64
@@ -209,7 +209,10 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 
 
 def _stages(queries: Tensor, most: int) -> int:
-    """Number of key blocks to load at a time: 1 for large blocks, because small cards have 100 KB of shared memory."""
+    """Number of key blocks to load at a time: at most ``most``. It is 1 for large blocks.
+
+    The reason is that small cards have only 100 KB of shared memory.
+    """
     return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
 

@@ -395,7 +395,7 @@ def test_a_few_rows_are_not_admitted_alone_while_more_are_there(model: Llama, mo
 
 
 def test_captions_that_do_not_fit_the_models_positions_are_refused(model: Llama) -> None:
-    with pytest.raises(InputError, match="do not fit the model's 128 positions"):
+    with pytest.raises(InputError, match="do not fit in the model's 128 positions"):
         NativeEngine(model, num_beams=1, max_new_tokens=100, max_prompt_tokens=40, eos_ids=[EOS], prefix=PREFIX)
 
 
