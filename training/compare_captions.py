@@ -1,10 +1,10 @@
-"""Compare made pairs with a file of real pairs: lengths, characters, overlap of the sources, forms of fused captions.
+"""Compare generated pairs with a file of real pairs: caption lengths, characters, and words that captions share.
 
     python training/compare_captions.py pairs.jsonl
     python training/compare_captions.py pairs.jsonl --pairs 5000 --split train
 
-The file has one JSON object per line with `laion_2b`, `laion_coco` and `capsfusion_official`. Tokens are those of the
-demo model's tokenizer.
+The file has one JSON object per line with `laion_2b`, `laion_coco` and `capsfusion_official`. Tokens are counted
+with the demo model's tokenizer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _percentiles(values: list[int]) -> str:
 
 
 def figures(pairs: list[tuple[str, str, str]], tokenizer: LlamaTokenizer) -> dict[str, str]:
-    """The figures to compare, as text: percentiles 5, 25, 50, 75, 95 and 99, or shares."""
+    """The figures to compare, as text. Each is a share, or has the percentiles 5, 25, 50, 75, 95 and 99."""
     table: dict[str, str] = {}
     for place, side in enumerate(("raw", "synthetic", "fused")):
         texts = [pair[place] for pair in pairs]
@@ -93,7 +93,7 @@ def main() -> None:
     real = figures([(row["laion_2b"], row["laion_coco"], row["capsfusion_official"]) for row in rows], tokenizer)
     pairs: list[MadePair] = [make_pair(rng, args.split) for _ in range(args.pairs)]
     made = figures([(pair.raw, pair.synthetic, pair.fused) for pair in pairs], tokenizer)
-    print(f"{'':28} {'real':>30} {'made':>30}")
+    print(f"{'':28} {'real':>30} {'generated':>30}")
     for name, value in real.items():
         print(f"{name:28} {value:>30} {made[name]:>30}")
 

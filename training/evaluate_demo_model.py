@@ -1,4 +1,4 @@
-"""Evaluate a demo model on held-out made pairs, whose names it never saw in training, or on a file of real pairs.
+"""Evaluate a demo model on generated pairs with names that it never saw in training, or on a file of real pairs.
 
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --pairs 1000 --num-beams 3
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --real pairs.jsonl --pairs 1000
@@ -33,7 +33,7 @@ from capsfusion_tasks.validation.text import repeated_share, words
 from training.compare_captions import joined_with_a_fixed_phrase
 
 MAX_NEW_TOKENS = 80
-# Stop words and words of advertising, which a fused caption need not keep.
+# Words that do not count as content words, because they carry little meaning.
 STOP_WORDS = frozenset(
     (
         "a",
@@ -69,7 +69,7 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """A raw and a synthetic caption. `made` is the made pair with the expected caption; None for real pairs."""
+    """A raw and a synthetic caption. `made` is the generated pair, with the expected caption; None for real pairs."""
 
     raw: str
     synthetic: str
@@ -164,10 +164,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("capsfusion_tasks/demo/model"))
     parser.add_argument("--pairs", type=int, default=1000)
-    parser.add_argument("--num-beams", type=int, default=1, help="1: greedy")
+    parser.add_argument("--num-beams", type=int, default=1, help="number of beams; with 1, the search is greedy")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
-        "--real", type=Path, help="JSON Lines file of real pairs; without it, evaluate on held-out made pairs"
+        "--real", type=Path, help="JSON Lines file of real pairs; default: generated pairs that training has not seen"
     )
     parser.add_argument("--seed", type=int, default=99)
     parser.add_argument("--threads", type=int, default=2)

@@ -13,7 +13,10 @@ from training.optimization import save
 
 
 def average(work: Path, start: Path, share: float) -> None:
-    """Average the checkpoint of --work with `start`: `share` of its own weights, the rest from `start`."""
+    """Replace the checkpoint in `work` with a weighted mean of this checkpoint and the checkpoint file `start`.
+
+    `share` is the weight of the checkpoint in `work`. `start` has the weight 1 - `share`.
+    """
     state, other = (torch.load(file, map_location="cpu") for file in (work / "checkpoint.pt", start))
     model = Backbone(Shape(**state["shape"]))
     model.load_state_dict(

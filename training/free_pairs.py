@@ -1,8 +1,8 @@
-"""Training pairs of random words: raw captions of any form, fused by simple sentence frames that copy both sources.
+"""Generates training pairs of random words. A sentence frame such as "{T} shows {s}." copies both sources.
 
-Made scenes have few forms and a small vocabulary. Real captions have any form and any words, and a model trained only
-on scenes forces real captions into them. These pairs have no meaning. They teach the model to copy both sources, to
-state shared or repeated parts once, and to stop.
+The other training pairs describe scenes, which have few forms and a small vocabulary. Real captions have any form and
+any words. A model that is trained only on scenes forces real captions into the forms of scenes. Pairs of random words
+have no meaning. They teach the model to copy both sources, to state shared or repeated parts once, and to stop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.free_words import FreeWords, without_untold
 
 _PLACES = ("in", "on", "with", "next to", "in front of", "and", "of", "at", "on top of", "near", "under", "for", "from")
 _PEOPLE = ("a man", "a woman", "two people", "a group of people", "a girl", "two men", "a person", "people", "a boy")
-# Before a noun in the singular and in the plural.
+# _ONE comes before a singular noun, _MANY before a plural noun.
 _ONE = ("a", "a", "the", "the", "an image of a", "a close up of a")
 _MANY = ("two", "three", "several", "some", "a group of", "the")
 # After "is" or "are", before a noun.
@@ -32,9 +32,10 @@ _TITLES = (
 )  # fmt: skip
 _ARTICLES = ("a ", "an ", "the ")
 
-# {x} is the raw caption, {T} the same with "The", {s} the synthetic caption, {S} the same with a capital.
+# {x} is the raw caption, {t} the raw caption with an article in front, {T} the same with a capital. {s} is the
+# synthetic caption, {S} the same with a capital. {is_} is "is" or "are".
 _NOUN_FRAMES = ("{T} is {s}.", "{T} features {s}.", "{T} shows {s}.", "In {t}, there {is_} {s}.")
-_NOUNS_FRAMES = ("{T} features {s}.", "{T} shows {s}.", "In {t}, there {is_} {s}.", "{T} has {s}.")  # in the plural
+_NOUNS_FRAMES = ("{T} features {s}.", "{T} shows {s}.", "In {t}, there {is_} {s}.", "{T} has {s}.")  # for plural nouns
 _CLAUSE_FRAMES = ("In {t}, {s}.", "{T} shows that {s}.", "{S}, representing {x}.", "{S} for {t}.")
 _SHOWN = ("{T} is shown.", "The image shows {x}.")
 
@@ -44,14 +45,14 @@ _HAS_VERB = re.compile(r" (?:is|are|has|have|shows?) ")
 
 
 def _is_plural(noun: str) -> bool:
-    """Whether a noun phrase is plural. It comes from `_noun`, `_PEOPLE` or a scene."""
+    """Whether a noun phrase is plural. Knows the noun phrases of `_noun`, `_PEOPLE` and scenes."""
     return noun.startswith(("two ", "three ", "several ", "some ", "people")) or (
         noun.startswith("the ") and english_plural(noun)
     )
 
 
 class FreePairs:
-    """Makes pairs of random words. `word` draws a word, `doing` a participle such as "holding"."""
+    """Makes pairs of random words. The function `word` draws a word, `doing` draws a participle such as "holding"."""
 
     def __init__(self, rng: random.Random, word: Callable[[], str], doing: Callable[[], str]) -> None:
         self.rng, self.word, self.doing, self.free_words = rng, word, doing, FreeWords(rng, word)
@@ -60,7 +61,7 @@ class FreePairs:
         rng = self.rng
         raw, told, others = self._raw()
         words = told.split(" ")
-        self.words = words  # `_rest` sometimes uses one
+        self.words = words  # `_rest` sometimes copies one of these words
         if rng.random() < 0.45 and len(words) > 1:
             synthetic, frame = self._shared(words)
         elif rng.random() < 0.4:
@@ -89,9 +90,10 @@ class FreePairs:
         return capital(repaired(re.sub(r"\b[Tt]he (?=(?:[Tt]he|[Aa]n?) )", "", fused)))
 
     def _raw(self) -> tuple[str, str, str]:
-        """A raw caption of 1 to 45 words, the part that a fused caption keeps, and its later sentences.
+        """Returns a raw caption, the part of it that goes into a frame, and sentences to append to the fused caption.
 
-        The kept part has no noise and no repeated phrase, and is cut if it is too long.
+        The part for the frame has no noise and no repeated phrase. Later sentences and keywords of a long raw caption
+        are left out.
         """
         rng = self.rng
         count = rng.choice((rng.randint(1, 5), rng.randint(3, 9), rng.randint(5, 14), rng.randint(10, 26)))
@@ -129,7 +131,7 @@ class FreePairs:
         return f"{self.word()} " if self.rng.random() < 0.5 else ""
 
     def _verb(self, is_plural: bool) -> str:
-        """A verb that takes an object."""
+        """A verb before an object, for example "has" or "is holding"."""
         if self.rng.random() < 0.25:
             return "have" if is_plural else "has"
         doing = self.rng.choice(_DOING) if self.rng.random() < 0.6 else self.doing()
@@ -149,7 +151,7 @@ class FreePairs:
         return repaired(said)
 
     def _of_a_scene(self) -> tuple[str, str]:
-        """The synthetic caption of a made scene, unrelated to the raw caption, and a frame for both."""
+        """The synthetic caption of a scene that is unrelated to the raw caption, and a frame for both captions."""
         rng = self.rng
         while True:
             made = make_pair(rng, "train").synthetic
@@ -166,7 +168,7 @@ class FreePairs:
         return said, rng.choice(_NOUNS_FRAMES if _is_plural(said) else _NOUN_FRAMES)
 
     def _shared(self, words: list[str]) -> tuple[str, str]:
-        """A synthetic caption that shares `words` with the raw caption, and a frame that states them once."""
+        """A synthetic caption with some of the raw caption's `words`, and a frame that states these words once."""
         rng = self.rng
         start = rng.choice((0, rng.randrange(len(words))))
         said = words[start : start + rng.choice((1, 2, 3, 4, 6, 9, 30))]

@@ -1,4 +1,4 @@
-"""Random words of raw captions: titles, lists, codes, quotations, accents, other scripts, emoji."""
+"""Draws random words in the style of raw captions, with codes, quotations, accents, other scripts and emoji."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALL = (
 )  # fmt: skip
 _NAMES = ("made", "brand", "family", "town", "code", "year", "number", "few", "phrase", "size", "date")
 
-# A fused caption leaves out other scripts and emoji. It copies letters with accents, and signs.
+# A fused caption leaves out emoji and scripts other than Latin, such as Cyrillic. It copies accented letters and signs.
 _FOREIGN = [(0x410, 0x44F), (0x3B1, 0x3C9), (0x4E00, 0x9FA0), (0x3041, 0x3096), (0xAC00, 0xD7A0), (0x627, 0x64A)]
 _EMOJI = [(0x1F300, 0x1F64F), (0x1F680, 0x1F6C0), (0x2600, 0x26FF)]
 _UNTOLD = re.compile("[\u0370-\u1fff\u2600-\u27bf\u3000-\uffff\U00010000-\U0001ffff]|<")
@@ -25,23 +25,24 @@ _SIGNS = ("!", "?", "%", "*", ";", "+", "=", "~", ">", "…", "™", "®", "°",
 
 
 def without_untold(text: str) -> str:
-    """`text` without other scripts, emoji and tags, which a fused caption leaves out."""
+    """`text` without the words that have a tag, an emoji or a letter of another script: fused captions omit them."""
     return repaired(" ".join(word for word in text.split(" ") if not _UNTOLD.search(word))).rstrip(".,:! ")
 
 
 class FreeWords:
-    """Draws the words of a raw caption. `word` draws a plain word."""
+    """Draws the words of a raw caption. `word` is a function that draws a plain word."""
 
     def __init__(self, rng: random.Random, word: Callable[[], str]) -> None:
         self.rng, self.word = rng, word
 
     def draw(self, count: int) -> list[str]:
-        """Words of a title, a list, a headline or a sentence, sometimes with repeated words."""
+        """About `count` words in the style of a title, a list, a headline or a sentence. Some words may repeat."""
         rng = self.rng
         capitals, names, repeats = rng.choice((0.0, 0.9, 0.9, 0.5)), rng.choice((0.05, 0.2, 0.4)), rng.random() < 0.25
         small, comma = rng.choice((0.0, 0.15, 0.35)), rng.choice((0.0, 0.0, 0.05, 0.3))
         odd = rng.choice((0.0, 0.0, 0.05, 0.2))
-        unit = rng.choice((*_UNITS, self.word()[:2].upper())) if rng.random() < 0.12 else ""  # of several numbers
+        # A unit that the caption's numbers share.
+        unit = rng.choice((*_UNITS, self.word()[:2].upper())) if rng.random() < 0.12 else ""
         words: list[str] = [rng.choice(("A", "The", "a", "The"))] if rng.random() < 0.1 else []
         while len(words) < count:
             kind = rng.random()
@@ -71,7 +72,7 @@ class FreeWords:
         return [word.upper() for word in words] if rng.random() < 0.1 else words
 
     def _odd(self) -> str:
-        """A number, a code, or a word with a sign, an accent, a tag or letters of another script."""
+        """An unusual word: for example a code, a number with a sign, an accented word, a tag or an emoji."""
         rng, kind, word = self.rng, self.rng.random(), self.word()
         place = rng.randint(0, len(word))
         if kind < 0.2:

@@ -1,4 +1,7 @@
-"""LLaMA in plain torch, for training on a CPU. Faster there than transformers' model, with the same weight names."""
+"""LLaMA in plain torch, for training on a CPU.
+
+On a CPU it is faster than transformers' model. Its weights have the same names.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class Attention(nn.Module):
             f(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, H, S, D]
-        # float32: on a CPU, the backward pass of attention is 20 times as slow in bfloat16, half of a step.
+        # Use float32: in bfloat16 on a CPU, attention's backward pass takes 20 times as long, half the time of a step.
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = rotate(q.float(), cos, sin), rotate(k.float(), cos, sin), v.float()
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True).to(x.dtype)
@@ -92,7 +95,7 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """LLaMA without its vocabulary head. Parameters are named as in transformers' LlamaForCausalLM after `model.`."""
+    """LLaMA without its vocabulary head. In transformers' LlamaForCausalLM, the same names begin with `model.`."""
 
     cos: Tensor  # [P, D]
     sin: Tensor

@@ -27,10 +27,10 @@ def common_words() -> list[str]:
 
 
 class OtherWords:
-    """Replaces words of a pair, in all three captions alike.
+    """Replaces words of a pair. A word gets the same replacement in all three captions.
 
-    The generator's vocabulary is small. Pairs with unusual words teach the model to copy any word. Without them, it
-    writes a word of the generator instead of a word that it has not seen.
+    The generator's vocabulary is small. Pairs with unusual words teach the model to copy any word. Without such pairs,
+    the model writes a word of the generator's vocabulary in place of a word that it has not seen.
     """
 
     def __init__(self, rng: random.Random, tokenizer_file: Path) -> None:
@@ -46,7 +46,7 @@ class OtherWords:
         ]
 
     def word(self) -> str:
-        """A random word: common English, a token, a title word, or a nonsense word made of tokens."""
+        """A random word: a common English word, a token, a word of the generator, or a nonsense word made of tokens."""
         kind = self.rng.random()
         if kind < 0.55:  # favours common words
             return self.common[int(len(self.common) * self.rng.random() ** 2)]

@@ -1,4 +1,4 @@
-"""Training data: the tokenizer, a file with the token ids of made-up pairs, and batches."""
+"""Training data: the tokenizer, a file with the token ids of generated pairs, and batches."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ from capsfusion_tasks.validation.source_rules import concatenation, copy
 from training.free_pairs import FreePairs
 from training.other_words import OtherWords
 
-# Validation rules that every target must pass, so that the model does not learn to break them.
+# Validation rules that every target (the fused caption to learn) must pass, so that the model does not learn to break
+# them.
 _RULES = (repetition, restated, truncated, control_characters, concatenation, copy)
-_TARGET_TOKENS = 78  # with the end token; decoding stops at 80
+_TARGET_TOKENS = 78  # maximum length of a target, with its end token; decoding stops at 80 tokens
 
 
 def template_symbols() -> list[str]:
-    """The three fixed parts of the prompt template. As one token each they save 130 tokens a prompt."""
+    """The three fixed parts of the prompt template. Each becomes a single token, which saves 130 tokens per prompt."""
     start, rest = PROMPT_TEMPLATE.split(" {laion_2b}")
     middle, end = rest.split(" {laion_coco}")
     return [("\u2581" + start).replace(" ", "\u2581"), middle.replace(" ", "\u2581"), end.replace(" ", "\u2581")]
 
 
 def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
-    """SentencePiece BPE with LLaMA's settings (identity, byte fallback, split digits) on made-up pairs."""
+    """Train a SentencePiece BPE tokenizer on generated pairs, with LLaMA's settings.
+
+    These are: no normalization ("identity"), bytes for unknown characters, and a token for each digit.
+    """
     rng = random.Random(seed)
 
     def lines() -> Iterator[str]:
@@ -94,9 +98,11 @@ def _encode_share(job: tuple[Path, int, int, float, float]) -> tuple[np.ndarray,
 
 
 def make_pairs_file(work: Path, pairs: int, seed: int, workers: int, other_share: float, free_share: float) -> None:
-    """Write pairs.npz, the token ids of all training pairs: free pairs, and scenes, some of them with other words.
+    """Write pairs.npz, the token ids of all training pairs.
 
-    `workers` processes make 20,000 pairs at a time.
+    A share `free_share` of the pairs has random words (`FreePairs`). The other pairs describe scenes (`make_pair`). In
+    a share `other_share` of the scenes, random words replace the generator's words (`OtherWords`). Each of the
+    `workers` processes makes 20,000 pairs at a time.
     """
     share = 20_000
     jobs = [
@@ -148,7 +154,10 @@ class Pairs:
                 number += 1
 
     def _grouped(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the rows of a batch as soon as a bucket has enough. Drop incomplete batches at the end of an epoch."""
+        """Collect rows of similar length in buckets, and yield the rows of a bucket when they fill a batch.
+
+        Skips pairs longer than the largest bucket. Drops incomplete batches at the end of an epoch.
+        """
         waiting: dict[int, list[int]] = {bucket: [] for bucket in BUCKETS}
         for row in order:
             bucket = next((b for b in BUCKETS if self.whole[row] <= b + 1), None)  # inputs have one token less

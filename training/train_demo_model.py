@@ -1,6 +1,6 @@
-"""Train the demo model from scratch on made-up pairs of `capsfusion_tasks.demo.pairs`.
+"""Train the demo model from scratch on pairs that `capsfusion_tasks.demo.pairs` generates.
 
-Six steps, each writing its file to the work folder:
+There are six steps. All but the last write their file to the folder --work:
 
     python training/train_demo_model.py tokenizer --work /tmp/demo_model     # tokenizer.model
     python training/train_demo_model.py pairs     --work /tmp/demo_model     # pairs.npz, token ids of all pairs
@@ -9,12 +9,17 @@ Six steps, each writing its file to the work folder:
     python training/train_demo_model.py average   --work /tmp/demo_model --start before.pt --share 0.5
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
---minutes limits the training time. The learning rate then follows the steps or the minutes, whichever end first. On a
-machine with other load, set GOMP_SPINCOUNT=2000, so that threads do not spin while they wait for each other.
+The step unlikelihood trains the model for --minutes not to repeat phrases. The step average mixes the checkpoint in
+--work with another checkpoint, here before.pt. Both replace checkpoint.pt.
+
+The step train ends after --minutes or after --steps, whichever comes first, and the learning rate falls to 0 by then.
+On a machine with other load, set GOMP_SPINCOUNT=2000, so that threads do not spin while they wait for each other.
 
 On a CPU with AMX or AVX-512 BF16, bfloat16 matrix products are several times as fast as float32; on other CPUs pass
 --dtype float32. --start begins a new training from the weights of a checkpoint, for example with other pairs.
-By default glibc frees large buffers after each step, and allocating them again takes longer than the arithmetic. Set
+
+By default, glibc frees large buffers after each step, and allocating them again takes longer than the arithmetic. To
+prevent this, set
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1.
 """
 
@@ -46,7 +51,7 @@ from training.unlikelihood import Unlikelihood, train_unlikelihood
 
 
 def look(model: Backbone, tokenizer: LlamaTokenizer, count: int = 40) -> str:
-    """One line of progress: how much of held-out pairs the model reproduces."""
+    """One line of text: how well the model fuses held-out pairs, whose names training has not seen."""
     rng = random.Random(1234)
     pairs = [make_pair(rng, "heldout") for _ in range(count)]
     prompts = [torch.tensor([tokenizer.encode(build_prompt(pair.raw, pair.synthetic))]) for pair in pairs]
@@ -126,7 +131,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def unlearn_loops(args: argparse.Namespace) -> None:
-    """Run unlikelihood training from --start or the checkpoint of --work, and write checkpoint.pt."""
+    """Run unlikelihood training from --start or the checkpoint in --work, and write checkpoint.pt."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     torch.set_default_device(args.device)
@@ -163,10 +168,10 @@ def main() -> None:
     parser.add_argument("--tokenizer-pairs", type=int, default=100_000)
     parser.add_argument("--pairs", type=int, default=700_000)
     parser.add_argument(
-        "--other-words", type=float, default=0.6, help="share of scenes in which other words replace the generator's"
+        "--other-words", type=float, default=0.6, help="share of scenes in which random words replace some words"
     )
     parser.add_argument(
-        "--free", type=float, default=0.5, help="share of training pairs that are free pairs of random words"
+        "--free", type=float, default=0.5, help="share of pairs of random words; the other pairs describe scenes"
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
@@ -188,7 +193,7 @@ def main() -> None:
         "--unlikelihood-weight",
         type=float,
         default=0.25,
-        help="weight of the loss of looping captions; other pairs have weight 1",
+        help="weight of the loss of captions that repeat phrases; the loss of other pairs has weight 1",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -199,13 +204,15 @@ def main() -> None:
     parser.add_argument(
         "--look-seconds", type=float, default=300.0, help="seconds between evaluations on held-out pairs"
     )
-    parser.add_argument("--resume", action="store_true", help="continue with the checkpoint of --work")
-    parser.add_argument("--start", type=Path, help="checkpoint to start a new training from, or to average with")
+    parser.add_argument("--resume", action="store_true", help="continue training from the checkpoint in --work")
+    parser.add_argument(
+        "--start", type=Path, help="checkpoint file to start from (train, unlikelihood) or to average with (average)"
+    )
     parser.add_argument(
         "--share",
         type=float,
         default=0.5,
-        help="weight of the checkpoint in --work when averaging; --start has the rest",
+        help="for average: weight of the checkpoint in --work, from 0 to 1; the checkpoint --start has the rest",
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

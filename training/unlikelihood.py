@@ -1,9 +1,9 @@
 """Sequence-level unlikelihood training (Welleck et al., 2019) against loops.
 
 The model decodes captions of training pairs. If a caption repeats a phrase that its target does not repeat, the
-phrase's tokens get the loss -log(1 - p(token)). The usual loss on the targets of these pairs is added, and the loss on
-other pairs, so that the model does not forget. Decoding and training alternate: the model decodes again after
-`STEPS_A_ROUND` steps.
+phrase's tokens get the loss -log(1 - p(token)). So that the model does not forget what it has learned, each step adds
+the usual loss, both on the targets of these pairs and on other pairs. Decoding and training alternate: after
+`STEPS_A_ROUND` training steps, the model decodes again.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from training.llama import Backbone
 from training.optimization import schedule, target_loss
 from training.pairs_file import BUCKETS, Pairs
 
-PHRASE = 4  # length in tokens of a phrase that counts as a loop when it occurs twice
+PHRASE = 4  # a phrase of this many tokens counts as a loop if it occurs twice
 NEW_TOKENS = 80
 ROWS_A_ROUND = 384  # captions to decode in a round
-ROWS_A_DECODING = 48  # captions of one prompt length
+ROWS_A_DECODING = 48  # captions to decode at once; their prompts have the same length
 STEPS_A_ROUND = 6
 WARMUP = 20  # steps
-LOOPS_A_STEP = 12  # looping captions in a training step
+LOOPS_A_STEP = 12  # maximum number of looping captions in a training step
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A pair's row, token ids of prompt and decoded caption, the prompt's length, and the positions that loop."""
+    """A decoded caption that loops. ``row`` is its pair in the pairs file.
+
+    ``ids`` are the tokens of the prompt and the caption, and ``prompt`` is the length of the prompt. ``places`` are the
+    positions in the caption of the tokens that loop.
+    """
 
     row: int
     ids: list[int]
@@ -43,7 +47,7 @@ class Loop:
 
 
 def looping_places(caption: list[int], target: list[int]) -> list[int]:
-    """Positions in `caption` of tokens of repeated phrases that `target` does not repeat."""
+    """Positions of tokens in `caption` that repeat an earlier phrase, unless `target` also repeats this phrase."""
     phrases = [tuple(target[start : start + PHRASE]) for start in range(len(target) - PHRASE + 1)]
     repeated = {phrase for phrase in phrases if phrases.count(phrase) > 1}
     seen: set[tuple[int, ...]] = set()
@@ -57,14 +61,14 @@ def looping_places(caption: list[int], target: list[int]) -> list[int]:
 
 
 def unlikelihood_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Mean of -log(1 - p(token)) of logits [N, vocabulary] and token ids [N]."""
+    """Mean of -log(1 - p(token)) over N tokens, given logits [N, vocabulary] and token ids [N]."""
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     others = logits.scatter(1, tokens[:, None], -torch.inf).logsumexp(1)
     return F.softplus(chosen - others).mean()  # 1 - p: the probability of all other tokens
 
 
 class LoopFinder:
-    """Decodes captions of a pairs file and keeps those that loop."""
+    """Decodes captions for the pairs of a pairs file, and finds those that loop."""
 
     def __init__(self, pairs: Pairs, eos: int, seed: int) -> None:
         self.pairs, self.eos, self.rng = pairs, eos, np.random.default_rng(seed)
@@ -75,7 +79,7 @@ class LoopFinder:
         self.weights = np.array([len(self.rows_of[length]) for length in self.prompt_lengths], float)
 
     def round(self, model: Backbone, dtype: torch.dtype) -> list[Loop]:
-        """The looping captions of the next `ROWS_A_ROUND` pairs."""
+        """Decode captions for `ROWS_A_ROUND` random pairs. Returns those that loop."""
         found: list[Loop] = []
         for _ in range(ROWS_A_ROUND // ROWS_A_DECODING):
             length = int(self.rng.choice(self.prompt_lengths, p=self.weights / self.weights.sum()))
@@ -116,7 +120,7 @@ def _hidden(model: Backbone, inputs: Tensor, positions: Tensor, dtype: torch.dty
 
 @dataclass(frozen=True)
 class Unlikelihood:
-    """Settings. `weight`: weight of the loss of looping captions; other pairs have weight 1."""
+    """Settings. `weight`: weight of the loss of looping captions; the loss of other pairs has weight 1."""
 
     minutes: float
     weight: float
@@ -126,7 +130,10 @@ class Unlikelihood:
 
 @dataclass(frozen=True)
 class Round:
-    """Figures after a round: steps, tokens and minutes so far, the share of looping captions, and mean losses."""
+    """Figures after a round. Steps, tokens and minutes are totals so far; the other figures are those of this round.
+
+    `loops` is the share of decoded captions that loop. `loss` and `unlikelihood` are mean losses.
+    """
 
     steps: int
     tokens: int
@@ -148,7 +155,7 @@ def train_unlikelihood(
     pairs = Pairs(pairs_file, settings.batch_tokens, settings.seed)
     finder, batches = LoopFinder(pairs, eos, settings.seed), pairs.batches()
     device = model.embed_tokens.weight.device
-    waiting: list[Loop] = []  # means over the last rounds
+    waiting: list[Loop] = []  # the latest looping captions, for the next training steps
     steps, tokens, started, done = 0, 0, time.monotonic(), 0.0
     while done < 1.0:
         found = finder.round(model, dtype)
