@@ -4,8 +4,9 @@
     python -m benchmarks.gpu --pairs FILE --tokenizer FILE --checkpoint FOLDER [--json FILE]
 
 - kernels: the tests of the Triton kernels.
-- exactness: captions in float32 equal those of transformers, for the demo model and a random LLaMA with grouped heads.
-- rates: rows/s and the share of busy slots of a random 13B, in bfloat16 and float8, with 3 beams and greedy.
+- exactness: whether captions in float32 equal those of transformers, for the demo model and a random LLaMA with
+  grouped-query attention.
+- rates: rows/s and the share of busy slots with a random 13B, in bfloat16 and float8, with 3 beams and greedy.
 - memory: whether the longest rows fit in all slots at once, on this card and on simulated smaller cards. Runs only with
   --parts memory.
 - fuse: ``capsfusion fuse`` from end to end with a 13B in .bin shards, killed once and started again.
@@ -93,18 +94,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "cuda" if compute_capabilities() else "cpu"
     parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
     parser.add_argument("--rows", type=int, help="rows for each rate (default: 3500 on a GPU, else 128)")
-    parser.add_argument("--fuse-rows", type=int, help="rows for capsfusion fuse (default: 3000 on a GPU, else 100)")
+    parser.add_argument("--fuse-rows", type=int, help="rows for the part fuse (default: 3000 on a GPU, else 100)")
     parser.add_argument(
-        "--checkpoint", type=Path, help="model of capsfusion fuse (default: a random one on a GPU, else the demo model)"
+        "--checkpoint", type=Path, help="model for the part fuse (default: random on a GPU, else the demo model)"
     )
     # With the part "memory", the benchmark would take longer than seven minutes.
     usual = [part for part in PARTS if part != "memory"]
     parser.add_argument(
-        "--parts", type=_parts, default=usual, help=f"parts to run, out of {','.join(PARTS)} (default: all but memory)"
+        "--parts",
+        type=_parts,
+        default=usual,
+        help=f"parts to run, separated by commas, out of {','.join(PARTS)} (default: all but memory)",
     )
     parser.add_argument(
         "--profile", action="store_true", help="also print the time of each kernel in a decode step and in a prefill"
@@ -117,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 def _parts(text: str) -> list[str]:
     parts = [part for part in text.split(",") if part]
     if unknown := set(parts) - set(PARTS):
-        raise argparse.ArgumentTypeError(f"no part {', '.join(sorted(unknown))}: choose among {', '.join(PARTS)}")
+        raise argparse.ArgumentTypeError(f"unknown part {', '.join(sorted(unknown))}: choose among {', '.join(PARTS)}")
     return parts
 
 

@@ -1,4 +1,7 @@
-"""Reads the GPUs from nvidia-smi. torch would initialize CUDA, and then forked processes could not use the GPUs."""
+"""Reads from nvidia-smi which GPUs there are.
+
+Asking torch would initialize CUDA, and then forked processes could not use the GPUs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defines what all parts share: options, cases, and lines of the result table."""
+"""Defines what all parts of the GPU benchmark share: options, cases (measurements), and lines of the result table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of all parts. The parts exactness, rates and fuse use ``exact_rows``, ``rows`` and ``fuse_rows`` rows."""
+    """Options of all parts. ``exact_rows``, ``rows`` and ``fuse_rows`` are for the parts exactness, rates and fuse."""
 
     device: torch.device
     pairs: Path | None
@@ -113,7 +113,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # a process group of its own, so that _end can kill the whole group
-    torch.backends.cuda.enable_cudnn_sdp(False)  # ranks also disable cuDNN's attention: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
     # With a GPU, the CPU computes nothing. Without a GPU, measurements with one thread depend less on other load.
     torch.set_num_threads(1)
     try:

@@ -1,13 +1,14 @@
 """Measures ``capsfusion fuse`` from end to end: kills it after a third of the rows, restarts it, and checks its output.
 
-The command runs with torchrun, as users run it, so it also needs pydantic-settings, psutil and typer.
+The command runs with torchrun, as users run it. So this part also needs pydantic-settings, psutil and typer, which the
+other parts do not need.
 
-The command's rate after its second start is compared with the rate of the engine alone, on the same checkpoint, rows
-and EOS. Both are measured over about the same number of rows, from the moment when the weights are loaded to the last
-row. So both include the start, when CUDA graphs are captured and slots are still empty, and the end, when slots become
-empty. These rates differ from those of the part ``rates``: here a row takes more steps than its caption has tokens,
-because random weights rarely end a beam with EOS. On a CPU the comparison is meaningless: the command uses all cores,
-but the engine alone uses one.
+The command's rate after its second start is compared with the rate of the engine alone, with the same checkpoint, rows
+and EOS. Both rates are measured over about the same number of rows, from the moment when the weights are loaded to the
+last row. So both rates include the start, when CUDA graphs are captured and slots are still empty, and the end, when
+slots become empty. These rates differ from those of the part ``rates``: here a row takes more steps than its caption
+has tokens, because random weights rarely end a beam with EOS. On a CPU the comparison is meaningless: the command uses
+all cores, but the engine alone uses one.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]
         "rows_per_second": len(requests) / times[-1],
         "rows_per_second_while_all_slots_are_busy": full,
         "slots": engine.batch_size,
-        # Plus 1, because the first token comes from the prompt.
+        # Plus 1, because the prefill of the prompt generates the first token.
         "steps_per_row": engine.occupancy.busy / len(requests) + 1,
         "caption_tokens_per_row": mean(completion.caption_tokens for completion in completions),
         "weights_seconds": weights,
@@ -213,7 +214,7 @@ class FuseCommand:
     def wait_until(self, reached: Callable[[], bool]) -> None:
         while not reached():
             if not self.running():
-                raise RuntimeError("capsfusion fuse finished before it could be killed: use more --fuse-rows")
+                raise RuntimeError("capsfusion fuse finished before it could be killed: increase --fuse-rows")
 
     def kill(self) -> None:
         """Send SIGKILL to the command only. torchrun and its ranks notice and end."""

@@ -82,7 +82,7 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
 
 
 def rate_while_full(times: Sequence[float], slots: int) -> float | None:
-    """Rows/s while all slots are full. Leaves out the first and the last ``slots`` rows. None if rows are too few.
+    """Rows/s while all slots are busy. Leaves out the first and the last ``slots`` rows. None if rows are too few.
 
     ``times``: when each row finished, in seconds.
     """
