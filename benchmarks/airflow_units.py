@@ -1,12 +1,13 @@
-"""Measures what a run of many units costs Airflow: tasks per minute, CPU time, and how long Airflow's pages take.
+"""Measures Airflow during a run with many units: tasks per minute, CPU time, and how long Airflow's pages take.
 
     python -m benchmarks.airflow_units [--units 1024] [--slots 4] [--minutes 15] [--home DIR]
 
-Plans units of one pair each and writes their captions without a model. Each ``fuse`` task finds that its unit is
-already fused, and does not start torchrun. One run of the DAG in a local Airflow (LocalExecutor, 4 tasks at a time)
-validates and loads the units. Every minute, the benchmark prints how many tasks have ended, the CPU seconds so far, and
-how long Airflow takes to answer two requests: the grid, and the list of a mapped task's instances. The last table has
-the median seconds of each task. The benchmark ends after ``--minutes``, even if the run has not ended.
+A unit is a batch of pairs that one task fuses. The benchmark plans units of one pair each, and writes their captions
+without a model. So each ``fuse`` task finds that its unit is already fused, and does not start torchrun. One run of the
+DAG in a local Airflow (LocalExecutor, by default 4 tasks at a time) validates and loads the units. Every minute, the
+benchmark prints how many tasks have ended, the CPU seconds so far, and how long Airflow takes to answer two requests:
+the grid, and the list of a mapped task's instances. The last table has the median seconds of each task. The benchmark
+ends after ``--minutes``, even if the run has not ended.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 
 ENDED = ("success", "failed", "skipped", "upstream_failed")
 HEADINGS = (
     *("minute", "tasks", "ended", "scheduler CPU s", "API CPU s", "all CPU s"),
-    *("grid ms", "grid kB", "list of 100 ms"),
+    *("grid ms", "grid kB", "task list ms"),
 )
 console = Console(width=120)
 

@@ -16,7 +16,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 
 class Cost:
-    """Floating-point operations of a LLaMA with B beams and a shared prefix. A multiply-add counts as two."""
+    """Floating-point operations of a LLaMA with B beams and a shared prefix. A multiply-add is two operations."""
 
     def __init__(self, config: LlamaConfig, *, prefix: int, beams: int) -> None:
         hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
@@ -31,7 +31,7 @@ class Cost:
         self._cached = 2 * layers * kv  # numbers in the KV cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The minimum FLOPs: compute each row's own prompt once, and each token of a beam once, except the last one."""
+        """The minimum FLOPs. Each row's own prompt is computed once, and each token of a beam except its last token."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests
@@ -41,7 +41,7 @@ class Cost:
         total = 0.0
         for start in range(0, len(requests), PaperLoop.BATCH):
             batch = requests[start : start + PaperLoop.BATCH]
-            # Transformers first copies each row for each of its beams. So it computes each prompt once per beam.
+            # transformers copies each row once per beam before the prefill, so it computes each prompt once per beam.
             copies = len(batch) * self._beams
             total += self._prefill(copies, MAX_PROMPT_TOKENS, 0) + self._decode(
                 copies, MAX_PROMPT_TOKENS, _steps(batch)
@@ -107,8 +107,8 @@ class Limit:
     - ``products``: arithmetic of the tokens of the row's beams in the layers and the vocabulary head.
     - ``weights``: reading the layers' and the head's matrices once per step for all slots. Overlaps with ``products``.
     - ``keys_values``: reading the row's own keys and values once per step for all beams, plus the row's share of
-      reading the prefix's keys and values once per step for all slots. Counted as if beams differed in their newest
-      tokens only. (Beams that differ earlier read more.) The arithmetic of attention takes less time and overlaps with
+      reading the prefix's keys and values once per step for all slots. Beams count as if only their newest tokens
+      differed. (Beams that differ earlier read more.) The arithmetic of attention takes less time and overlaps with
       this reading.
     """
 

@@ -27,7 +27,7 @@ class PaperLoop(TransformersEngine):
 
 
 class PrefixedTransformers(TransformersEngine):
-    """Sorts batches by prompt length, and computes the keys and values of the template once for all rows."""
+    """transformers' generate for rows sorted by length. Computes the template's keys and values once for all rows."""
 
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, prefix: Sequence[int], **settings: Any) -> None:

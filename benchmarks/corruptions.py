@@ -1,6 +1,7 @@
-"""Makes captions with one fault each, and tests whether validation rejects them for the right reason.
+"""Plants one fault into each of many good captions, and tests whether validation rejects them for the right reason.
 
-``python -m benchmarks.validation`` prints the figures. A caption counts as good if validation accepts it.
+A caption counts as good if validation accepts it before the fault is planted. ``python -m benchmarks.validation``
+prints the figures.
 """
 
 from __future__ import annotations

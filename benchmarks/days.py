@@ -4,8 +4,8 @@
 
 Each day brings ROWS raw and ROWS synthetic captions, each side in SHARDS shards. A quarter of each side's rows have a
 partner on the other side, which may arrive on any of the days. "Read" and "written" are the bytes that the process
-read and wrote, including cached bytes and compaction. CPU seconds leave out the process that decodes shards. Fails if a
-pair is missing or is found twice.
+read and wrote, including cached bytes and the bytes of compaction, which copies old rows to lookups (files sorted by a
+hash of the URL). CPU seconds leave out the process that decodes shards. Fails if a pair is missing or is found twice.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--rows", type=int, default=200_000, help="rows per day on each side (raw and synthetic)")
     parser.add_argument("--shards", type=int, default=2, help="shards per day on each side")
-    parser.add_argument("--without-lookups", action="store_true", help="read all old rows instead of lookups")
+    parser.add_argument("--without-lookups", action="store_true", help="read all old rows each day; make no lookups")
     parser.add_argument("--folder", type=Path, help="folder for shards and staging (default: a temporary folder)")
     args = parser.parse_args()
     if args.without_lookups:

@@ -1,4 +1,4 @@
-"""Measures a device's rates of matrix products and memory traffic, because no program reaches data sheets' rates."""
+"""Measures a device's rates of matrix products and memory traffic. No program reaches the rates of data sheets."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
 
-Without --model, compares two models: the demo model, and a random LLaMA with grouped heads, whose tokenizer is
---tokenizer. Each runs with 3 beams and greedily, with several slot counts, in the file's order and shuffled. The
-engines add the same numbers in different orders. So if the scores of two captions differ by less than 1e-6, either may
-win. Such ties are counted and printed. Exit code 1 if a row differs otherwise.
+Without --model, compares two models: the demo model, and a random LLaMA with grouped-query attention, whose tokenizer
+is --tokenizer. Each model runs with 3 beams and greedily, with several numbers of slots, and with the rows in the
+file's order and shuffled. The engines add the same numbers in different orders. So if the scores of two captions differ
+by less than 1e-6, either caption may win. Such ties are counted and printed. Exit code 1 if a row differs otherwise.
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 
@@ -53,18 +53,18 @@ DTYPES = {"bfloat16": torch.bfloat16, "float8": FLOAT8}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="file with laion_2b and laion_coco (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="file with columns laion_2b, laion_coco; default: generated pairs")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--model", type=Path, action="append", help="checkpoint to compare (repeatable)")
     parser.add_argument(
         "--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer.model for random models"
     )
-    parser.add_argument("--families", action="store_true", help="compare random models, one of each model family")
+    parser.add_argument("--families", action="store_true", help="compare a random model of each model family")
     parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare this dtype with float32 (repeatable)")
     args = parser.parse_args()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # ranks also disable cuDNN's attention: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
     if args.dtype:
         folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(
@@ -146,7 +146,7 @@ def compare_dtypes(
     folders: Sequence[Path], dtypes: Sequence[str], pairs: Sequence[tuple[str, ...]], device: torch.device, slots: int
 ) -> Table:
     """For each checkpoint and dtype, the number of captions that are the same as in float32, token for token."""
-    table = Table(title=f"captions of {len(pairs)} rows that stay those of float32, {device}, {slots} slots")
+    table = Table(title=f"captions that equal those in float32: {len(pairs)} rows, {device}, {slots} slots")
     for heading in ("model", "dtype", "beams", "same", "other"):
         table.add_column(heading, justify="left" if heading in ("model", "dtype") else "right")
     for folder in folders:
@@ -199,7 +199,7 @@ def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Complet
 
 
 def random_checkpoint(folder: Path, tokenizer_file: Path) -> Path:
-    """Write a random LLaMA with grouped heads. Its weights are large enough that scores differ clearly."""
+    """Write a random LLaMA with grouped-query attention. Its weights are large enough that scores differ clearly."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=LlamaTokenizer(tokenizer_file).vocab_size + 1,

@@ -3,12 +3,15 @@
     python -m benchmarks.explorer [--rows 2000000] [--home DIR] [--repeat 15] [--before]
 
 The table has generated captions in runs of 100,000 rows. Each run has its own interval, its own shards, and units of
-10,000 rows. A tenth of the rows is rejected. Half of the requests are for old or rare values, which take longest. Each
-line is the median of ``--repeat`` calls of all queries of a request. If a request takes a value, its calls use
-different values. The column CPU is the mean CPU time of this process and the server's, without parallel workers. It
-distinguishes a busy machine from a slow query. The server is the embedded PostgreSQL with its default settings.
-``--home`` keeps the table for later runs. ``--before`` also measures the baseline: the indexes of migration 0003, which
-0005 replaced.
+10,000 rows. A tenth of the rows is rejected.
+
+A request is one use of the view, for example a search for words. Half of the requests are for old or rare values, which
+take longest. Each line of the output is the median of ``--repeat`` calls. A call runs all queries of the request. If
+the request takes a value, such as words, its calls use different values. The column CPU is the mean CPU time of this
+process and of the server's process, without parallel workers. It shows whether a query is slow or the machine is busy.
+
+The server is the embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before``
+also measures the baseline: the indexes of migration 0003, which migration 0005 replaced.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ from capsfusion_tasks.warehouse.trends import trends
 
 RUN_ROWS, UNIT_ROWS = 100_000, 10_000
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
-# CHANGED: the current indexes that migration 0005 made or changed. BEFORE: the indexes that it replaced.
+# CHANGED: the current indexes that migration 0005 made or changed. BEFORE: the indexes that migration 0005 replaced.
 CHANGED = [
     *(
         index
@@ -183,7 +186,7 @@ def run_id(run: int) -> str:
 
 
 def show(warehouse: Warehouse, repeat: int, what: str) -> None:
-    table = Table(title=f"the explorer's queries, {loaded_rows(warehouse):,} rows, {what}: median of {repeat}")
+    table = Table(title=f"queries of the captions view, {loaded_rows(warehouse):,} rows, {what}: median of {repeat}")
     for heading in ("view", "ms", "slowest ms", "CPU ms"):
         table.add_column(heading, justify="left" if heading == "view" else "right")
     for name, calls in views(warehouse, repeat).items():
@@ -193,7 +196,7 @@ def show(warehouse: Warehouse, repeat: int, what: str) -> None:
 
 
 def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
-    """Wall time of the view in milliseconds, and CPU time of this process and the server."""
+    """Wall time of the view, and CPU time of this process and the server's process, both in milliseconds."""
     with reading(warehouse, 10 * SECONDS) as connection:
         server = psutil.Process(int(connection.scalar(text("select pg_backend_pid()")) or 0))
 
@@ -207,7 +210,7 @@ def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
 
 
 def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
-    """Name of a view → the calls to time. If the view takes a value, the calls use different values."""
+    """Name of a view → the calls to time. If the view takes a value, such as words, the calls use different values."""
 
     def pages(*filters: CaptionFilter, after: Position | None = None) -> list[View]:
         return [lambda c, each=each: caption_page(c, each, after) for each in (filters * repeat)[:repeat]]  # type: ignore[misc]

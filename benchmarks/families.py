@@ -1,7 +1,8 @@
-"""Writes tiny random checkpoints of the families that the native engine supports, in their released layouts.
+"""Writes tiny random checkpoints of the model families that the native engine supports.
 
-Sizes, biases and norms are chosen so that an error in any part of the engine changes captions: for example, head sizes
-other than hidden / heads, shared keys, norms other than one. Two tokens end captions, as in LLaMA 3 and Qwen.
+The files have the layout of each family's released checkpoints. Sizes, biases and norms are chosen so that an error in
+any part of the engine changes captions. For example, some heads are not as large as hidden size / number of heads, some
+query heads share keys, and norms are not one. Each of two tokens ends a caption, as in LLaMA 3 and Qwen.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint to make. ``words``: how its tokenizer.json splits texts, or None if it has a tokenizer.model."""
+    """A checkpoint to write. ``changes``: values of its config that differ from those of the other families.
+
+    ``words``: the pattern with which its tokenizer.json splits texts, or None if it has a tokenizer.model.
+    """
 
     config: type[PreTrainedConfig]
     changes: dict[str, Any] = field(default_factory=dict)

@@ -4,15 +4,18 @@
 
 - paper: the loop of the paper's script. It uses transformers, with batches of 4 in the file's order and every prompt
   padded to 256 tokens.
-- transformers, with the best settings: batches of 32 sorted by length, the template's keys and values computed once.
+- transformers, with the best settings: batches of 32 rows sorted by length. The keys and values of the prompt template
+  are computed once for all rows.
 - native: this project's engine.
 
-The weights are random. On a GPU, the model is a 13B in bfloat16. On a CPU, it is a small LLaMA in float32. The
-vocabulary head takes a quarter of the small model's arithmetic, but only 1% of the 13B's. Random weights never end a
-caption. So each row ends after a fixed number of tokens: the length of its published caption in CapsFusion's data. The
-table also has each method's arithmetic relative to the minimum. The minimum computes the tokens of each row's own
-prompt once, and the tokens of its caption once per beam. The native engine counts as 1.0 by definition: its padding and
-idle slots are left out.
+The weights are random. On a GPU, the model is a 13B in bfloat16. On a CPU, it is a small LLaMA in float32. The small
+model's ratios can differ from the 13B's, because the vocabulary head takes a quarter of the small model's arithmetic,
+but only 1% of the 13B's. Random weights never end a caption. So each row ends after a fixed number of tokens: the
+length of its published caption in CapsFusion's data.
+
+The column "times minimum" compares the arithmetic of each method with the minimum, which computes the tokens of each
+row's own prompt once, and the tokens of its caption once per beam. The native engine counts as 1.0 by definition: its
+padding and idle slots are left out.
 """
 
 from __future__ import annotations
@@ -46,13 +49,13 @@ MAX_NEW_TOKENS = 80
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--rows", type=int, default=96, help="rows for the two methods with transformers")
     parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: as many as --rows)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
-    parser.add_argument("--slots", type=int, nargs="+", default=[None], help="slot counts (default: automatic)")
+    parser.add_argument("--slots", type=int, nargs="+", default=[None], help="numbers of slots (default: automatic)")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else small)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()
@@ -61,7 +64,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cuda.enable_cudnn_sdp(False)  # ranks also disable cuDNN's attention: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
     tokenizer = LlamaTokenizer(args.tokenizer)
     prefix = shared_prefix(tokenizer)
     config = LlamaConfig(**SIZES[args.size or ("13B" if device.type == "cuda" else "small")])
@@ -96,7 +99,7 @@ def main() -> None:
     counted = f"{args.rows} rows" + (f" (native: {args.native_rows})" if args.native_rows else "")
     title = f"{counted}, {args.num_beams} beams, {str(dtype).removeprefix('torch.')}, {device_name(device)}"
     table = Table(title=title, caption=f"torch {torch.__version__}, transformers {transformers.__version__}")
-    headings = ("method", "rows/s", "tokens/s", "times paper", "GFLOP/row", "of needed", "GFLOP/s", "peak GB")
+    headings = ("method", "rows/s", "tokens/s", "times paper", "GFLOP/row", "times minimum", "GFLOP/s", "peak GB")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     baseline = runs["paper"].rows_per_second

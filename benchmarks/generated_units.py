@@ -18,11 +18,11 @@ RARE_WORDS = 300_000  # so many that the vocabulary grows with the table, as wit
 
 
 class UnitMaker:
-    """Generates units from ``captions``, which are (raw, synthetic, fused).
+    """Generates units (batches of rows) from ``captions``, which are tuples (raw, synthetic, fused).
 
-    A generated caption is the first half of one caption, a rare word, and the second half of another. So all texts
-    differ, and words are as frequent as in ``captions``. pair_ids are random bytes, like digests, and URLs
-    have random digits.
+    A generated caption is the first half of one caption, a rare word, and the second half of another caption. So all
+    texts differ, and words are as frequent as in ``captions``. Pair ids are random bytes, like digests, and URLs have
+    random digits.
     """
 
     def __init__(self, captions: Sequence[tuple[str, ...]], seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Measures a growing warehouse: loads, bytes, and queries of the captions view at several sizes.
+"""Measures a growing warehouse at several sizes: the cost of loads, the bytes, and the captions view's queries.
 
     python -m benchmarks.growth [--rows 1000000 5000000 20000000] [--pairs FILE] [--set NAME=VALUE …] [--home DIR]
 
@@ -66,11 +66,11 @@ class Counters:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="PostgreSQL setting to change")
     parser.add_argument("--sql", action="append", default=[], help="SQL to run before the first load")
     parser.add_argument("--home", type=Path, help="folder that keeps the tables; rows are added to existing tables")
-    parser.add_argument("--repeat", type=int, default=15, help="calls of each query")
+    parser.add_argument("--repeat", type=int, default=15, help="number of calls of each query")
     args = parser.parse_args()
     captions = read_pairs(args.pairs, 5000, CAPTION)
     with (
@@ -135,7 +135,7 @@ def print_costs(costs: list[Counters], rows: int) -> None:
         "µs/row",
         "server CPU µs",
         "client CPU µs",
-        "log B/row",
+        "WAL B/row",
         "read B/row",
         "written B/row",
     ):
@@ -152,7 +152,7 @@ def print_costs(costs: list[Counters], rows: int) -> None:
 def print_sizes(warehouse: Warehouse) -> None:
     rows = loaded_rows(warehouse)
     table = Table(title=f"bytes, {rows:,} rows")
-    for heading in ("what", "MB", "bytes per row of all"):
+    for heading in ("what", "MB", "bytes per loaded row"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
     with warehouse.engine.connect() as connection:
         sizes = [(name, int(size)) for name, size in connection.execute(text(_SIZES))]

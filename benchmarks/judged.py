@@ -1,8 +1,8 @@
 """Reads captions that were judged good or bad, and measures how often each rule is right and what the rules miss.
 
-A judgement is a line of JSON with ``verdict`` (good, minor or bad) and ``faults``. The judged texts are in the same
-line (laion_2b, laion_coco, capsfusion), or are found by ``key`` in a file of pairs. The project's own judgements
-contain only keys. A large language model made these judgements, not people.
+A judgement is a line of JSON with ``verdict`` ("good", "minor" for a minor fault, or "bad") and ``faults``. The judged
+texts are in the same line (laion_2b, laion_coco, capsfusion), or are found by ``key`` in a file of pairs. The project's
+own judgements contain only keys. A large language model made these judgements, not people.
 """
 
 from __future__ import annotations

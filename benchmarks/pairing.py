@@ -3,9 +3,11 @@
     python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
 
 ``--raw-rows`` are numbers of LAION-2B rows, in millions; LAION-COCO has a quarter as many rows. For each number, shards
-are written once and kept in DIR. Each repetition runs each method once, in its own process. The DuckDB statement
-filters, joins and deduplicates the files, and writes the pairs. It needs both sides in memory, and must read everything
-again when the next shard arrives. The pipeline writes each row once to its bucket and never reads the shard again. As
+are written once and kept in DIR. Each repetition runs each method once, in its own process.
+
+The DuckDB statement filters, joins and deduplicates the files, and writes the pairs. It needs both sides in memory, and
+must read everything again when the next shard arrives. The pipeline first writes each row to one of many bucket files,
+chosen by a hash of its URL (bucketing), and never reads the shard again. Then it joins the two sides of each bucket. As
 in a usual run, it pulls two shards and joins two buckets at a time. "Read" and "written" are the bytes that the process
 read and wrote, including cached bytes.
 """
@@ -51,12 +53,13 @@ from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample; three in four have no synthetic caption
-UNMATCHED = 3
+RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample
+UNMATCHED = 3  # number of LAION-2B rows without a synthetic caption, for each row that has one
 SHARDS = 4
 TOKENS_PER_SECOND = 15_000  # high, so that units are large and one plan contains all pairs
 
-# Whether a text is blank. Uses a regular expression, because DuckDB's trim keeps tabs and newlines and takes longer.
+# Whether a text is blank. Uses a regular expression, because DuckDB's trim does not remove tabs and newlines, and takes
+# longer.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"
 
 # Finds the same pairs as the pipeline. If a pair is in several rows, it takes the same row as the pipeline.

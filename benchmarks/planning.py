@@ -1,13 +1,14 @@
-"""Measures the duration and the longest transaction of planning when there are many unfinished units.
+"""Measures the duration and the longest transaction of planning when many units (batches of pairs) are unfinished.
 
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 
 The staging area has an interval of ``--rows`` pairs in ``--buckets`` files, and ``--units`` planned units of other
 intervals. Each unit has ``--unit-rows`` pairs, from all buckets. A tenth of the interval's pairs is in these units, and
-another tenth is among the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL. ``plan`` must leave
-out exactly these two tenths. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans nothing.
+another tenth is among the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL.
 
-The longest open transaction of the database is polled every 5 ms.
+Two methods are measured. ``plan`` is the task that makes units. It must leave out exactly these two tenths, because
+they are planned or loaded already. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans
+nothing. Every 5 ms, the benchmark reads the age of the oldest open transaction of the database.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ def main() -> None:
     parser.add_argument("--unit-rows", type=int, default=180_000)
     parser.add_argument("--buckets", type=int, default=2048)
     parser.add_argument("--loaded", type=int, default=300_000, help="number of captions in the warehouse")
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as home:
         settings = load_settings(home=Path(home), buckets=args.buckets)
         with open_context(settings) as context:
             expected = _prepare(context, args)
-            table = Table(title=f"{args.rows:,} pairs, {args.units} units in flight, {os.cpu_count()} cores")
+            table = Table(title=f"{args.rows:,} pairs, {args.units} unfinished units, {os.cpu_count()} cores")
             for heading in ("method", "s", "CPU s", "longest transaction, s", "new pairs"):
                 table.add_column(heading, justify="left" if heading == "method" else "right")
             with polled(context.warehouse.engine) as estimated:
@@ -94,7 +95,7 @@ class Cost:
 
 @contextmanager
 def polled(engine: Engine) -> Iterator[Cost]:
-    """Measure the seconds of the block, and the greatest age of an open transaction of the database."""
+    """Measure how long the block takes, and how long the longest transaction of the database is open meanwhile."""
     cost, ended = Cost(), threading.Event()
     oldest = text(
         "select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0) from pg_stat_activity"
@@ -166,7 +167,7 @@ def _pairs(ids: np.ndarray, raws: pa.Array, synthetics: pa.Array) -> pa.Table:
 
 
 def _load(context: Context, maker: UnitMaker, ids: np.ndarray, rows: int) -> None:
-    """Insert ``rows`` captions into the warehouse. The first of them get the pair_ids ``ids``."""
+    """Insert ``rows`` captions into the warehouse. The first captions get the pair ids ``ids``."""
     fusion_id, loaded = context.decoding.fusion_id, 0
     while loaded < rows:
         table = maker.unit(UNIT_LOADED)

@@ -1,7 +1,7 @@
 """Plants faults that models make: wrong claims, and text that does not belong in a caption.
 
-Each function uses only captions, and no threshold or pattern of a validation rule. It returns None if the pair does not
-allow this fault.
+Each function plants one fault, and returns None if the pair does not allow this fault. The functions use only captions,
+and no threshold or pattern of a validation rule, so that faults do not depend on the rules that should find them.
 """
 
 from __future__ import annotations
@@ -221,6 +221,6 @@ def mojibake(pair: Pair, draw: random.Random) -> str | None:
 
 
 def sixth_language(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces the caption with a sentence in one of six languages. It contains the raw caption's first words."""
+    """Replaces the caption with a sentence in one of six languages that contains the raw caption's first words."""
     name = " ".join(re.findall(r"[A-Za-z]+", pair.raw)[:3])
     return draw.choice(ELSEWHERE[draw.choice(list(ELSEWHERE))]).format(name) if name else None

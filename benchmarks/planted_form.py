@@ -1,7 +1,7 @@
 """Plants faults that models make in a caption's form: truncation, leaks, loops, copies, other scripts.
 
-Each function uses only captions, and no threshold or pattern of a validation rule. It returns None if the pair does not
-allow this fault.
+Each function plants one fault, and returns None if the pair does not allow this fault. The functions use only captions,
+and no threshold or pattern of a validation rule, so that faults do not depend on the rules that should find them.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def a_word_or_two(pair: Pair, draw: random.Random) -> str:
 
 
 def essay(pair: Pair, draw: random.Random) -> str:
-    """Appends captions of other pairs, up to two hundred words."""
+    """Appends captions of other pairs until the text has at least two hundred words."""
     others = iter(draw.sample(pair.others, 60))
     text = pair.caption
     while len(text.split()) < 200:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.random_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
 
-The folder gets six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. Random weights never
-end a caption. So the vocabulary head's row for EOS is scaled up until captions have on average as many tokens as
-published captions. A 13B takes 26 GB of disk.
+The folder gets six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. A 13B takes 26 GB of
+disk. Random weights never end a caption. So the vocabulary head's row for EOS is scaled up until captions have on
+average about as many tokens as published captions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
 SHARDS = 6
 CAPTION_TOKENS = 37.0  # mean number of tokens of CapsFusion's published captions, including EOS
-NEAR_ENOUGH = 6.0
+NEAR_ENOUGH = 6.0  # largest difference from CAPTION_TOKENS that is accepted
 _TRIES = 9
 _LARGEST_FACTOR = 64.0
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="must not exist")
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
-    parser.add_argument("--pairs", type=Path, help="pairs for measuring how long captions get (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="pairs to measure caption lengths with (default: generated pairs)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     started = time.monotonic()
@@ -96,7 +96,7 @@ def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[t
         factor = (low * high) ** 0.5
         row.copy_(drawn * factor)
         tokens = mean(completion.caption_tokens for completion in engine.generate(StaticRequests(requests)))
-        print(f"EOS times {factor:.2f}: captions of {tokens:.1f} tokens", file=sys.stderr)
+        print(f"EOS row scaled by {factor:.2f}: captions have {tokens:.1f} tokens", file=sys.stderr)
         if abs(tokens - CAPTION_TOKENS) <= NEAR_ENOUGH:
             break
         low, high = (factor, high) if tokens > CAPTION_TOKENS else (low, factor)

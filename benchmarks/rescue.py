@@ -2,10 +2,10 @@
 
     python -m benchmarks.rescue [--pairs FILE] [--rows 500] [--examples 5] [--model DIR] [--device cpu] [--dtype …]
 
-Fuses the pairs twice with the native engine and 3 beams. The second time, all beams' captions are kept, and validation
-takes the best one that passes. A rejected caption that is replaced in this way counts as rescued. Exit code 1 if the
-caption or verdict of any other row differs between the two times. In bfloat16 and float8 such differences are possible,
-because a caption depends on the other rows of its batch.
+Fuses the pairs twice with the native engine and 3 beams. The first run keeps the best caption of each row. The second
+run keeps the captions of all beams, and validation takes the best caption that it accepts. A rejected caption that is
+replaced in this way counts as rescued. Exit code 1 if the caption or verdict of any other row differs between the two
+runs. In bfloat16 and float8 such differences are possible, because a caption depends on the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BEAMS = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="file with laion_2b and laion_coco (default: made-up pairs)")
+    parser.add_argument("--pairs", type=Path, help="file with columns laion_2b, laion_coco; default: generated pairs")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--examples", type=int, default=5, help="number of rescued captions to print")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="checkpoint (default: the demo model)")
@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     console = Console()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # ranks also disable cuDNN's attention: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
 
     pairs = read_pairs(args.pairs, args.rows)
     tokenizer = LlamaTokenizer(args.model / "tokenizer.model")

@@ -2,9 +2,9 @@
 
     python -m benchmarks.slots [--size 13B] [--num-beams 3] [--cards 24 40 80 141]
 
-Rows have the longest possible prompts after LLaMA's shared prefix, and captions of 80 tokens. A GB has 10^9 bytes;
-cards have a little more than their nominal size. Slots share pages of keys and values. The last column is the number of
-slots if each slot reserved enough pages for the longest row.
+The longest row has the longest possible prompt, which begins with LLaMA's shared prefix, and a caption of 80 tokens.
+Slots share pages of keys and values, because most rows are shorter. The last column is the number of slots if each slot
+reserved enough pages for the longest row. A GB has 10^9 bytes; cards have a little more than their nominal size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_NEW_TOKENS = 80
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits on a card. ``weights`` is in bytes; ``room`` is None if the model does not fit."""
+    """What fits on a card. ``weights`` is their size in bytes. ``room`` is None if the model does not fit."""
 
     weights: int
     room: Room | None
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of cards, in GB")
-    # Measured on an H200 with 341 slots of 3 beams. The engine logs this figure when it starts.
+    # The default was measured on an H200 with 341 slots of 3 beams. The engine logs this figure when it starts.
     parser.add_argument("--batch-gb", type=float, default=1.4, help="GB that a batch takes besides keys and values")
     args = parser.parse_args()
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 
-Writes files through ``Storage.publish``, each in its own folder like bucket files, in three ways: without syncing, with
-syncing the file, and with syncing the file and its folders, as the pipeline does. Each repetition measures all three
-ways.
+Writes files through ``Storage.publish``, each in a folder of its own, like bucket files. Does so in three ways: without
+syncing, with syncing the file, and with syncing the file and its folders, as the pipeline does. Each repetition
+measures all three ways.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.table import Table
 from capsfusion_tasks.staging import durable
 from capsfusion_tasks.staging.storage import Storage
 
+# Way of writing → the functions of the module ``durable`` that this way leaves out.
 WAYS = {"no sync": ("sync_file", "sync_folder"), "files": ("sync_folder",), "files and folders": ()}
 
 

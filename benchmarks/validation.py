@@ -2,10 +2,12 @@
 
     python -m benchmarks.validation [--pairs FILE] [--judged FILE …] [--rows 500] [--missed 10]
 
-Planted faults: good captions with one fault each. Prints the share that is rejected for the right reason, and the share
-that is rejected or flagged for any reason. Judged captions: prints precision and recall of all rules together and of
-each rule. The project's own judgements (benchmarks/data/judged.jsonl) need CapsFusion's published pairs (--pairs).
---judged adds a file of your own, with laion_2b, laion_coco, capsfusion and verdict (good, minor or bad) in each line.
+Planted faults: inserts one fault into each of many good captions. Prints the share of these captions that is rejected
+for the right reason, and the share that is rejected or flagged for any reason.
+
+Judged captions: prints precision and recall of all rules together and of each rule. The project's own judgements
+(benchmarks/data/judged.jsonl) contain no texts, so they need CapsFusion's published pairs (--pairs). --judged adds a
+file of your own. Each of its lines has laion_2b, laion_coco, capsfusion and verdict (good, minor or bad).
 """
 
 from __future__ import annotations
@@ -45,10 +47,10 @@ def print_planted(console: Console, pairs: list[tuple[str, ...]], rows: int) -> 
 
 
 def print_judged(console: Console, name: str, rows: list[Judged], examples: int) -> None:
-    """Print precision, which counts a minor fault as half right, and recall, which counts only bad captions."""
+    """Print precision, in which a minor fault counts as half right, and the found shares of bad and good captions."""
     of = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("good", "minor", "bad")}
     console.print(f"{name}: {len(rows)} captions, {of['good']} good, {of['minor']} minor, {of['bad']} bad")
-    table = Table("", "rows", "good", "minor", "bad", "precision", "bad only", "recall of bad", "of good")
+    table = Table("", "rows", "good", "minor", "bad", "precision", "bad only", "share of bad", "share of good")
     groups = {
         "rejected": verdict_counts(row for row in rows if row.reasons),
         "rejected or flagged": verdict_counts(row for row in rows if row.reasons or row.flags),
@@ -91,7 +93,7 @@ def _sample(rows: list[Judged], name: str) -> list[Judged]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--pairs", type=Path, help=f"file with laion_2b, laion_coco and {CAPTION} (default: made-up pairs)"
+        "--pairs", type=Path, help=f"file with columns laion_2b, laion_coco and {CAPTION}; default: generated pairs"
     )
     parser.add_argument("--judged", type=Path, nargs="*", default=[], help=".jsonl files with your own judgements")
     parser.add_argument("--rows", type=int, default=500, help="number of captions with each kind of fault")

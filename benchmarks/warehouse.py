@@ -3,14 +3,18 @@
     python -m benchmarks.warehouse [--pairs FILE] [--rows 100000 500000] [--unit-rows 10000] [--indexes]
 
 - load: the pipeline's ``load_unit``.
-- raw, the baseline: ADBC's ingest into a temporary table, then ``insert … on conflict do nothing``. No checks, no
-  "loaded" mark.
+- raw, the baseline: ADBC's ingest into a temporary table, then ``insert … on conflict do nothing``. It makes no checks
+  and does not mark units as loaded.
 
-At each size of ``--rows``, each repetition loads a unit with each method, and a third unit into another warehouse of
-the first size. So other load on the machine slows all loads equally. Medians are printed. Growth is also printed as a
-ratio of means, because the text index adds new words only every few units. The server is the embedded PostgreSQL with
-its default settings and fsync on. With ``--indexes``, all indexes except the keys are dropped, then created one at a
-time to measure the cost of each. ``validate`` is the validation of the same captions on one core.
+``--rows`` are the sizes of the table at which loads are measured. Each repetition loads three units (batches of rows):
+one with each method, and one with ``load_unit`` into a second warehouse, whose table has the first of these sizes. The
+three loads alternate, so other load on the machine slows all of them equally. Medians are printed. The growth, which is
+the ratio of the times per row in both warehouses, is also printed as a ratio of means, because the text index adds new
+words only every few units.
+
+The server is the embedded PostgreSQL with its default settings and fsync on. With ``--indexes``, all indexes except the
+keys are dropped, then created one at a time to measure the cost of each. ``validate`` is the validation of the same
+captions on one core.
 """
 
 from __future__ import annotations
@@ -68,8 +72,8 @@ def main() -> None:
     # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="pairs with their captions (default: made-up pairs)")
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="measured table sizes, in rows")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="sizes of the table, in rows")
     parser.add_argument("--unit-rows", type=int, default=10_000)
     parser.add_argument("--repeat", type=int, default=9, help="units to load with each method at each size")
     parser.add_argument("--indexes", action="store_true", help="also measure the cost of each index, at the last size")
@@ -142,7 +146,10 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table, fusion_id: str 
 
 
 def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat: int) -> None:
-    """At each of ``sizes``, load units with both methods. Also loads units into ``small`` for comparison."""
+    """At each of ``sizes``, load units into ``growing`` with both methods.
+
+    For comparison, also loads units into ``small``, whose table has the first of ``sizes``.
+    """
     table = Table(title="loading, by rows in the table")
     for heading in (
         "rows in the table",
@@ -150,7 +157,7 @@ def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat:
         "raw rows/s",
         "load / raw",
         f"µs/row relative to {sizes[0]:,}",
-        "of means",
+        "the same, of means",
     ):
         table.add_column(heading, justify="right")
     for size in sizes:

@@ -1,4 +1,4 @@
-"""Reads the rows that benchmarks fuse: pairs from a file, or made-up pairs."""
+"""Reads the rows that benchmarks fuse: pairs from a file, or generated pairs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ CAPTION = "capsfusion_official"
 
 
 def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list[tuple[str, ...]]:
-    """The first ``rows`` pairs (raw, synthetic) of ``file``, or made-up pairs that no model was trained on.
+    """The first ``rows`` pairs (raw, synthetic) of ``file``. If ``file`` is None, generates pairs.
 
-    If ``caption`` names a column, that column's text is the third item of each pair.
+    The demo model was not trained on these generated pairs. If ``caption`` names a column, the third item of each pair
+    is the text of this column, or the fused caption of the generated pair.
     """
     if file is None:
         rng = random.Random(0)
@@ -29,7 +30,7 @@ def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list
 
 
 def read_workload(file: Path | None, rows: int, tokenizer: LlamaTokenizer, most: int) -> list[Request]:
-    """Requests for ``rows`` rows. A row's token limit: its published caption's length with EOS, at most ``most``."""
+    """Requests for ``rows`` rows. Each row ends after as many tokens as its published caption has, at most ``most``."""
     requests = []
     for row, (raw, synthetic, caption) in enumerate(read_pairs(file, rows, CAPTION)):
         tokens = min(most, len(tokenizer.encode(caption, bos=False)) + 1)
