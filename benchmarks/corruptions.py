@@ -78,7 +78,7 @@ class Planted(NamedTuple):
 
 
 def good_pairs(pairs: list[tuple[str, ...]]) -> list[Pair]:
-    """The pairs (raw, synthetic, caption) whose caption validation accepts."""
+    """Of the given tuples (raw, synthetic, caption), those whose caption passes validation."""
     reasons = validate_table(as_table(pairs))["reasons"].to_pylist()
     good = [pair for pair, found in zip(pairs, reasons, strict=True) if not found]
     others, synthetics = [caption for _, _, caption in good], [synthetic for _, synthetic, _ in good]

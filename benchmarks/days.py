@@ -85,7 +85,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.without_lookups:
         compaction._FEW_FILES = compaction._FEW_BYTES = 1 << 60
-    # A day takes seconds here and nothing else runs, so unused lookups can be deleted at once.
+    # Otherwise compaction would keep unneeded lookups for hours, because a join may still read them. Here no other
+    # run joins the same bucket, so they can be deleted at once.
     compaction._UNUSED = timedelta(0)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         days = run_days(Path(folder), args.days, args.rows, args.shards)

@@ -1,4 +1,4 @@
-"""Measures a device's rates of matrix products and memory traffic. No program reaches the rates of data sheets."""
+"""Measures how fast a device multiplies matrices and copies memory, because no program reaches data sheets' rates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class DeviceRates:
     - ``memory``: bytes/s. A copied byte counts twice, because it is read and written.
     - ``layer_bytes``: size of a weight of the layers. ``bytes``: size of every other number.
 
-    Layers differ from the rest only in float8, where the vocabulary head, attention, keys and values stay in bfloat16.
+    Layers have other rates and sizes than the rest only with float8. Then the vocabulary head, attention, keys and
+    values stay in bfloat16.
     """
 
     layers: float

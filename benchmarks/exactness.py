@@ -5,7 +5,7 @@
 Without --model, compares two models: the demo model, and a random LLaMA with grouped-query attention, whose tokenizer
 is --tokenizer. Each model runs with 3 beams and greedily, with several numbers of slots, and with the rows in the
 file's order and shuffled. The engines add the same numbers in different orders. So if the scores of two captions differ
-by less than 1e-6, either caption may win. Such ties are counted and printed. Exit code 1 if a row differs otherwise.
+by less than 1e-6, either caption may win. Such ties are counted and printed. Exit code 1 if other captions differ.
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 
@@ -126,7 +126,7 @@ class Subject:
         return complete(self._model, self._tokenizer, rows, eos=self._eos, beams=beams, slots=slots)
 
     def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
-        """Count the rows with equal captions, the rows with ties, and the rows that differ otherwise."""
+        """Count the rows with equal captions, the rows with ties, and the other rows, whose captions differ."""
         if sorted(c.row for c in got) != sorted(expected):
             raise RuntimeError(f"the native engine returned {len(got)} captions for {len(expected)} rows")
         ties = other = 0
@@ -152,7 +152,7 @@ def compare_dtypes(
     for folder in folders:
         tokenizer = load_tokenizer(folder)
         requests = requests_of(pairs, tokenizer)
-        expected: dict[int, dict[int, list[int]]] = {}  # by beams
+        expected: dict[int, dict[int, list[int]]] = {}  # number of beams → row → token ids
         for name in ("float32", *dtypes):
             model = load_llama(folder, device, DTYPES.get(name, torch.float32))
             for beams in (3, 1):

@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def fill(warehouse: Warehouse, rows: int) -> None:
-    """Load runs until the table has ``rows``, then build its indexes."""
+    """Load runs until the table has ``rows`` rows, then build its indexes."""
     with warehouse.engine.begin() as connection:
         fusions.register(connection, FUSION, {})
         loaded = connection.scalar(text("select coalesce(sum(rows_in), 0) from capsfusion.work_units"))

@@ -100,7 +100,7 @@ def change(warehouse: Warehouse, settings: list[str], statements: list[str]) -> 
 
 
 def grow(server: EmbeddedPostgres, warehouse: Warehouse, captions: Any, rows: int) -> list[Counters]:
-    """Load runs until the tables have ``rows``. Returns what each run cost."""
+    """Load runs until the tables have ``rows`` rows. Returns what each run cost."""
     costs = []
     for run in range((loaded_rows(warehouse) + RUN_ROWS - 1) // RUN_ROWS, rows // RUN_ROWS):
         maker = UnitMaker(captions, seed=run)

@@ -8,8 +8,8 @@ are written once and kept in DIR. Each repetition runs each method once, in its 
 The DuckDB statement filters, joins and deduplicates the files, and writes the pairs. It needs both sides in memory, and
 must read everything again when the next shard arrives. The pipeline first writes each row to one of many bucket files,
 chosen by a hash of its URL (bucketing), and never reads the shard again. Then it joins the two sides of each bucket. As
-in a usual run, it pulls two shards and joins two buckets at a time. "Read" and "written" are the bytes that the process
-read and wrote, including cached bytes.
+in a usual run, it pulls two shards and joins three buckets at a time. "Read" and "written" are the bytes that the
+process read and wrote, including cached bytes.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def changed_year(pair: Pair, draw: random.Random) -> str | None:
 
 
 def swapped_name(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a name with another one. The name is a capitalised word that is in the fused and in the raw caption."""
+    """Replaces a name with another name. A name is a capitalised word that both the fused and the raw caption have."""
     inside = re.findall(r"(?<=[a-z,] )[A-Z][a-z]{3,}\b", pair.caption)
     names = [name for name in inside if re.search(rf"\b{name}\b", pair.raw) and pair.caption.count(name) == 1]
     if not names or pair.raw.istitle():
@@ -154,7 +154,7 @@ def paraphrased_leak(pair: Pair, draw: random.Random) -> str:
 
 
 def said_again(pair: Pair, draw: random.Random) -> str | None:
-    """Adds a sentence that repeats the caption. It swaps the caption's halves, and replaces verbs and grammar words."""
+    """Adds a sentence that repeats the caption with swapped halves, and with other verbs and grammar words."""
     words = pair.caption.rstrip(".").split()
     if len(words) < 8 or ". " in pair.caption:
         return None

@@ -133,7 +133,7 @@ def lost_facts(pair: Pair, _: random.Random) -> str | None:
     if len(names) < 4:
         return None
     caption = re.sub(r"\b\w*\d\w*\b", "some", pair.caption)
-    for word in set(re.findall(r"\w+", raw)):  # also replaces words that begin in the same way, in upper or lower case
+    for word in set(re.findall(r"\w+", raw)):  # also replaces words that have the same first five letters
         if word[0].isupper() or any(map(str.isdigit, word)):
             caption = re.sub(rf"\b{re.escape(word[:5])}\w*", "something", caption, flags=re.IGNORECASE)
     return caption[0].upper() + caption[1:]
@@ -157,7 +157,7 @@ def chinese(pair: Pair, draw: random.Random) -> str:
 
 
 def other_language(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces every grammar word with a word of another language. Needs several different grammar words."""
+    """Replaces every grammar word, such as "the", with a word of another language. Needs several grammar words."""
     words = dict(zip(ENGLISH.split(), FOREIGN[draw.choice(list(FOREIGN))].split(), strict=True))
     tokens = re.findall(r"\w+|\W+", pair.caption)
     if sum(token.lower() in words for token in tokens) < 5:

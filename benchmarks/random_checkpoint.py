@@ -78,7 +78,7 @@ def write_checkpoint(
 
 
 def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[tuple[str, ...]]) -> float:
-    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns their mean number."""
+    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns the mean length."""
     requests = [Request(row, prompt_tokens(tokenizer, raw, synthetic)) for row, (raw, synthetic) in enumerate(pairs)]
     engine = NativeEngine(
         model,

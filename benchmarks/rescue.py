@@ -110,7 +110,7 @@ def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
     rejected = sum(map(bool, before))
     console.print(
         f"{rejected} of {len(before)} captions are rejected ({rejected / len(before):.1%}); {len(rows)} of them are"
-        f" rescued ({len(rows) / max(1, rejected):.0%}), counted by beam:"
+        f" rescued ({len(rows) / max(1, rejected):.0%}), counted by beam number:"
         f" {dict(sorted(Counter(row['beam'] for row in rows).items()))}; {rejected - len(rows)} stay rejected"
     )
     flagged = [bool(flags) for flags, reasons in zip(alone["flags"].to_pylist(), before, strict=True) if not reasons]

@@ -1,4 +1,4 @@
-"""The loss, the optimizers with their schedule, and checkpoints, for all training steps."""
+"""The loss, the optimizers with their schedule, and checkpoints, for training and for unlikelihood training."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def train(args: argparse.Namespace) -> None:
         for update, update_state in zip(updates, state["optimizers"], strict=True):
             update.load_state_dict(update_state)
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
-    elif args.start:  # with a new schedule
+    elif args.start:  # begin a new schedule
         state = load(model, args.start, args.device)
         restart(updates, state["optimizers"], (args.muon_lr, args.lr))
         tokens = state["tokens"]
@@ -186,7 +186,7 @@ def main() -> None:
         default=math.inf,
         help="end after this many minutes, or after --steps, whichever comes first",
     )
-    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, with padding")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, including padding")
     parser.add_argument("--lr", type=float, default=1.6e-3)
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="peak learning rate of the layers' matrices")
     parser.add_argument(

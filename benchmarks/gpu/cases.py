@@ -67,8 +67,8 @@ class Line:
 class Case:
     """A measurement that takes at most ``seconds``. ``run`` gets a dict with the figures of all earlier cases, by name.
 
-    ``run`` must be picklable: a module's function, or a partial of one. If the case fails, the end of ``log`` is
-    printed.
+    ``run`` must be picklable: a module's function, or a partial of such a function. If the case fails, the end of
+    ``log`` is printed.
     """
 
     name: str
@@ -114,7 +114,8 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # a process group of its own, so that _end can kill the whole group
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
-    # With a GPU, the CPU computes nothing. Without a GPU, measurements with one thread depend less on other load.
+    # With a GPU, one thread is enough, because the CPU computes nothing. Without a GPU, measurements with one thread
+    # depend less on other load.
     torch.set_num_threads(1)
     try:
         lines = list(case.run(found))
@@ -135,7 +136,7 @@ def _end(process: BaseProcess) -> None:
     process.join()
     killed = False
     for kill, target in ((os.killpg, pid), *((os.kill, descendant) for descendant in family)):
-        with suppress(ProcessLookupError):  # it has ended
+        with suppress(ProcessLookupError):  # the process has ended
             kill(target, signal.SIGKILL)
             killed = True
     if killed:
@@ -145,7 +146,7 @@ def _end(process: BaseProcess) -> None:
 def _descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             parent = stat.read_text().rpartition(")")[2].split()[1]
             children.setdefault(int(parent), []).append(int(stat.parent.name))
     found = [pid]

@@ -41,7 +41,7 @@ ENGINE_ALONE = "fuse, the engine alone"
 ENGINE_ROWS = 1500  # about as many rows as are left after the kill if --fuse-rows is 3,000
 _POLL_SECONDS = 0.05
 _DYING_SECONDS = 2.0  # seconds until the ranks of a killed command have ended
-# Slow estimates, for time limits. An H200 starts in 20 s and fuses 85 rows/s.
+# Pessimistic estimates, for time limits. An H200 starts in 20 s and fuses 85 rows/s.
 _START_SECONDS = 60.0
 _ROWS_PER_SECOND = 20.0
 
@@ -50,7 +50,7 @@ def cases(options: Options) -> list[Case]:
     rows, log = options.fuse_rows, _log(options)
     return [
         Case(ENGINE_ALONE, partial(measure_engine, options), _limit(starts=1, rows=min(rows, ENGINE_ROWS))),
-        # Rows in flight when the command is killed are fused twice.
+        # Half more rows, because the rows that the command is fusing when it is killed are fused again.
         Case("fuse, killed once", partial(fuse_twice, options), _limit(starts=2, rows=1.5 * rows), log),
     ]
 

@@ -93,7 +93,7 @@ def rate_while_full(times: Sequence[float], slots: int) -> float | None:
 def start_engine(
     options: Options, tokenizer: LlamaTokenizer, dtype: torch.dtype, beams: int, requests: Sequence[Request]
 ) -> tuple[NativeEngine, float]:
-    """Start an engine with a random model. Returns the engine and the seconds of its start and first row."""
+    """Start an engine with a random model. Returns the engine, and the seconds that its start and first row took."""
     config = LlamaConfig(**SIZES[options.size])
     model = random_llama(config, options.device, dtype)
     started = time.perf_counter()

@@ -30,14 +30,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Prompts:
-    """R new prompts, packed one after the other. No prompt is empty. Each begins at place 0 of its slot.
+    """R new prompts, packed one after the other. No prompt is empty. Each prompt begins at place 0 of its slot.
 
     Padding tokens may follow the last prompt. They belong to no prompt, and their attention is 0.
     """
 
     tokens: Tokens
     slots: Tensor  # [R] int64
-    starts: Tensor  # [R + 1] int64, index of each prompt's first token among the T tokens, and the last prompt's end
+    starts: Tensor  # [R + 1] int64, index of each prompt's first token among the T tokens, then the last prompt's end
     lengths: list[int]  # on the host
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
-    """Load the checkpoint in ``folder``. Raises InputError for missing tensors, or a family that is not supported."""
+    """Load the checkpoint in ``folder``. Raises InputError for missing tensors or an unsupported model family."""
     config, files = model_sizes(folder), weight_files(folder)
     if unread := unread_files(folder, files):
         log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
@@ -57,7 +57,7 @@ def _has_own_head(files: Sequence[Path]) -> bool:
 
 @torch.no_grad()
 def _load_weights(folder: Path, files: Sequence[Path], places: Mapping[str, Place]) -> None:
-    """Copy each tensor of the checkpoint to its place in the model. Converts it to the place's device and dtype.
+    """Copy each tensor of the checkpoint to its place in the model, on the device and in the dtype of this place.
 
     Files are memory-mapped, so several ranks on a node share them, and no rank has a second copy in its own memory.
     Raises InputError for numbers that are not finite.

@@ -1,4 +1,4 @@
-"""Beam search over slots that started at different times. Generates the same tokens as transformers' ``generate``.
+"""Beam search for rows that started at different times. Generates the same tokens as transformers' ``generate``.
 
 Source of the algorithm: ``GenerationMixin._beam_search`` of transformers 5, with ``early_stopping=False``. Scores are
 sums of log-probabilities in float32. A finished caption's score is divided by its length ** ``length_penalty``.
@@ -55,7 +55,7 @@ class BeamSearch:
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
         self.length = torch.zeros(slots, device=device, dtype=torch.long)  # [N] number of tokens generated so far
-        self.limit = torch.full_like(self.length, max_new_tokens)  # [N] number of tokens after which a row must end
+        self.limit = torch.full_like(self.length, max_new_tokens)  # [N] maximum number of tokens of the row's caption
         self.tokens = tokens  # [N, B, G]
         self.scores = torch.zeros(slots, beams, device=device)  # [N, B]
         self.finished_tokens = tokens.clone()  # [N, B, G], the best caption of a slot first

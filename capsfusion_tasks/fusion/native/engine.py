@@ -87,7 +87,7 @@ class NativeEngine:
         active: dict[int, Request] = {}  # slot → request
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
         while True:
-            # Ask for more rows before none are left, because a prefill of only a few rows uses the device badly.
+            # Ask for more rows before none are left, because a prefill of only a few rows is inefficient.
             if len(waiting) < self._admit_rows:
                 idle = not active and not waiting
                 if idle:
@@ -182,8 +182,9 @@ class NativeEngine:
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Take rows up to a multiple of PREFILL_MULTIPLE tokens: with the multiple 256 and rows of 600 tokens in total,
-        # rows of at most 512 tokens. With the other rows, the prefill would be padded to 768 tokens, so they wait.
+        # Fill the prefill up to a multiple of PREFILL_MULTIPLE tokens. For example, if the multiple is 256 and the rows
+        # have 600 tokens together, take rows with up to 512 tokens together. The other rows wait, because with them the
+        # prefill would be padded to 768 tokens.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         multiple = self.model.ops.PREFILL_MULTIPLE
         most = most // multiple * multiple or most

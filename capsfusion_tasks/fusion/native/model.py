@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 # this number: LLaMA's vocabulary with [PAD] has 32,001 tokens, and GPUs multiply a matrix with this odd number of rows
 # at half the speed.
 _HEAD_MULTIPLE = 64
-# Maximum number of rows of the rotary table, which has one row per position. Captions need a thousand positions. A
-# table for the ten million positions that some configs allow would take gigabytes.
+# Maximum number of rows of the rotary table, which has one row per position. A prompt with its caption needs
+# little more than a thousand positions. A table for the ten million positions that some configs allow would take
+# gigabytes.
 _MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8
@@ -73,8 +74,8 @@ class Llama:
     """Weights and forward pass. Projections of the same input are one matrix, so that products are fewer and larger.
 
     The model families in ``sizes.py`` differ in two parts only: the biases of attention's projections, and the norms of
-    query heads and key heads. For a family without these biases or norms, ``qkv_bias``, ``out_bias``, ``query_norm`` or
-    ``key_norm`` is an empty list.
+    query heads and key heads. For a family without such biases, the lists ``qkv_bias`` and ``out_bias`` are empty.
+    Without such norms, the lists ``query_norm`` and ``key_norm`` are empty.
 
     With ``dtype`` float8_e4m3fn, the layers' matrices are float8. Embedding, head, norms, activations between products
     and the cache are then bfloat16, and the attribute ``dtype`` is bfloat16, too. ``tied``: whether embedding and head

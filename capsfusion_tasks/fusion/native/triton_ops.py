@@ -1,6 +1,7 @@
 """The engine's operations as Triton kernels, for CUDA. ``torch_ops`` has the same functions in plain torch.
 
-The numbers of warps, rows and tokens per block were the fastest in tests on an H200 with the sizes of a 13B model.
+The numbers of warps, and of rows and tokens per block, are those that were the fastest in tests on an H200 with the
+sizes of a 13B model.
 """
 
 from __future__ import annotations
@@ -209,9 +210,9 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 
 
 def _stages(queries: Tensor, most: int) -> int:
-    """Number of key blocks to load at a time: at most ``most``. It is 1 for large blocks.
+    """How many blocks of keys to load at a time: ``most``, or only 1 if blocks are large.
 
-    The reason is that small cards have only 100 KB of shared memory.
+    Small cards have only 100 KB of shared memory, which does not hold several large blocks.
     """
     return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
