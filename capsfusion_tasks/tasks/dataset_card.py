@@ -1,4 +1,4 @@
-"""The card (README.md) of an exported data set: its contents, models, rejection rates and licences."""
+"""Writes the card (README.md) of an exported data set: columns, models, numbers of rejected captions, licences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.provenance import Origin
 
-_MARK = "<!-- written by capsfusion export, {} -->"  # {} stands for a digest of the rest of the card
+_MARK = "<!-- written by capsfusion export, {} -->"  # {}: digest of the rest of the card, which shows later changes
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {
@@ -32,9 +32,9 @@ def dataset_card(
 
     Args:
         files: pattern of the Parquet files, relative to the card.
-        rows: fusion_id → number of its captions.
+        rows: fusion_id → number of captions with this fusion_id.
         columns: name and Arrow type of each column, in the order of the files' columns.
-        origins: releases and licences of the captions, the most frequent first.
+        origins: combinations of releases and licence, the most frequent first.
     """
     header = ["---", "task_categories:", "- image-to-text", "tags:", "- image-captions", "- capsfusion", "configs:"]
     header += ["- config_name: default", "  data_files:", "  - split: train", f"    path: {files}", "---"]
@@ -46,11 +46,11 @@ def dataset_card(
         "# Fused image captions",
         "",
         f"{total:,} captions of web images. Each was fused from the image's alt text and a synthetic caption of the"
-        " same image, and passed validation. Rows are sorted by a digest, so each file is a random sample.",
+        " same image, and passed validation. Rows are sorted by a digest of the pair, so each file is a random sample.",
         "",
         "## What made the captions",
         "",
-        "| fusion_id | captions | model | revision | engine | dtype | beams | longest caption (tokens) |",
+        "| fusion_id | captions | model | revision | engine | dtype | beams | caption limit (tokens) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_fusion_row(fusion_id, count, snapshot) for fusion_id, count in rows.items()),
         "",
@@ -73,7 +73,7 @@ def dataset_card(
         text += ["| reason | captions |", "| --- | --- |"]
         text += [f"| {reason} | {count:,} |" for reason, count in outcome.reasons.items()] + [""]
     if conditions := _conditions(selection):
-        text += ["Only a part of the accepted captions is here:", "", *(f"- {line}" for line in conditions), ""]
+        text += ["Not all accepted captions are here, only:", "", *(f"- {line}" for line in conditions), ""]
     text += ["## Columns", "", "| column | type | |", "| --- | --- | --- |"]
     # Types are in backticks, because Markdown would read the <string> of list<string> as HTML.
     text += [f"| `{name}` | `{kind}` | {_COLUMNS.get(name, '')} |" for name, kind in columns]
@@ -82,7 +82,7 @@ def dataset_card(
 
 
 def is_generated(card: str) -> bool:
-    """Whether ``dataset_card`` made the ``card`` and nobody has changed it."""
+    """Whether ``dataset_card`` made the ``card`` and nobody has changed it since."""
     found = _MARKED.search(card)
     return found is not None and _digest(card.replace(found[0], _MARK.format(""), 1)) == found[1]
 
@@ -96,7 +96,8 @@ _LICENCES = (
     "",
     "Images and alt texts belong to their owners; this data set has no images. LAION publishes addresses, alt texts",
     "and synthetic captions under CC BY 4.0. The fused captions were made by the models above, whose licences apply to",
-    "what they write; for CapsFus-LLaMA that is the licence of LLaMA 2. Choose a licence for this data set that fits.",
+    "what they write; for CapsFus-LLaMA that is the licence of LLaMA 2. Choose a licence for this data set that these",
+    "licences allow.",
 )
 
 
@@ -127,11 +128,11 @@ def _share(part: int, whole: int) -> str:
 
 def _conditions(selection: Selection) -> list[str]:
     found = {
-        "of the fusion": selection.fusion_id,
-        "of shards that arrived from": selection.interval and f"{selection.interval.start} to {selection.interval.end}",
-        "loaded at or after": selection.loaded_from,
-        "loaded before": selection.loaded_before,
-        "where": selection.where and f"`{selection.where}`",
-        "at most": selection.limit and f"{selection.limit:,}",
+        "captions with fusion_id": selection.fusion_id,
+        "shards that arrived from": selection.interval and f"{selection.interval.start} to {selection.interval.end}",
+        "captions loaded at or after": selection.loaded_from,
+        "captions loaded before": selection.loaded_before,
+        "captions for which": selection.where and f"`{selection.where}`",
+        "at most": selection.limit and f"{selection.limit:,} captions",
     }
     return [f"{name} {value}" for name, value in found.items() if value is not None]

@@ -29,7 +29,7 @@ def file_name(location: str, path: str = "") -> DatasetName:
 def table_name(url: URL, table: str) -> DatasetName:
     """The name of a table of the warehouse: ``postgres://host:port`` and ``database.schema.table``.
 
-    For a server behind a local socket, the host is ``localhost``.
+    For a server that is reached through a Unix socket, the host is ``localhost``.
     """
     host = url.host or _one(url.query.get("host", ""))
     if not host or host.startswith("/"):

@@ -1,8 +1,8 @@
 """Exports captions as Parquet files with a manifest. Repeating an interrupted export writes the same files.
 
 ``_export.json`` is written first. It contains the selection, the state of the warehouse, and the list of finished
-files. When all files are finished, ``_manifest.json`` replaces it, in the same format. The Parquet files are in the
-folder ``data``, separate from the JSON files, because some programs read every file of a folder.
+files. When all files are finished, ``_manifest.json``, in the same format, replaces ``_export.json``. The Parquet files
+are in the folder ``data``, separate from the JSON files, because some programs read every file of a folder.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Overwrite = Literal["never", "outdated", "always"]
 def export_target(address: str, scratch: Path) -> Iterator[Target]:
     """Open a folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]`` to export to.
 
-    Files that are being uploaded to the hub are in a temporary folder in ``scratch``.
+    Files for the hub are first written to a temporary folder in ``scratch``.
     """
     if address.lower().startswith(("http://", "https://")):
         raise InputError(
@@ -94,11 +94,12 @@ def export_captions(
 ) -> Manifest:
     """Write the captions of ``selection`` to ``target`` as data/part-00000.parquet, data/part-00001.parquet, …
 
-    The captions are sorted by pair_id. On the hub, a data set card comes with the manifest.
+    The captions are sorted by pair_id. If the target is a whole repository of the hub, a data set card is added.
 
     If the target has an interrupted export of the same selection, this function continues it with the captions that the
-    warehouse had when the export began. It does nothing if the export is complete. ``overwrite``: when to start
-    the export again. ``outdated``: only if the captions in the warehouse have changed.
+    warehouse had when the export began. If the target has a complete export, this function does nothing. ``overwrite``
+    tells when to start the export again instead: never, if captions in the warehouse have changed (``outdated``), or
+    always.
 
     Raises InputError if the folder has another export or other files, or if captions of an interrupted export were
     replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer.
@@ -146,7 +147,7 @@ def export_filtered(
     """
     if not wanted.of_accepted:
         raise InputError(
-            "the filter selects rejected captions, but an export has only accepted captions: unset verdict and reason"
+            "the filter selects rejected captions, but an export has only accepted ones: unset `verdict` and `reason`"
         )
     with warehouse.engine.connect() as connection:
         where = condition_sql(connection, wanted, fused_captions.alias("captions"))
@@ -159,7 +160,7 @@ def export_filtered(
 def _begin(
     session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
-    """Return the folder's export with its complete files, or a new export if there is none or it must be replaced."""
+    """Return the export in the folder, with its complete files. If there is none, or to replace it, begin a new one."""
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
         _require_same(target, found, selection, rows_per_file)
@@ -184,13 +185,13 @@ def _begin(
 
 
 def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
-    """The snapshot of an interrupted export. Adds the names of releases if an earlier version left them out."""
+    """The snapshot of an interrupted export. Adds the names of releases if an earlier capsfusion left them out."""
     if found.snapshot.releases:
         return found.snapshot
     if {"laion_2b_source", "laion_coco_source"} & {*found.selection.columns}:
         raise InputError(
-            f"an earlier version began the export in {target.path('')} and wrote addresses of sources instead of names"
-            " of releases: start again with --overwrite, or in another folder"
+            f"an earlier version of capsfusion began the export in {target.path('')} and wrote addresses of sources"
+            " instead of names of releases: start again with --overwrite, or in another folder"
         )
     return found.snapshot.model_copy(update={"releases": session.releases()})
 
@@ -214,15 +215,15 @@ def _require_same(target: Target, found: Manifest, selection: Selection, rows_pe
     before = {**found.selection.model_dump(mode="json"), "rows_per_file": found.rows_per_file}
     now = {**selection.model_dump(mode="json"), "rows_per_file": rows_per_file}
     shown = {name: [("none" if value is None else value) for value in (before[name], now[name])] for name in now}
-    if differing := [f"{name} {old}, now {new}" for name, (old, new) in shown.items() if old != new]:
+    if differing := [f"{name} was {old}, is now {new}" for name, (old, new) in shown.items() if old != new]:
         raise InputError(
-            f"{target.path('')} contains another export, made with {'; '.join(differing)}: give another folder, or"
-            " replace the export with --overwrite"
+            f"{target.path('')} contains an export with other options ({'; '.join(differing)}): give another folder, or"
+            " replace that export with --overwrite"
         )
 
 
 def _start(target: Target, manifest: Manifest) -> Manifest:
-    """Write the unfinished ``manifest`` to the folder, and delete all files that are not in it."""
+    """Write the unfinished ``manifest`` to the folder, and delete all files that ``manifest`` does not list."""
     target.write_json(BEGUN, manifest.model_dump(mode="json"))
     mine = {BEGUN, *(part.file for part in manifest.files)}
     # Delete the old manifest first, because a folder with a manifest counts as complete.
@@ -255,7 +256,7 @@ def _next_name(manifest: Manifest) -> str:
 def _write_card(session: ExportSession, target: HubFolder, manifest: Manifest, say: Callable[[str], None]) -> None:
     card = target.read_card()
     if card is not None and not is_generated(card):
-        say(f"{target.path(CARD)} was written or changed by somebody: the export does not replace it")
+        say(f"{target.path(CARD)} was written or changed by a person, so the export does not replace it")
         return
     card = dataset_card(
         files=f"{manifest.folder}/*.parquet".lstrip("/"),

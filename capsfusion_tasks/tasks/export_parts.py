@@ -32,7 +32,7 @@ class Part(BaseModel):
     sha256: str
     first_pair_id: str
     last_pair_id: str
-    fusions: dict[str, int]  # fusion_id → rows
+    fusions: dict[str, int]  # fusion_id → number of rows
 
 
 def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:

@@ -1,4 +1,7 @@
-"""Lists the units that wait for an answer, and records the answers. Airflow's DAGs call these functions."""
+"""Lists units that the gate holds because of too many rejections, and records people's answers: load or keep out.
+
+Airflow's DAGs call these functions.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:
-    """The gate's holds that have no answer yet. First adds a hold for each unit whose last answer is "keep out"."""
+    """The gate's holds that have no answer yet.
+
+    First adds a new hold for each unit that was kept out last time, so that this run asks about the unit again.
+    """
     with context.warehouse.engine.begin() as connection:
         states = ledger.unit_states(connection, unit_ids)
         for unit_id in (unit_id for unit_id, state in states.items() if state != "loaded"):
@@ -43,7 +49,7 @@ def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by
         holds = gate_holds.of(connection, hold_ids)
         for hold in holds:
             if hold.is_held:
-                why = f"{hold.rejected} of {hold.rows} captions are rejected, {hold.problem}"
+                why = f"{hold.rejected} of {hold.rows} captions are rejected, and {hold.problem}"
                 ledger.unit_failed(connection, hold.unit_id, f"kept out by {hold.answered_by}: {why}")
-            log.info("unit %s: the answer is %s, from %s", hold.unit_id, hold.answer, hold.answered_by)
+            log.info('unit %s: the answer is "%s", given by %s', hold.unit_id, hold.answer, hold.answered_by)
         return ledger.units(connection, [hold.unit_id for hold in holds if not hold.is_held])

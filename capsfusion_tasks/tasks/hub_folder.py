@@ -1,10 +1,11 @@
 """The folder of an export in a data set repository of the Hugging Face hub.
 
-``HubFolder`` has the methods of ``Storage`` that an export needs. A published Parquet file is uploaded at once. It
-becomes visible in the same commit as the next JSON file, so the list of finished files always matches the files.
+``HubFolder`` has the methods of ``Storage`` that an export needs. A published Parquet file is uploaded at once, but it
+becomes visible only in the commit of the next JSON file. This JSON file lists the finished Parquet files. So the list
+always matches the visible files.
 
-Each commit names its parent. The hub refuses the commit if somebody else has committed in between. If that commit
-changed nothing in this folder, the export tries its own commit again. Otherwise the export ends.
+Each commit names its parent commit. The hub refuses a commit if somebody else has committed since then. If the other
+commit changed nothing in this folder, the export tries its own commit again. Otherwise the export ends.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _COLLISIONS = 10  # maximum tries of a commit while others commit to the same br
 
 
 class HubFolder:
-    """``hf://datasets/owner/name[@branch][/folder]``. The first commit creates a missing repository as private.
+    """``hf://datasets/owner/name[@branch][/folder]``.
+
+    If the repository does not exist, the first commit creates it as a private repository.
 
     ``uploads`` is a folder for files that are being written. Raises InputError if the token may not write, and
     NotReadyError if the hub does not answer.
@@ -95,7 +98,7 @@ class HubFolder:
 
     @property
     def is_whole_repository(self) -> bool:
-        """Whether the export is the whole repository. If it is only a folder, the card cannot describe the export."""
+        """Whether the export fills the whole repository. If not, the repository's card cannot describe the export."""
         return not self._root
 
     def read_card(self) -> str | None:
@@ -178,7 +181,7 @@ class HubFolder:
                 if not (isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412):
                     raise
             self._head, files = self._ask(self._open)
-            # The files also differ if the hub made this commit before, but the hub's answer was lost.
+            # The files also differ if an earlier try made this commit, but the hub's answer was lost.
             if files != self._files:
                 raise NotReadyError(
                     f"{self.path('')} has files that this export does not know: somebody else committed, or an answer"

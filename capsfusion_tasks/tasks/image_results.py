@@ -1,4 +1,4 @@
-"""Reads new results of img2dataset before an interval is planned.
+"""Reads new results of img2dataset before an interval is planned. The results tell which images are gone.
 
 Results belong to no interval. Each run reads all new files of the source. Each plan uses all results so far.
 """
@@ -78,7 +78,7 @@ def read_image_results(context: Context) -> None:
 
 
 def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> None:
-    """Add the files to the ledger, and mark the files that earlier runs read as pulled."""
+    """Add new files to the ledger, and remove missing files. If earlier runs have read a file, mark it as pulled."""
     with context.warehouse.engine.begin() as connection:
         known = ledger.image_results(connection)
         ledger.record_shards(connection, [shard for shard in shards if shard.shard_id not in known])
@@ -101,7 +101,10 @@ class _File:
 
 @dataclass
 class _Batch:
-    """The files of one batch: the next files of ``unread``, until the batch has enough rows."""
+    """The files of one batch: the next files of ``unread``, until the batch has enough rows.
+
+    ``failed`` has all errors. ``passing`` has the errors that a retry may solve.
+    """
 
     settings: Settings
     source: Source

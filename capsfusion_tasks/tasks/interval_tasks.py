@@ -1,7 +1,8 @@
 """One function for each task of an interval. The function runs the task's stage and updates the ledger.
 
-``capsfusion run`` and the DAG call these functions. Arguments and results are small (shards, units, counts). Rows are
-passed on in files. An ``InputError`` means that a retry will not help.
+The ledger is the warehouse's record of shards and units. ``capsfusion run`` and the DAG call these functions. Arguments
+and results are small (shards, units, counts). Rows are passed on in files. An ``InputError`` means that a retry will
+not help.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ _PROGRESS_SECONDS = 30.0
 def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
     """List the shards of the interval and late shards of other intervals, and register them in the ledger.
 
-    Raises InputError if shards or units were made with other settings and this run may not replace them.
-    ``relist`` lists the sources again and adds new shards to a frozen list. ``replan``: see ``plan``.
+    Raises InputError if shards were pulled or units were planned with other settings and this run may not replace them.
+    After the interval's end, the list is frozen. ``relist`` lists the sources again and adds new shards to a frozen
+    list. ``replan``: see ``plan``.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
@@ -126,7 +128,7 @@ def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> N
 
 
 def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
-    """Raise InputError if shards outside ``but`` were pulled with other settings."""
+    """Raise InputError if shards that are not in ``but`` were pulled with other settings."""
     everything = waiting.whole_range(context.storage, interval)
     if everything == interval and but:
         mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
@@ -203,7 +205,7 @@ def plan(
     Units are planned again if the settings for pulling, pairing or gone images have changed since they were planned. If
     such a unit was started, this raises InputError, unless ``replan`` allows dropping its work.
 
-    ``existing``: whether to skip pairs that are already fused, or to fuse and replace them. Raises InputError and plans
+    ``existing``: whether to skip pairs that are already fused, or to fuse them again. Raises InputError and plans
     nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this check. Pairs that do not
     fit in ``max_units`` units are left for another run.
     """

@@ -23,8 +23,8 @@ def maintain_lake(
 ) -> Maintained:
     """Merge small files of the Iceberg table, and remove old snapshots.
 
-    First writes missing units, because this step may need the old snapshots: if a unit was written but not recorded,
-    only its snapshot shows that it was written.
+    First writes missing units, because writing may need the old snapshots: if a process died after it wrote a unit and
+    before the warehouse recorded this, only a snapshot shows that the unit was written.
     """
     warehouse = context.warehouse
     with open_lake(context.settings, warehouse) as lake, sole_writer(warehouse, lake) as session:

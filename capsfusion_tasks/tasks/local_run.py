@@ -163,5 +163,5 @@ def _run_unit(
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    """Counts as text: ``3 no_url, 1 unsafe``."""
+    """Counts as text: ``3 null_url, 1 unsafe``."""
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"

@@ -29,10 +29,10 @@ METRICS = {
     "capsfusion.pull.rows": Metric("counter", "rows of pulled shards"),
     "capsfusion.pull.dropped": Metric("counter", "rows of pulled shards that were dropped"),
     f"capsfusion.pull.dropped.{REASON}": Metric("counter", "rows dropped for one reason: `unsafe`, `null_caption`, …"),
-    "capsfusion.pair.pairs": Metric("counter", "pairs that joins found"),
+    "capsfusion.pair.pairs": Metric("counter", "pairs that `pair` tasks found"),
     "capsfusion.plan.units": Metric("counter", "units that a run has to fuse"),
     "capsfusion.plan.rows": Metric("counter", "pairs that a run has to fuse"),
-    "capsfusion.queue.units": Metric("gauge", "units of all runs that are planned but not loaded"),
+    "capsfusion.queue.units": Metric("gauge", "units that are planned but not loaded, of all runs"),
     "capsfusion.queue.rows": Metric("gauge", "pairs in units that are planned but not loaded, of all runs"),
     "capsfusion.queue.failed_units": Metric("gauge", "units whose last try failed"),
     "capsfusion.fuse.rows": Metric("counter", "rows of fused units"),
@@ -78,7 +78,7 @@ def planned(units: Sequence[Unit]) -> Samples:
 
 
 def queue(context: Context) -> Samples:
-    """The number of units and rows that are not loaded. Call this only if metrics are sent: it counts table rows."""
+    """The numbers of units and rows that are not loaded. Call this only if metrics are sent, because it takes time."""
     with context.warehouse.engine.connect() as connection:
         states = queries.unit_counts(connection)
         rows = queries.run_summary(connection).waiting
@@ -91,7 +91,7 @@ def queue(context: Context) -> Samples:
 
 
 def fused(figures: Mapping[str, Any]) -> Samples:
-    """The metrics of a fused unit, from the result of ``unit_tasks.fuse_finished``. Leaves out unmeasured rates."""
+    """The metrics of a fused unit, from the result of ``unit_tasks.fuse_finished``. Leaves out rates that are None."""
     samples = {f"capsfusion.fuse.{name}": figures[name] for name in ("rows", "prompt_tokens", "caption_tokens")}
     samples["capsfusion.fuse.device_time"] = 1000 * figures["gpu_seconds"]
     rates = {f"capsfusion.fuse.{name}": figures[name] for name in ("rows_per_second", "occupancy")}

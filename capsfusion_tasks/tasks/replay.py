@@ -96,8 +96,8 @@ def _select(context: Context, session: LockedSession, replay: Replay, existing: 
     with session.transaction() as connection:
         matching = quarantine.matching(connection, replay)
     log.info(
-        "%d of %d matching rejected captions of fusion %s are replayed under %s; the others exceed the limit, are in"
-        " unfinished units, or were already tried with these settings",
+        "replaying %d of the %d rejected captions of fusion %s that match, now as fusion %s; the others exceed the"
+        " limit, are in unfinished units, or were already tried with these settings",
         sum(len(part.rows) for part in pairs),
         matching,
         replay.fusion_id,
@@ -121,9 +121,9 @@ def moved(context: Context, name: str) -> int:
 
 
 def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
-    """Report the captions that the replay selected, moved and rejected again under ``fusion_id``, and ``failures``.
+    """Report how many captions the replay selected, moved to ``fused_captions``, and rejected again.
 
-    ``text`` is the whole report.
+    ``fusion_id``: the fusion of the new captions. ``failures`` lists failed units. ``text`` is the whole report.
     """
     with context.warehouse.engine.connect() as connection:
         return report_replay(connection, replay, fusion_id).as_dict()

@@ -1,4 +1,4 @@
-"""Reports: numbers of shards, rows, pairs and captions, and the reasons of rejected captions."""
+"""Reports: numbers of shards, rows, pairs and captions, and why captions were rejected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Report:
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # descriptions of the models and settings that the units were planned with
     whole: RunSummary | None = None  # summary of all runs of the interval; None if this run has all units
-    left_out: str = ""  # message about the pairs that the limit per URL left out
+    left_out: str = ""  # message about pairs that were left out because their URL has too many pairs
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
@@ -87,7 +87,7 @@ class Report:
             lines.append(reasons_line(self.in_quarantine, self.reasons))
         lines += _rescued(self.rescued)
         if self.replayed:
-            lines.append(f"replayed: {self.replayed} of the rejected captions have left quarantine")
+            lines.append(f"replayed: {self.replayed} rejected captions have passed in a replay and left quarantine")
         lines += [f"model: {model}" for model in self.models]
         return [*lines, *_speed(total)]
 
@@ -125,8 +125,8 @@ class ReplayReport:
         total = self.summary
         if not total.units:
             return [
-                f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or all matches are in"
-                f" unfinished units or were already tried under fusion {self.fusion_id}; the log of plan has the counts"
+                f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or all that match are in"
+                f" unfinished units or were already tried as fusion {self.fusion_id}; the task plan logs the counts"
             ]
         lines = [
             f"selected: {total.rows_in} rejected captions of fusion {self.replay_of}, in units:"
@@ -137,7 +137,7 @@ class ReplayReport:
             *_rescued(self.rescued),
         ]
         if total.accepted != self.moved:
-            lines.append(f"also passed: {total.accepted - self.moved} that had already left quarantine")
+            lines.append(f"also passed: {total.accepted - self.moved} that another replay had already moved")
         if total.waiting:
             lines.append(f"waiting: {total.waiting} in units that are not loaded")
         return [*lines, *_speed(total)]
@@ -175,9 +175,9 @@ def report_interval(
     """The report of one interval and one fusion. ``shard_ids``: the interval's shards.
 
     ``unplanned``: number of pairs that are in no unit and can be fused. ``gone``: number of pairs that are in no unit
-    because their images are gone; None if unknown. ``left_out``: a line about the pairs that the limit per URL left
-    out. ``unit_ids``: the units of one run. If given, captions are counted in these units only, and pairs in other
-    units of the interval count as already fused.
+    because their images are gone; None if unknown. ``left_out``: a line about pairs that were left out because their
+    URL has too many pairs. ``unit_ids``: the units of one run. If given, captions are counted in these units only, and
+    pairs in other units of the interval count as already fused.
     """
     scope = Scope(interval=interval, fusion_id=fusion_id)
     report = _report(connection, scope if unit_ids is None else replace(scope, unit_ids=unit_ids), shard_ids)
@@ -219,7 +219,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
 
 
 def _texts(report: Report | ReplayReport) -> dict[str, Any]:
-    """The report as ``text``. ``headline`` and ``lines`` are for a note, and leave out the failures."""
+    """The report as ``text``. ``headline`` and ``lines``, for the note of a DAG run, leave out the failures."""
     return {"headline": report.headline, "lines": report.lines, "text": report.text}
 
 
@@ -252,7 +252,8 @@ def _rescued(rescued: Rescued) -> list[str]:
     if not rescued.captions:
         return []
     return [
-        f"rescued: {rescued.captions} accepted captions from other beams; the best beam had {_counts(rescued.reasons)}"
+        f"rescued: {rescued.captions} captions from other beams were accepted; those of the best beam were rejected:"
+        f" {_counts(rescued.reasons)}"
     ]
 
 

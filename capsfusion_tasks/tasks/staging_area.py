@@ -16,8 +16,8 @@ from capsfusion_tasks.warehouse import ledger
 def fix_buckets(context: Context, listed: Mapping[Side, int] | None = None) -> None:
     """Choose the number of buckets if the staging area has no number yet.
 
-    ``listed``: bytes of the sources that the caller has listed. This function lists the other sources,
-    and only then takes the lock, because listing may take minutes.
+    ``listed``: size in bytes of each source that the caller has listed. This function lists the other sources, and only
+    then takes the lock, because listing may take minutes.
     """
     settings, storage = context.settings, context.storage
     size = 0

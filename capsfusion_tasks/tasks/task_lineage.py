@@ -116,18 +116,22 @@ def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[st
     fused = _made("TRANSFORMATION", f"fused by {context.decoding_of(unit.fusion_id).description}", *both)
     url: Column = (raw, "url")
     scores = {
-        name: _made("TRANSFORMATION", "of the two sides' scores", *dict.fromkeys([(raw, name), (coco, name)]))
+        name: _made(
+            "TRANSFORMATION",
+            "similarity: the raw row's; risks: the higher one",
+            *dict.fromkeys([(raw, name), (coco, name)]),
+        )
         for name in ("similarity", "punsafe", "pwatermark")
     }
     licensed = _made(
-        "TRANSFORMATION", "of the raw row, or else of the synthetic one", (raw, "license"), (coco, "license")
+        "TRANSFORMATION", "the raw row's licence, or else the synthetic row's", (raw, "license"), (coco, "license")
     )
     return {
         "image_url": _copied(url),
         "laion_2b": _copied(both[0]),
         "laion_coco": _copied(both[1]),
         "capsfusion": fused,
-        "pair_id": _made("TRANSFORMATION", "a digest", url, *both),
+        "pair_id": _made("TRANSFORMATION", "a digest of these columns", url, *both),
         "laion_hash": _made("TRANSFORMATION", "LAION's own hash", url, both[0]),
         "laion_2b_row": _copied((raw, "row")),
         "laion_coco_row": _copied((coco, "row")),
@@ -153,7 +157,7 @@ def _made(subtype: str, how: str | None, *columns: Column) -> Any:
 
 
 def _columns(made: dict[str, Any], joined_on: Iterable[Column] = ()) -> dict[str, Any]:
-    """The facet of column lineage. Empty if ``made`` is empty, as for shards of earlier versions."""
+    """The facet of column lineage. Empty if ``made`` is empty, as for shards that an earlier version pulled."""
     if not made:
         return {}
     join = column_lineage_dataset.Transformation(type="INDIRECT", subtype="JOIN", masking=False)

@@ -1,7 +1,7 @@
 """One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these functions.
 
-The ledger has the unit's decoding settings under its fusion_id, so these functions need no model settings. Arguments,
-results and errors follow the rules of ``interval_tasks``.
+The ledger has the decoding settings of each fusion_id, so these functions need no model settings. Arguments, results
+and errors follow the rules of ``interval_tasks``.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def fuse_argv(context: Context, unit: Unit) -> list[str]:
 
 @contextmanager
 def at_work(context: Context, unit: Unit) -> Iterator[None]:
-    """Keep the unit's lock in the warehouse during the block. The lock shows that a task is fusing the unit."""
+    """Hold the unit's lock in the warehouse during the block. The lock shows that a task is fusing the unit."""
     with ownership.at_work(context.warehouse.engine, unit.unit_id):
         yield
 
 
 def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
-    """The figures of a loaded unit, or None. They come from the ledger, because the unit's files may be deleted."""
+    """A loaded unit's figures, from the ledger, because its files may be gone. None if the unit is not loaded."""
     loaded = _loaded(context, unit)
     return None if loaded is None else asdict(loaded.fused)
 
@@ -120,10 +120,10 @@ def validate(
     If captions of other beams are kept and the best caption is rejected, the best other caption that passes replaces
     it. The row then counts as accepted and ``rescued``.
 
-    Raises InputError if a row is not fused. The gate closes if the unit has too many rejections, and the ledger
-    records the error. If ``hold`` is set, the unit is held until somebody answers. If not, validate raises InputError
-    with the table of reasons. The gate stays open if ``accept_rejections`` is set, or if an earlier answer accepted the
-    same counts. The verdicts are published in all cases.
+    Raises InputError if a row is not fused. If the unit has too many rejections, the gate closes, so that the unit is
+    not loaded, and the ledger records the error. Then, if ``hold`` is set, the unit is held until somebody answers. If
+    not, validate raises InputError with the table of reasons. The gate stays open if ``accept_rejections`` is set, or
+    if somebody has already accepted the unit with the same counts. The verdicts are published in all cases.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -145,7 +145,7 @@ def validate(
     if error and not hold:
         raise InputError(error)
     if error:
-        log.warning("the unit waits until somebody decides: %s", error)
+        log.warning("the unit waits until somebody decides whether to load it: %s", error)
     counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False) | {"held": error is not None}
     return counts | {
         "rescued": tally.rescued,
@@ -171,13 +171,13 @@ def _pass_gate(
             why = "the gate is open now"
             gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, why, let_in_by="validation")
         return None
-    told = f"{tally.rejected} of {tally.rows} captions are rejected, {problem}"
+    told = f"{tally.rejected} of {tally.rows} captions are rejected, and {problem}"
     same = before if before and (before.rows, before.rejected) == counts else None
     if same and not same.is_held:
-        log.warning("%s: accepted by %s at %s", told, same.answered_by, same.answered_at)
+        log.warning("%s; but the unit may be loaded: %s accepted it at %s", told, same.answered_by, same.answered_at)
         return None
     if accept_rejections:
-        log.warning("%s: accepted", told)
+        log.warning("%s; but the unit may be loaded: accept_rejections is set", told)
         gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, let_in_by="accept_rejections")
         return None
     error = _gate_error(context, unit, tally, problem)
@@ -204,7 +204,7 @@ def _gate_error(context: Context, unit: Unit, tally: Tally, problem: str) -> str
     summary = (
         f"{tally.rejected} of {tally.rows} captions of unit {unit.unit_id} are rejected ({tally.share:.1%}), and"
         f" {problem}. No caption of the unit is loaded. If the rejections are right, start the run again with"
-        " accept_rejections (in a backfill of Airflow's UI, tick Override parameters on existing runs)."
+        " accept_rejections (for a backfill in Airflow's UI, also tick Override parameters on existing runs)."
         f" All verdicts: {context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit.unit_id)}"
     )
     return "\n".join([summary, *tally.lines()])
@@ -228,7 +228,7 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     if held_by_gate(context, unit):
         raise InputError(
             f"the gate holds unit {unit.unit_id}, because too many of its captions were rejected: accept the unit with"
-            " --accept-rejections (Param accept_rejections), or answer the task ask in Airflow"
+            " --accept-rejections (in Airflow: Param accept_rejections), or answer the question of Airflow's task ask"
         )
     _require_pull_rules(context, unit)
     rows = _validated(context, unit)
@@ -258,7 +258,7 @@ def _validated(context: Context, unit: Unit) -> pa.Table:
 
 
 def _fused(context: Context, unit: Unit, columns: list[str] | None = None) -> pa.Table:
-    """The unit's finished rows, with ``columns``. Default: all columns that the unit's fusion keeps."""
+    """The unit's finished rows, with ``columns``. Default: all columns that the unit's chunks have."""
     folder = layout.chunks_folder(unit.unit_id)
     if columns is None:
         with context.warehouse.engine.connect() as connection:

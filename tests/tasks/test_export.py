@@ -362,7 +362,7 @@ def test_a_folder_with_something_else_in_it_is_refused(filled: Warehouse, tmp_pa
     storage = Storage(str(tmp_path / "a"))
     run(filled, storage, fusion_id="f1")
     before = contents(storage)
-    with pytest.raises(InputError, match="another export, made with fusion_id f1, now f2; where none, now true: "):
+    with pytest.raises(InputError, match=r"fusion_id was f1, is now f2; where was none, is now true\): "):
         run(filled, storage, fusion_id="f2", where="true")
     assert contents(storage) == before
     run(filled, storage, fusion_id="f2", rows_per_file=1000, overwrite="always")

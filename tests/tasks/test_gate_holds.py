@@ -109,7 +109,7 @@ def test_a_unit_that_is_kept_out_is_not_loaded_and_is_asked_about_when_its_run_i
         unit_tasks.load(settings, unit)
     [failed] = rows(settings, "select state, error from work_units")
     assert failed["state"] == "failed"
-    assert failed["error"].startswith("kept out by Ada: 6 of 6 captions are rejected, ")
+    assert failed["error"].startswith("kept out by Ada: 6 of 6 captions are rejected, and ")
 
     if judged_again:
         assert judge(settings, unit)

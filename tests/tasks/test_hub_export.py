@@ -117,7 +117,7 @@ def test_a_persons_card_is_kept(filled: Warehouse, hub: WritableHub) -> None:
         said: list[str] = []
         run(filled, said=said, overwrite="always")
         assert hub.files_of(REPO)["README.md"] == card
-        assert said[-1] == f"{URI}/README.md was written or changed by somebody: the export does not replace it"
+        assert said[-1] == f"{URI}/README.md was written or changed by a person, so the export does not replace it"
     hub.commit(REPO, datetime.now(UTC), {"README.md": ours})
     run(filled, limit=7, overwrite="always")
     assert b"7 captions of web images" in hub.files_of(REPO)["README.md"]
