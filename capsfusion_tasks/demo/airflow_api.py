@@ -14,7 +14,7 @@ from capsfusion_tasks.errors import NotReadyError
 Json = dict[str, Any]
 
 DAG = "capsfusion"
-PAGE = 100  # Airflow returns at most this many rows per call
+PAGE = 100  # maximum number of rows that Airflow returns per call
 
 
 class AirflowApiError(Exception):
@@ -74,7 +74,7 @@ class AirflowApi:
     ) -> int:
         """Start a backfill of the runs with logical dates in [start, end] and return its id.
 
-        ``reprocess`` selects the existing runs that are repeated: none, failed, or completed (all of them).
+        ``reprocess``: which of the existing runs are repeated: none, failed, or completed (failed and successful ones).
         """
         body = {
             "dag_id": DAG,
@@ -90,7 +90,7 @@ class AirflowApi:
     def close_backfills(self) -> bool:
         """Close backfills whose runs have all ended. Returns whether a backfill is still running.
 
-        While a backfill of a DAG is open, Airflow refuses a second one. It closes finished backfills with a delay.
+        While a backfill of a DAG is open, Airflow refuses a second one. Airflow itself closes backfills with a delay.
         """
         active = [
             each

@@ -1,4 +1,4 @@
-"""`capsfusion demo` and `capsfusion up`: the whole service on one machine. Nothing keeps running when they end."""
+"""`capsfusion demo` and `capsfusion up`: the whole service on one machine, until the command ends."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def up(settings: Settings, port: int) -> int:
         try:
             with _service(settings, console, port=port, scheduled=True) as airflow:
                 console.print(f"Airflow: {airflow.api.url}  (user {USER}, password {airflow.password})", markup=False)
-                console.print("To run a range of days: DAG capsfusion, Trigger → Backfill. Ctrl-C stops everything.")
+                console.print("To run some days, open the DAG capsfusion: Trigger → Backfill. Ctrl-C stops everything.")
                 while True:
                     airflow.check()
                     time.sleep(POLL_SECONDS)
@@ -86,7 +86,7 @@ def up(settings: Settings, port: int) -> int:
 def _service(
     settings: Settings, console: Console, *, port: int | None = None, scheduled: bool = False
 ) -> Iterator[LocalAirflow]:
-    """Run PostgreSQL and Airflow with ``settings``. If no warehouse URL is set, the warehouse is in this PostgreSQL."""
+    """Run PostgreSQL and Airflow with ``settings``. Without a warehouse URL, this PostgreSQL has the warehouse."""
 
     def say(line: str) -> None:
         console.print(line, markup=False)
@@ -111,9 +111,9 @@ def _sample_sources(home: Path) -> dict[str, str]:
 
 
 def _on_sample(settings: Settings) -> Settings:
-    """Return ``settings`` that read the sample and use the embedded warehouse and staging area.
+    """Return ``settings``, changed to read the sample and to use the warehouse and the staging area in the home folder.
 
-    Made-up captions must not be loaded into a warehouse with real captions.
+    So made-up captions are never loaded into a warehouse with real captions.
     """
     demo: dict[str, Any] = {**_sample_sources(settings.home), "warehouse_url": None, "staging": None, "chunk_rows": 16}
     if settings.nproc_per_node == "auto" and not gpu_count():

@@ -27,13 +27,13 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"  # only this machine can reach Airflow, because the simple auth manager does not protect it
 USER = "admin"
-PARALLELISM = 4  # number of task processes; each imports pyarrow, which takes memory
+PARALLELISM = 4  # maximum number of task processes at the same time; each imports pyarrow, which takes memory
 START_SECONDS = 600
 STOP_SECONDS = 10
 SAY_SECONDS = 5.0
 
-# Airflow imports this file from the folder config of AIRFLOW_HOME. The scheduler's LocalExecutor forks a process for
-# each task. The scheduler imports these modules before the forks, which saves each task a second of CPU time.
+# Airflow imports this file from the folder `config` in AIRFLOW_HOME. The scheduler's LocalExecutor forks a process for
+# each task. If the scheduler imports these modules before it forks, each task saves a second of CPU time.
 LOCAL_SETTINGS = """\
 import sys
 
@@ -167,7 +167,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"another `make demo` or `make up` is using {folder}: end it first (Ctrl-C), or set CAPSFUSION_HOME"
+                f"another `make demo` or `make up` is using {folder}: end it (Ctrl-C), or change CAPSFUSION_HOME"
             ) from None
         yield
 
@@ -274,7 +274,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def _end_orphans(folder: Path, say: Say) -> None:
-    """End the processes of an Airflow whose demo was killed. This process has the lock, so no other demo uses them."""
+    """End the Airflow of a demo that was killed. No live demo uses that Airflow, because this process has the lock."""
     try:
         session = int((folder / "standalone.pid").read_text())
     except (FileNotFoundError, ValueError):
@@ -286,9 +286,10 @@ def _end_orphans(folder: Path, say: Say) -> None:
 
 
 def _end_on_sigint() -> None:
-    """Make SIGINT end Airflow. On Linux, the kernel sends SIGINT when the demo's process dies.
+    """Make SIGINT end Airflow, even if this demo ignores SIGINT as a background job of a shell.
 
-    Runs in the child between fork and exec. A shell's background job ignores SIGINT, and Airflow would inherit this.
+    On Linux, the kernel also sends SIGINT to Airflow when the demo's process dies. Runs in the child between fork and
+    exec.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform.startswith("linux"):

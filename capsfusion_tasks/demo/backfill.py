@@ -18,9 +18,9 @@ SILENCE_SECONDS = 120  # on a busy machine, Airflow's server may not answer for 
 
 
 def backfill(api: AirflowApi, days: list[date], console: Console, *, check: Callable[[], None]) -> list[DayRun]:
-    """Backfill ``days``. Days of an earlier demo run again, but their pairs are not fused again.
+    """Backfill ``days``. If an earlier demo has backfilled them, they run again, but their pairs are not fused again.
 
-    Calls ``check`` at each poll. ``check`` raises an error to stop waiting.
+    Calls ``check`` at each poll. ``check`` raises an error to stop the wait.
     """
     if api.close_backfills():
         console.print("an earlier demo was interrupted: continuing its backfill")

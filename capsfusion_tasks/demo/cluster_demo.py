@@ -1,4 +1,4 @@
-"""`capsfusion demo --airflow URL`: the demo on a running Airflow, with its own executor and workers."""
+"""`capsfusion demo --airflow URL`: the demo on an Airflow that is already running, with this Airflow's workers."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def _sample_folder(settings: Settings) -> Path:
     found = (settings.laion2b, settings.laion_coco)
     if found != (str(folder / FOLDER["laion_2b"]), str(folder / FOLDER["laion_coco"])):
         raise InputError(
-            f"the demo writes its shards to the sources, which are {' and '.join(found)}: "
+            f"the demo writes sample shards to the sources, but these are {' and '.join(found)}: "
             f"expected two folders DIR/{FOLDER['laion_2b']} and DIR/{FOLDER['laion_coco']}; "
-            "unset CAPSFUSION_LAION2B and CAPSFUSION_LAION_COCO in .env for the demo"
+            "for the demo, unset CAPSFUSION_LAION2B and CAPSFUSION_LAION_COCO in .env"
         )
     return folder

@@ -1,4 +1,4 @@
-"""Enlarges a sample by repeating its rows with other images."""
+"""Enlarges a sample: repeats its rows with other image URLs."""
 
 from __future__ import annotations
 

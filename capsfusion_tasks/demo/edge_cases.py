@@ -1,7 +1,7 @@
 """Edge cases of real shards: duplicates, late rows, blank captions, odd characters, unsafe images.
 
-Each function in ``CASES`` builds the rows of one case and the pairs that a run must find in them. Its name says what is
-special about the rows.
+Each function in ``CASES`` builds the rows of one case and the pairs that a run must find in them. The function's name
+says what is special about the rows.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ def repeated_on_a_later_day(make: RowMaker, day: int) -> Case:
 
 
 def repeated_with_another_score(make: RowMaker, day: int) -> Case:
-    """Rows with the same text and URL are one pair, also if their scores differ."""
+    """Raw rows with the same text and URL make one pair, even if their scores differ."""
     raw, coco = make.halves(day)
     return Case((raw, replace(raw, similarity=0.25, pwatermark=0.75), coco), (complete(raw, coco),))
 
 
 def repeated_once_unsafe(make: RowMaker, day: int) -> Case:
-    """A row is repeated with an unsafe score. The row with the safe score still makes a pair."""
+    """A raw row occurs twice, with a safe and an unsafe score. The safe row still makes a pair."""
     raw, coco = make.halves(day)
     return Case((raw, replace(raw, punsafe=0.9, dropped="unsafe"), coco), (complete(raw, coco),))
 
 
 def two_synthetic_captions(make: RowMaker, day: int) -> Case:
-    """Each synthetic caption makes a pair, on the same day or later."""
+    """An image has two synthetic captions, and each makes a pair. The second arrives on the same day or later."""
     raw, coco = make.halves(day)
     synthetic = f"{(coco.synthetic or '').rstrip('.')} in this picture."
     other = replace(coco, synthetic=synthetic, day=make.rng.choice((day, make.later(day))))
@@ -187,14 +187,15 @@ def unsafe_and_watermarked(make: RowMaker, day: int) -> Case:
 
 
 def _dropped(make: RowMaker, day: int, drop: Callable[[Row], Row]) -> Case:
-    """Pairs that are dropped for a score. Usually both rows have the score; sometimes only one of them has it."""
+    """Two matching rows that make no pair, because a score is too high: usually in both rows, sometimes in only one."""
     raw, coco = make.halves(day)
     dropped = (drop(raw), drop(coco))
     return Case(make.rng.choice((dropped, dropped, (drop(raw), coco), (raw, drop(coco)))))
 
 
-# Each case's share of a day's pairs; every case occurs at least once in a sample. The shares of unsafe and watermarked
-# rows are those of laion2B-en. Most other cases are more frequent than in real shards, so that small samples have them.
+# How often each case occurs, as a share of a day's pairs. Every case occurs at least once in a sample. The shares of
+# unsafe and watermarked rows are those of laion2B-en. Most other cases are more frequent than in real shards, so that
+# small samples have them.
 CASES: dict[Callable[[RowMaker, int], Case], float] = {
     late_raw: 0.04,
     late_synthetic: 0.04,

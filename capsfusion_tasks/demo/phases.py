@@ -1,4 +1,4 @@
-"""Prints the demo's phases: a numbered title, and at the end how long the phase took."""
+"""Prints the demo's phases: for each, a numbered title, and at its end how long it took."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from capsfusion_tasks.settings import Settings
 
 @dataclass
 class Phases:
-    """Announces ``total`` phases, one after the other. ``started``: the time of the first announcement."""
+    """Announces ``total`` phases, one after the other. ``started``: when the demo began."""
 
     console: Console
     total: int

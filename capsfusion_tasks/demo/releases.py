@@ -14,7 +14,7 @@ from capsfusion_tasks.schemas import Side
 
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
-# The file names of laion2B-en-joined and laion-coco, after "part-00000".
+# File names like those of the releases laion2B-en-joined and laion-coco. The shard's number replaces {:05}.
 FILE_NAME: dict[Side, str] = {
     "laion_2b": "part-{:05}-4cfd6e30-f032-46ee-9105-8696034a8373-c000.snappy.parquet",
     "laion_coco": "part-{:05}-2256f782-126f-4dc6-b9c6-e6757637749d-c000.snappy.parquet",
@@ -121,7 +121,7 @@ def _values(number: int, row: Row, rng: random.Random) -> dict[str, Any]:
         "width": row.width,
         "height": row.height,
         "similarity": row.similarity,
-        # LAION's key: the 64-bit MurmurHash3 of url + text, as a signed integer. A missing part counts as "".
+        # LAION's hash: the 64-bit MurmurHash3 of url + text, as a signed integer. A missing part counts as "".
         "hash": mmh3.hash64(((row.url or "") + (row.text or "")).encode())[0],
         "punsafe": row.punsafe,
         "pwatermark": row.pwatermark,

@@ -29,7 +29,7 @@ EXAMPLE = Path("examples") / "pairs.jsonl"
 
 @dataclass(frozen=True)
 class Results:
-    """The warehouse's contents for some days and one fusion_id. ``reasons``: rejected captions by reason."""
+    """The warehouse's contents for some days and one fusion_id. ``reasons``: reason → number of rejected captions."""
 
     summary: RunSummary
     rejected: int
@@ -63,10 +63,10 @@ def _is_plain(caption: AcceptedCaption) -> bool:
 def show_results(
     before: Results, after: Results, announced: int, runs: list[DayRun], seconds: float, logs: str, console: Console
 ) -> int:
-    """Print captions and counts. Returns the exit code: 1 if a run failed or a pair is missing.
+    """Print captions and counts. Returns the exit code: 1 if a run failed or the number of pairs is wrong.
 
-    ``before``: the warehouse's contents when the demo began. ``announced``: pairs in the sample. ``logs``: where a
-    failed run's error can be read.
+    ``before``: the warehouse's contents when the demo began. ``announced``: number of pairs in the sample. ``logs``: a
+    hint for failed runs, such as "see http://localhost:8080".
     """
     _show_captions(after, console)
     _show_counts(before, after, announced, seconds, console)
@@ -85,7 +85,7 @@ def _show_captions(results: Results, console: Console) -> None:
         return
     shown, accepted = len(results.captions), results.summary.accepted
     console.print(
-        f"\n{shown} of the {accepted} accepted captions, chosen among short captions without a flag", style="bold"
+        f"\n{shown} of the {accepted} accepted captions, chosen among short ones that validation did not flag", style="bold"
     )
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for caption in results.captions:
@@ -120,13 +120,13 @@ def show_next_steps(settings: Settings, console: Console) -> None:
     for purpose, command in (
         ("what was done, and by which model:", f"{here} status"),
         (
-            "more captions, by SQL:",
+            "more captions, with SQL:",
             f'{here} sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"',  # noqa: S608
         ),
         ("Airflow's UI with these runs, until Ctrl-C:", f"{here} up"),
-        ("a file of pairs, in ten seconds, with the toy model:", f"{program} fuse {pairs} fused.jsonl"),
+        ("fuse a file of pairs with the toy model, in ten seconds:", f"{program} fuse {pairs} fused.jsonl"),
         (
-            "the same with the real model, on a GPU (26 GB to download):",
+            "the same with the real model, on a GPU (downloads 26 GB):",
             f"{program} fuse {pairs} real.jsonl --model BAAI/CapsFus-LLaMA",
         ),
     ):

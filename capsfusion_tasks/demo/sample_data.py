@@ -46,7 +46,7 @@ class SampleParameters(BaseModel):
     unmatched: int = 0
 
     def copies_on(self, side: Side) -> int:
-        """How many times a row appears in the files of ``side``."""
+        """How many copies of each row the files of ``side`` have, each with its own URL."""
         return self.copies * (1 + self.unmatched if side == "laion_2b" else 1)
 
 
@@ -134,13 +134,14 @@ def write_sample_data(
 ) -> SampleReport:
     """Write ``folder``/laion-2b, ``folder``/laion-coco and ``folder``/EXPECTED.json, the report.
 
-    A run finds ``rows_per_day`` pairs on each day. About a third more rows make no pair. ``copies`` repeats everything
-    with different URLs. ``unmatched``: for each row, add this many LAION-2B rows whose images LAION-COCO lacks.
-    (LAION-COCO lacks three of four images of the real LAION-2B.)
+    A run finds ``rows_per_day`` pairs on each day. For 100 pairs, there are also about 38 rows that make no pair.
+    ``copies``: how many times everything is written, each time with different URLs. ``unmatched``: for each LAION-2B
+    row, add this many LAION-2B rows whose images LAION-COCO lacks. (The real LAION-COCO lacks three of four images of
+    the real LAION-2B.)
 
-    A shard's arrival time is its file's modification time, within its day (UTC). If ``folder`` holds the same sample,
-    nothing is written; if writing was interrupted, it is completed. Raises InputError for any other folder that is not
-    empty.
+    A shard arrives at the modification time of its file, which is within the shard's day (UTC). If ``folder`` already
+    has this sample, nothing is written. If an earlier call was interrupted, this call writes the rest. Raises
+    InputError for any other folder that is not empty.
     """
     parameters = SampleParameters(
         rows_per_day=rows_per_day,
@@ -223,7 +224,7 @@ def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[
 
 
 def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> Iterator[SampleShard]:
-    """Shuffle the rows of each side and day into the day's shards, so that the two sides' shards never correspond."""
+    """Deal the rows of each side and day to the day's shards at random, so that matching rows are in any two shards."""
     count = parameters.shards_per_side_per_day
     for side in SIDES:
         for day in range(parameters.days):
@@ -263,7 +264,7 @@ def _side_counts(shards: list[SampleShard], side: Side, day: int, parameters: Sa
 
 def _write_shard(storage: Storage, shard: SampleShard, copies: int, rng: random.Random) -> None:
     table = shard_table(shard.rows, shard.release, rng)
-    # So few rows that even a small shard has several row groups.
+    # Rows per row group: so few that even a small shard has several row groups.
     rows = max(1, table.num_rows // 3) if copies == 1 else None
     with storage.publish(shard.path) as stream, pq.ParquetWriter(stream, table.schema, compression="snappy") as writer:
         for part in copies_of(table, range(copies)):
@@ -276,7 +277,7 @@ def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | No
         return None
     advice = "name another folder for the sample, or delete this one first"
     if not (root / EXPECTED).is_file():
-        raise InputError(f"{root} is not empty and holds no sample (no {EXPECTED}): {advice}")
+        raise InputError(f"{root} is not empty and holds no sample (it has no {EXPECTED}): {advice}")
     try:
         report = SampleReport.model_validate_json((root / EXPECTED).read_bytes())
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The rows of sample shards. Each says what a run must do with it: make a pair, or drop the row for a reason."""
+"""The rows of sample shards, with what a run must do: find their pairs, and drop some rows for a reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Row:
     height: int
     dropped: str | None = None  # the reason for which a run must drop the row
     shard: int | None = (
-        None  # the number of the row's shard within the day (modulo the shards of a day). None: any shard
+        None  # number of the shard, within the day, that gets the row (modulo the day's shards); None: any shard
     )
 
 
@@ -60,9 +60,9 @@ class RowMaker:
         return make_pair(self.rng, "sample")
 
     def halves(self, day: int, text: Callable[[str], str] = str) -> tuple[Row, Row]:
-        """The LAION-2B row and the LAION-COCO row of a new image, with equal URL, text and (safe) scores.
+        """The LAION-2B row and the LAION-COCO row of a new image. They have the same URL, text and safe scores.
 
-        ``text`` edits the raw caption.
+        ``text``: function that changes the raw caption.
         """
         made, rng = self.captions(), self.rng
         self._images += 1
@@ -81,12 +81,12 @@ class RowMaker:
         return raw, replace(raw, side="laion_coco", synthetic=made.synthetic)
 
     def later(self, day: int) -> int:
-        """A day after ``day``, at most the last day."""
+        """A random later day: one or two days after ``day``, at most ``last_day``."""
         return min(day + self.rng.choice((1, 1, 2)), self.last_day)
 
 
 def complete(raw: Row, coco: Row) -> Pair:
-    """The pair of two matching rows, on the day when the second row arrives."""
+    """The pair of two matching rows. A run finds it on the day when the later row arrives."""
     if not (raw.url and raw.text and coco.synthetic) or raw.dropped or coco.dropped:
         raise ValueError(f"a row that makes no pair: {raw}, {coco}")
     if (raw.url, raw.text) != (coco.url, coco.text):
