@@ -13,19 +13,19 @@ help:
 	@echo "make demo             sample shards, an Airflow backfill over three days, fused captions (a few minutes)"
 	@echo "make up               Airflow with its UI on the demo's data, until Ctrl-C"
 	@echo "make test             all tests; make test ARGS='tests/pairing -x' runs some of them"
-	@echo "make test-fast        the tests that start no whole run, torchrun, Airflow, browser or container"
-	@echo "make test-faults      200 runs with random faults, each retried once (about an hour); ARGS='--help' lists options"
-	@echo "make fuzz             random inputs for readers, prompt and rules, ten minutes each; ARGS='--minutes 1'"
-	@echo "make audit            known vulnerabilities of the pinned packages (needs PyPI)"
+	@echo "make test-fast        only fast tests, without torchrun, Airflow, browsers or containers"
+	@echo "make test-faults      break 200 runs at random, and repeat each (about an hour); ARGS='--help' lists options"
+	@echo "make fuzz             random inputs for file readers, prompt, rules, …: ten minutes each, or ARGS='--minutes 1'"
+	@echo "make audit            look for known vulnerabilities in the pinned packages (needs access to PyPI)"
 	@echo "make lint             ruff and mypy"
-	@echo "make bench            all benchmarks: bench-fusion, -exactness, -pairing, -days, -planning, -staging, -validation,"
+	@echo "make bench            run bench-fusion, -exactness, -pairing, -days, -planning, -staging, -validation,"
 	@echo "                      -rescue, -warehouse, -explorer; ARGS='--help' lists options"
-	@echo "make bench-airflow    one run of 1,024 units in Airflow, without a model, a quarter of an hour: docs/benchmarks.md"
-	@echo "make bench-gpu        the engine on one GPU, five minutes: docs/benchmarks.md"
-	@echo "make compose-demo     the demo in containers with Celery workers: docs/operations.md"
+	@echo "make bench-airflow    one Airflow run of 1,024 units, without a model (15 minutes); see docs/benchmarks.md"
+	@echo "make bench-gpu        the engine on one GPU (five minutes); see docs/benchmarks.md"
+	@echo "make compose-demo     the demo in containers with Celery workers; see docs/operations.md"
 	@echo "make docs             write docs/settings.md from the descriptions of the settings"
 	@echo "make screenshots      take the pictures of docs/images again (needs Chromium)"
-	@echo "make install          install all packages into $(VENV); the other targets do so when needed"
+	@echo "make install          install all packages into $(VENV); the other targets do this themselves when needed"
 
 demo: install
 	@$(BIN)/capsfusion demo
@@ -40,7 +40,7 @@ compose-demo:
 	@$(COMPOSE) up -d
 	@$(COMPOSE) run --rm demo
 
-# Three processes: Airflow's tests, which take longest and mostly wait, run in one of them (tests/conftest.py).
+# Three processes: one runs Airflow's tests, which take longest and mostly wait (see tests/conftest.py).
 test: install
 	@$(BIN)/pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
@@ -65,9 +65,9 @@ lint: install
 
 install: $(INSTALLED)
 
-# Of pip's output, shows downloads of 10 MB and more with their sizes, and the final step, in which pip is silent.
+# A sed script for pip's output. It shows only downloads of 10 MB and more, and that pip begins to unpack packages.
 PIP_PROGRESS := s/^ *((Downloading|Using cached) .*\(([0-9]{2,}(\.[0-9]+)? MB|[0-9.]+ GB)\))/  \1/p; \
-	s/^Installing collected.*/  All is downloaded: unpacking it into $(VENV), about a minute/p
+	s/^Installing collected.*/  All packages are downloaded; unpacking them into $(VENV) takes about a minute/p
 
 # Runs again only if pyproject.toml or constraints.txt has changed.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -94,7 +94,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	rm -f $(VENV)/failed; \
 	{ $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[fusion,airflow,dev]' \
 		|| touch $(VENV)/failed; } | sed -unE '$(PIP_PROGRESS)'; \
-	if test -e $(VENV)/failed; then echo "pip has failed, for the reason above: solve it, then run make again." >&2; exit 2; fi; \
+	if test -e $(VENV)/failed; then echo "pip has failed for the reason above. Solve this problem, then run make again." >&2; exit 2; fi; \
 	echo "Installed in $$(( $$(date +%s) - started )) s."; \
 	touch $@
 

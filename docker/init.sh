@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs at each `docker compose up`, before the other services.
-# Migrates both databases. Sets the admin's password, the pool of fuse tasks and the Connection for S3.
+# Migrates Airflow's database and the warehouse. Sets the admin's password, the pool of fuse tasks and S3's Connection.
 set -euo pipefail
 
 airflow db migrate

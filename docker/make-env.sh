@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes .env for docker-compose.yaml with new random secrets. Only you can read the file. Does not change an existing file.
+# Writes .env with new random secrets, for docker-compose.yaml. Only you can read the file. An existing file is kept.
 #
 #   docker/make-env.sh [FILE]
 set -eu

@@ -1,4 +1,4 @@
-"""Print the requirements of pyproject.toml. With this list, docker installs packages in a layer below the code.
+"""Print the requirements of pyproject.toml. The Dockerfile installs them before it copies the code, to cache this step.
 
 python requirements.py airflow celery     the dependencies of the project and of these extras
 python requirements.py --only fusion      only the dependencies of this extra

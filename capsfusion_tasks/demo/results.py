@@ -85,7 +85,8 @@ def _show_captions(results: Results, console: Console) -> None:
         return
     shown, accepted = len(results.captions), results.summary.accepted
     console.print(
-        f"\n{shown} of the {accepted} accepted captions, chosen among short ones that validation did not flag", style="bold"
+        f"\n{shown} of the {accepted} accepted captions, chosen among short ones that validation did not flag",
+        style="bold",
     )
     table = Table("raw", "synthetic", "fused", show_lines=True)
     for caption in results.captions:
