@@ -1,7 +1,7 @@
 """Calls ``capsfusion`` in the test's own process, with the same arguments, variables, exit codes and output.
 
 A new process takes half a second to start, and several seconds more if it fuses. Only tests of pipes, signals and
-kills need one.
+kills need a new process (``capsfusion_process``).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capsfusion_tasks.settings import Settings
     from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 
-os.environ["CAPSFUSION_DEVICE"] = "cpu"  # on a CPU, the dtype `auto` is float32
+os.environ["CAPSFUSION_DEVICE"] = "cpu"  # even if there is a GPU: on a CPU, the dtype `auto` is float32
 # Tests and their ranks share the cores. With two threads per process, a thread would spin while it waits for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
         parent = _temporary_parent()
         prefix = "capsfusion-tests-"
-        for left in Path(parent).glob(f"{prefix}*-*"):  # folders that killed sessions have left
+        for left in Path(parent).glob(f"{prefix}*-*"):  # folders that killed sessions left behind
             owner = left.name.removeprefix(prefix).split("-")[0]
             if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
                 shutil.rmtree(left, ignore_errors=True)
@@ -160,7 +160,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
         engine = create_engine(server.url(TEMPLATE))
         upgrade(engine)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            # Faster, and the tests' data need not survive a power failure.
+            # This makes the server faster. The tests' data need not survive a power failure.
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):
                 connection.execute(text(f"alter system set {setting} = off"))
             connection.execute(text("select pg_reload_conf()"))

@@ -30,7 +30,7 @@ WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in, but do nothing else
 RUN_SECONDS = 400
 GATE_ROWS = 26  # the gate judges only units with at least this many rows; the sample's units are smaller
-PLANTED = "pl4nted"  # every secret of the service contains this text, and no other text contains it
+PLANTED = "pl4nted"  # part of every secret of the service, and of no other text, so that tests find leaked secrets
 
 
 def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float = 0.5) -> Any:
@@ -126,7 +126,7 @@ class Service:
         engine.dispose()
 
     def deadlines(self, run_id: str) -> list[Any]:
-        """Ids of the run's deadlines that were not missed. Airflow's API has no deadlines, but its database has."""
+        """Ids of the run's deadlines that were not missed. Airflow's API lacks deadlines, so they come from a table."""
         return self._in_airflow(
             "select deadline.id from deadline join dag_run run on run.id = dagrun_id"
             " where run_id = :run_id and not missed",
@@ -144,7 +144,7 @@ class Service:
         assert self._in_airflow(statement, run_id=run_id)
 
     def lose_worker_after_answer(self, run_id: str, option: str) -> None:
-        """Answer the run's question, and make Airflow believe that the worker that took the answer has died."""
+        """Answer the run's question, and make Airflow believe that the worker has died right after the answer."""
         statement = """
             with answered as (
                 update hitl_detail

@@ -31,7 +31,7 @@ HOSTILE = [
     "שלום world مرحبا 🚲",
 ]
 RUN = "backfill__2026-11-10T00:00:00+00:00"
-AGAIN = "manual__2026-11-12T00:00:00+00:00"  # found nothing new
+AGAIN = "manual__2026-11-12T00:00:00+00:00"  # a later run of the same interval, which found nothing new
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """Injects random faults into a running Airflow: ``python -m tests.faults.airflow --minutes 30``.
 
-Backfills of the sample's three days run in a loop, and ``capsfusion run`` at the same time. Processes are killed and
-suspended, and the disk of the staging area fills up. Killed services are restarted seconds later, as service
-managers do. After the last fault, Airflow finishes its retries, and a last backfill of all days runs. The caption
-tables must then equal those of an undisturbed run.
+Backfills of the sample's three days run in a loop, sometimes with ``capsfusion run`` at the same time. Processes are
+killed and suspended, and the disk of the staging area fills up. Killed services are restarted seconds later, as a
+service manager would do. After the last fault, Airflow finishes its retries, and a last backfill of all days runs. The
+caption tables must then equal those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Service:
     airflow: LocalAirflow
     site: Site  # the site's PostgreSQL has only the warehouse; Airflow's database is on another server
     random: Random
-    beside: list[Run] = field(default_factory=list)  # `capsfusion run`s
+    beside: list[Run] = field(default_factory=list)  # commands `capsfusion run`, which run beside Airflow
     restarted: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -131,7 +131,7 @@ class Service:
             self.beside.append(self.site.run(DAYS[first], DAYS[self.random.randrange(first + 1, 4)]))
 
     def wait_for_runs(self) -> str | None:
-        """Wait until all runs have ended. Returns None, or after a timeout a text that says what has not ended."""
+        """Wait until all runs have ended. Returns None, or, after a timeout, a text that says what has not ended."""
         deadline = time.monotonic() + PATIENCE
         left = "Airflow does not answer"
         while time.monotonic() < deadline:
@@ -139,7 +139,7 @@ class Service:
                 runs = self.api.runs(state=["queued", "running"])
                 if not runs and not self.api.close_backfills():
                     return None
-                left = f"{len(runs)} runs still go on"
+                left = f"{len(runs)} runs have not ended"
             time.sleep(2)
         return f"{left} {PATIENCE} s after the last fault"
 
@@ -272,7 +272,7 @@ def _break(service: Service, minutes: float) -> Difference:
                 struck[name] += 1
                 print(f"{datetime.now(UTC):%H:%M:%S} {name}", flush=True)
                 break
-    print("the faults are over; Airflow ends its runs", flush=True)
+    print("no more faults; waiting until Airflow finishes its runs", flush=True)
     began = time.monotonic()
     for run in service.beside:
         run.wait(PATIENCE)

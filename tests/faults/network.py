@@ -22,8 +22,9 @@ _UNAVAILABLE = (
 class Network:
     """Forwards TCP connections to ``server``, which is a port of this machine or the path of a Unix socket.
 
-    ``turn`` sets the mode. ``reset`` cuts old and new connections. ``hang`` keeps connections and forwards nothing.
-    ``slow`` delays each piece by a tenth of a second. ``error 503`` answers new requests with 503, as a busy S3 does.
+    ``turn`` sets the mode. ``well``, the first mode, forwards everything. ``reset`` cuts old and new connections.
+    ``hang`` keeps connections and forwards nothing. ``slow`` delays each piece by a tenth of a second. ``error 503``
+    answers new requests with 503, as a busy S3 does.
     """
 
     def __init__(self, server: int | Path) -> None:

@@ -48,7 +48,7 @@ def read_table(connection: Connection) -> Table:
         return [tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows]
 
     broken = tuple(
-        f"{found.rule}: not so for {found.unit_id}, {found.what}" for found in queries.consistency(connection)
+        f"{found.rule}: does not hold for {found.unit_id}, {found.what}" for found in queries.consistency(connection)
     )
     return Table(select(_ROWS), select(_UNITS), broken)
 
@@ -70,7 +70,7 @@ def difference(found: Table, expected: Table, *, replacing: bool = False) -> Dif
         if total != wanted_totals[name]
     ]
     if strange := times.keys() - wanted.keys():
-        problems.append(f"{len(strange)} pairs that an unbroken run has not")
+        problems.append(f"{len(strange)} pairs that the undisturbed run does not have")
     return Difference(
         lost=len(wanted.keys() - times.keys()),
         doubled=sum(count - 1 for count in times.values()),

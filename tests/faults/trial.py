@@ -64,7 +64,7 @@ def attempt(trial: Trial, workload: Workload) -> Outcome:
 
 
 def _stage_seconds(stage: str, run: Run, workload: Workload) -> float:
-    """Estimated seconds of the stage. Uses the run's speed so far, because other work may slow the machine down."""
+    """Estimated seconds of the stage, from the run's speed so far, because other work may slow the machine down."""
     before = sum(workload.stage_seconds.get(each, 0) for each in STAGES[: STAGES.index(stage)])
     pace = (time.monotonic() - run.began) / before if before else 1
     return pace * workload.stage_seconds.get(stage, 0)

@@ -40,8 +40,8 @@ SETTINGS = {
     "CAPSFUSION_BATCH_SIZE": "8",
     "CAPSFUSION_CHUNK_ROWS": "4",
     "CAPSFUSION_BUCKETS": "2",
-    # Switches this rule off. Its verdicts depend on the captions that were loaded before, and parallel runs load in any
-    # order.
+    # Switches the rule same_caption off, because its verdicts depend on the captions that were loaded before, and
+    # parallel runs load in any order.
     "CAPSFUSION_RULES__SAME_CAPTION_MAX": "1000",
     "OMP_NUM_THREADS": "1",
 }
@@ -277,7 +277,7 @@ def _empty_home(home: Path) -> None:
             connection.execute(text("alter system set fsync = off"))
             connection.execute(text("alter system set shared_buffers = '32MB'"))
             connection.execute(text("alter system set max_wal_size = '64MB'"))
-    # Delete the lock files, because no process has them locked now.
+    # Copies of the home need no lock files, and no process holds the locks now.
     for name in (".postgres.gate", ".postgres.users"):
         (home / name).unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ PAIRS = [
 
 @pytest.fixture
 def pairs_file(tmp_path: Path) -> Path:
-    """A file with 50 pairs and another column, which outputs must keep."""
+    """A file with 50 pairs and two other columns, ``key`` and ``extra``, which outputs must keep."""
     file = tmp_path / "pairs.jsonl"
     rows = [{"key": f"k{n}", **pair, "extra": {"n": [n, None]}} for n, pair in enumerate(PAIRS)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -33,7 +33,7 @@ def fuzz(name: str, minutes: float, first_seed: int, last: Path) -> None:
 
     def holds(found: Any) -> None:
         nonlocal tried, longest, failed
-        # After the time is over, inputs pass untested. But if an input has failed, hypothesis continues to shrink it.
+        # When the time is over, accept inputs without a test. But if an input has failed, let hypothesis shrink it.
         if time.monotonic() > until and not failed:
             return
         last.write_text(repr(found), errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Random environments: variables that shells, containers and launchers set, and our settings, with any values."""
+"""Random environments: our settings, and variables that shells, containers and launchers set, all with any values."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def clean() -> dict[str, str]:
 
 
 def read_environment(given: dict[str, str]) -> None:
-    """Read settings from an environment. They must be refused, or a child process must read the same settings."""
+    """Read settings from an environment. Either they are refused, or a child process must read the same settings."""
     with patch.dict(os.environ, {**clean(), **given}, clear=True):
         settings, refused = None, ""
         try:

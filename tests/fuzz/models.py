@@ -123,7 +123,7 @@ def model_folders() -> st.SearchStrategy[tuple[str, list[Damage]]]:
 def damage(folder: Path, kind: str, *what: Any) -> None:
     if kind == "tensor":
         for file in sorted(folder.glob("*.safetensors"))[:1]:
-            with suppress(SafetensorError):  # after other damage
+            with suppress(SafetensorError):  # earlier damage has made the file unreadable
                 if weights := load_file(file):
                     save_file(changed(weights, *what), file, metadata={"format": "pt"})
         return
@@ -137,7 +137,7 @@ def damage(folder: Path, kind: str, *what: Any) -> None:
     elif kind == "bytes":
         file.write_bytes(with_other_bytes(file.read_bytes(), *what[1:]))
     else:
-        with suppress(ValueError, AttributeError, TypeError):  # after other damage
+        with suppress(ValueError, AttributeError, TypeError):  # earlier damage has made the JSON unusable
             found = json.loads(file.read_text())
             if kind == "set":
                 found.update([what[1]])

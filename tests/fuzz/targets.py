@@ -1,6 +1,7 @@
 """The fuzz targets. Each has a strategy for inputs, a check that any input must pass, and inputs that once failed.
 
-A reader must either read a file or raise InputError. An InputError fails only this shard; other errors are retried.
+A reader must either read a file or raise InputError. In a run, an InputError fails only the shard of the file, while
+other errors are retried.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def read_captions(content: bytes, suffix: str) -> None:
                 check_target(folder / f"out{target}", source)
             except InputError:
                 continue
-            # The check accepted these rows, so they can be written.
+            # The check accepted these rows, so writing them must succeed.
             write_caption_file(folder / f"out{target}", source, ["c"] * rows)
             again = open_caption_file(folder / f"out{target}", ["capsfusion"])
             assert sum(1 for _ in again.rows()) == rows

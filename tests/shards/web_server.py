@@ -1,4 +1,4 @@
-"""A web server for tests, with ranges and ETags, which fails on demand and records requests. Also a small hub."""
+"""A web server for tests, with ranges and ETags, which fails on demand and records requests. And a small HF hub."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Request:
 
 
 class WebServer:
-    """Serves ``files``: path → file. ``faults``: path → faults; each GET uses up one of them.
+    """Serves ``files``: path → file. ``faults``: path → faults; each GET of the path uses up one of them.
 
-    A fault under a path with "!" at its end is permanent.
+    If "!" is appended to the path, as in "/a.parquet!", all GETs of the path get the first fault.
     """
 
     def __init__(self) -> None:
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for at in range(0, len(body), PIECE):
                 piece = body[at : at + PIECE]
-                # Count the piece before the client gets it, because then tests may read the count.
+                # Count the piece before the client gets it, because tests may read the count as soon as it arrives.
                 self.request_log.sent += len(piece)
                 self.wfile.write(piece)
         except ConnectionError:  # the client closed the connection

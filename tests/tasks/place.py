@@ -32,7 +32,7 @@ def write(path: Path, numbers: range, day: Interval = DAY, *, caption: str | Non
     table = pa.table(
         {
             "URL": [f"http://img.example.org/{n}.jpg" for n in numbers],
-            # Only odd numbers use ``text``. So if the two sides have different ``text``, every second image differs.
+            # Only odd numbers use ``text``. So if the two sides get different ``text``, every second image has no pair.
             "TEXT": [f"{text if n % 2 else 'kite'} {n} by Tariq Boone" for n in numbers],
             "punsafe": pa.array(scores, pa.float64()),
             "pwatermark": pa.array(scores, pa.float64()),

@@ -50,7 +50,7 @@ def settings_for(shards: Path, home: Path, warehouse_url: str, **more: Any) -> S
 
 @dataclass
 class Built:
-    """The original."""
+    """The original staging area and warehouse, of which each test gets a copy, an ``Area``."""
 
     shards: Path
     home: Path

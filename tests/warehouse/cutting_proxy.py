@@ -15,7 +15,7 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: closing sends RST, and data
 
 @dataclass
 class CuttingProxy:
-    """Forwards TCP connections to the server's Unix socket. ``after`` or ``at`` sets when it cuts both ends."""
+    """Forwards TCP connections to the server's Unix socket. ``after`` or ``at``: when it cuts both connections."""
 
     server: Path
     after: int | None = None  # cut when the client has sent this many bytes
