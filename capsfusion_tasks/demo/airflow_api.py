@@ -42,7 +42,7 @@ class AirflowApi:
         return self._send(method, f"/api/v2{path}", body, query)
 
     def health(self) -> dict[str, str]:
-        """Each component's status ("healthy"), by name. Needs no login."""
+        """Name of each component of Airflow → its status, such as "healthy". Needs no login."""
         answer = self._send("GET", "/api/v2/monitor/health")
         return {name: part.get("status") for name, part in answer.items() if part and part.get("status")}
 

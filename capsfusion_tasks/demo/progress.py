@@ -17,7 +17,7 @@ from rich.text import Text
 TASKS = ("discover", "pull", "share_buckets", "pair", "plan", "fuse", "validate", "load", "check", "report")
 LEGEND = (
     '"fuse 0/1": 0 of 1 fuse tasks of that day have finished. "fuse ·": they have not started. A day has a pull task\n'
-    "for each shard, and a fuse task for each work unit (half an hour of work for a GPU). Here, a day is one unit."
+    "for each shard, and a fuse task for each work unit (half an hour of GPU work). In this demo, each day is one unit."
 )
 LINE_SECONDS = 5.0
 

@@ -20,7 +20,7 @@ FILE_NAME: dict[Side, str] = {
     "laion_coco": "part-{:05}-2256f782-126f-4dc6-b9c6-e6757637749d-c000.snappy.parquet",
 }
 
-# Shard number i of a side has the schema of release number i, modulo the number of releases.
+# A side's shards have these schemas in turn: with three schemas, shard 3 has the first one again.
 RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
     "laion_2b": (
         pa.schema(  # laion2B-en-joined
@@ -79,7 +79,7 @@ RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
                 "punsafe": pa.float32(),
             }
         ),
-        pa.schema(
+        pa.schema(  # the same columns, with names and types that other tools write
             {
                 "url": pa.large_string(),
                 "text": pa.large_string(),

@@ -110,7 +110,7 @@ def _short(caption: str) -> str:
 
 
 def show_next_steps(settings: Settings, console: Console) -> None:
-    """Print commands that the user can copy into this shell and folder."""
+    """Print commands that the user can copy. They work in the user's shell and working folder."""
     installed = Path(sys.executable).with_name("capsfusion")
     program = str(_from_here(installed))
     if (found := shutil.which("capsfusion")) and Path(found) == installed:  # the shell may find another installation

@@ -51,7 +51,7 @@ class SampleParameters(BaseModel):
 
 
 class SideCounts(BaseModel):
-    """Counts of one side's shards of one day. ``dropped``: rows that a run must drop, by reason."""
+    """Counts of one side's shards of one day. ``dropped``: reason → number of rows that a run must drop."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -224,7 +224,7 @@ def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[
 
 
 def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> Iterator[SampleShard]:
-    """Deal the rows of each side and day to the day's shards at random, so that matching rows are in any two shards."""
+    """Deal the rows of each side and day to the day's shards at random, independent of where their matches are."""
     count = parameters.shards_per_side_per_day
     for side in SIDES:
         for day in range(parameters.days):
@@ -246,7 +246,7 @@ def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> 
 
 
 def _arrival(day: date, place: int, count: int) -> datetime:
-    """Arrival times from the first to the last second of the day, both within the day's interval."""
+    """When shard number ``place`` arrives. A day's first shard arrives in its first second, the last in its last."""
     seconds = 12 * 3600 if count == 1 else place * (24 * 3600 - 1) // (count - 1)
     return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
 

@@ -21,7 +21,7 @@ _COLUMNS = {
     "laion_coco_source": "release that the synthetic caption is from",
     "capsfusion_model": "model that fused the caption",
 }
-_MOST_ORIGINS = 20  # maximum rows in the card's table of origins
+_MOST_ORIGINS = 20  # maximum number of rows in the table "Where the pairs come from"
 
 
 def dataset_card(
@@ -73,7 +73,7 @@ def dataset_card(
         text += ["| reason | captions |", "| --- | --- |"]
         text += [f"| {reason} | {count:,} |" for reason, count in outcome.reasons.items()] + [""]
     if conditions := _conditions(selection):
-        text += ["Not all accepted captions are here, only:", "", *(f"- {line}" for line in conditions), ""]
+        text += ["Only accepted captions of this selection are here:", "", *(f"- {line}" for line in conditions), ""]
     text += ["## Columns", "", "| column | type | |", "| --- | --- | --- |"]
     # Types are in backticks, because Markdown would read the <string> of list<string> as HTML.
     text += [f"| `{name}` | `{kind}` | {_COLUMNS.get(name, '')} |" for name, kind in columns]

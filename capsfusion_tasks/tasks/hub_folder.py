@@ -30,7 +30,7 @@ from capsfusion_tasks.staging.scratch import ROOM
 T = TypeVar("T")
 
 CARD = "README.md"
-_COLLISIONS = 10  # maximum tries of a commit while others commit to the same branch
+_COLLISIONS = 10  # maximum number of tries of a commit, if others keep committing to the same branch
 
 
 class HubFolder:
@@ -190,7 +190,7 @@ class HubFolder:
         raise NotReadyError(f"cannot commit to {hub.page}, because others commit too often; try again later")
 
     def _sizes(self, paths: list[str]) -> dict[str, int]:
-        """The sizes of the existing files among ``paths`` (relative to the repository), by path in this folder."""
+        """Path in this folder → size, for each of ``paths`` that exists. ``paths`` are relative to the repository."""
         hub = self._hub
         found = self._ask(
             lambda: hub.api.get_paths_info(hub.name, paths, revision=self._head, repo_type="dataset") if paths else []

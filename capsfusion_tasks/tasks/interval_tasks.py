@@ -179,7 +179,7 @@ def pair(context: Context, interval: Interval, buckets: list[int]) -> dict[str, 
             pairs, left_out = pairs + joined.pairs, LeftOut.total([left_out, joined.left_out])
             if time.monotonic() > told + _PROGRESS_SECONDS:
                 told = time.monotonic()
-                log.info("%d/%d buckets are joined, %d pairs", done, len(buckets), pairs)
+                log.info("joined %d of %d buckets, found %d pairs", done, len(buckets), pairs)
     if left_out.urls:
         log.warning("%s", left_out.text)
     return {"buckets": len(buckets), "pairs": pairs, "left_out": left_out.text}

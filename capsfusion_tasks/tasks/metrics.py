@@ -38,11 +38,11 @@ METRICS = {
     "capsfusion.fuse.rows": Metric("counter", "rows of fused units"),
     "capsfusion.fuse.prompt_tokens": Metric("counter", "tokens of the prompts of fused units"),
     "capsfusion.fuse.caption_tokens": Metric("counter", "tokens that the model generated"),
-    "capsfusion.fuse.device_time": Metric("timer", "time of fusing a unit, summed over its devices"),
+    "capsfusion.fuse.device_time": Metric("timer", "time of fusing a unit, summed over the devices"),
     "capsfusion.fuse.duration": Metric("timer", "wall time of fusing a unit, including the time to load the model"),
-    "capsfusion.fuse.rows_per_second": Metric("gauge", "rows per second and device of the last fused unit"),
+    "capsfusion.fuse.rows_per_second": Metric("gauge", "rows per second of one device, in the unit fused last"),
     "capsfusion.fuse.occupancy": Metric(
-        "gauge", "share of the engine's slots that were in use, for the last fused unit"
+        "gauge", "share of the engine's slots (places in its batch) that held a row, in the unit fused last"
     ),
     "capsfusion.validate.accepted": Metric("counter", "captions that validation accepted"),
     "capsfusion.validate.rejected": Metric("counter", "captions that validation rejected"),

@@ -96,8 +96,8 @@ def _select(context: Context, session: LockedSession, replay: Replay, existing: 
     with session.transaction() as connection:
         matching = quarantine.matching(connection, replay)
     log.info(
-        "replaying %d of the %d rejected captions of fusion %s that match, now as fusion %s; the others exceed the"
-        " limit, are in unfinished units, or were already tried with these settings",
+        "replaying %d of the %d rejected captions of fusion %s that match the selection, under fusion %s; the others"
+        " exceed the limit, are in unfinished units, or were already tried with these settings",
         sum(len(part.rows) for part in pairs),
         matching,
         replay.fusion_id,
