@@ -126,7 +126,7 @@ class Service:
         engine.dispose()
 
     def deadlines(self, run_id: str) -> list[Any]:
-        """Ids of the run's deadlines that were not missed. Airflow's API lacks deadlines, so they come from a table."""
+        """Ids of the run's deadlines that were not missed. Airflow's API lacks them, so this reads its database."""
         return self._in_airflow(
             "select deadline.id from deadline join dag_run run on run.id = dagrun_id"
             " where run_id = :run_id and not missed",

@@ -83,7 +83,7 @@ class Workload:
 
     @contextmanager
     def site(self, name: str, home: Path | None = None, **environment: str) -> Iterator[Site]:
-        """Make a site in the folder ``home`` (default: a folder called ``name``). Deletes it after the block."""
+        """Make a site in the folder ``home`` (default: a folder called ``name``). Deletes this folder afterwards."""
         home = home or self.folder / name
         shutil.copytree(self.folder / "home", home, symlinks=True, copy_function=_copy_with_owner, dirs_exist_ok=True)
         _copy_owners(self.folder / "home", home)
@@ -273,7 +273,7 @@ def _empty_home(home: Path) -> None:
     with open_warehouse(Settings(home=home)) as warehouse:
         engine = warehouse.engine.execution_options(isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            # Even without fsync, a killed server loses no data, because it has passed them to the operating system.
+            # Even without fsync, a killed server loses no data, because the operating system has all written data.
             connection.execute(text("alter system set fsync = off"))
             connection.execute(text("alter system set shared_buffers = '32MB'"))
             connection.execute(text("alter system set max_wal_size = '64MB'"))

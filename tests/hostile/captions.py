@@ -1,4 +1,4 @@
-"""Hostile captions for tests. Each begins with words that name the attack."""
+"""Hostile captions for tests. The names of the groups, such as SQL, say what the captions attack."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class File:
     etag: str | None = ""  # "": computed from the content; None: no ETag
     ranges: bool = True
     head_status: int = 200  # HTTP status with which HEAD is answered
-    claims: int | None = None  # a wrong Content-Length
+    claims: int | None = None  # a wrong Content-Length to send; None: the right one
 
     @property
     def tag(self) -> str | None:
