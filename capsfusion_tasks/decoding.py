@@ -1,4 +1,4 @@
-"""Decoding settings: model, dtype, beam search and prompt. The stage plan records them for the units that it makes."""
+"""Decoding settings: model, dtype, beam search and prompt. The plan stage records them for the units that it makes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def described(
 class Decoding(BaseModel):
     """The decoding settings of a fusion: how its captions are made. Each fusion is a row of the table ``fusions``.
 
-    The stage plan derives decoding settings from settings and Params (``fusion/identity.py``), and records them in the
+    The plan stage derives decoding settings from settings and Params (``fusion/identity.py``), and records them in the
     ledger. Tasks that fuse or report a unit read them there, so these tasks need no model settings.
     """
 

@@ -1,4 +1,4 @@
-"""The settings that decide which rows the stages pull and pair use. Files that depend on these settings record them."""
+"""The settings that decide which rows the pull and pair stages use. Files that depend on these settings record them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and 
 
 @dataclass(frozen=True)
 class PullRules:
-    """The settings that bucket files, the output of the stage pull, depend on.
+    """The settings that bucket files, the output of the pull stage, depend on.
 
     Older versions did not record these settings. If a file has no record, the pipeline assumes that the file was made
     with the current settings, and records these.

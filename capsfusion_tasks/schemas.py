@@ -20,7 +20,7 @@ Existing = Literal["skip", "replace"]  # what to do with pairs that are fused al
 
 
 class Shard(BaseModel):
-    """A source file as the stage discover listed it.
+    """A source file as the discover stage listed it.
 
     Its identity is (source, path, etag); ``shard_id`` is a digest of these.
     """
@@ -105,7 +105,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-# The stage pull writes `buckets/<side>/<bucket>/<shard_id>.parquet` for the stage pair. Pull changes no text.
+# The pull stage writes `buckets/<side>/<bucket>/<shard_id>.parquet` for the pair stage. Pull changes no text.
 BUCKET_ROWS = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
@@ -120,7 +120,7 @@ BUCKET_ROWS = pa.schema(
     ]
 )
 
-# The stage plan writes `units/<unit_id>/pairs.parquet` for the stage fuse.
+# The plan stage writes `units/<unit_id>/pairs.parquet` for the fuse stage.
 PAIRS = pa.schema(
     [
         pa.field("pair_id", pa.binary(16), nullable=False),
@@ -139,10 +139,10 @@ PAIRS = pa.schema(
     ]
 )
 
-# The stage pair writes `runs/<interval>/pairs/<bucket>.parquet` for the stage plan.
+# The pair stage writes `runs/<interval>/pairs/<bucket>.parquet` for the plan stage.
 FOUND_PAIRS = PAIRS.append(BUCKET_ROWS.field("gone"))
 
-# The stage plan writes and reads `image_results/<bucket>/<batch>.parquet`, sorted by hash, with each hash once.
+# The plan stage writes and reads `image_results/<bucket>/<batch>.parquet`, sorted by hash, with each hash once.
 IMAGE_RESULTS = pa.schema(
     [
         pa.field("hash", pa.int64(), nullable=False),  # hash of the image's URL
@@ -160,7 +160,7 @@ CAPTION = pa.schema(
     ]
 )
 
-# The stage fuse writes `units/<unit_id>/chunks/00012-<try>.parquet` for the stage validate. Rows are in the order in
+# The fuse stage writes `units/<unit_id>/chunks/00012-<try>.parquet` for the validate stage. Rows are in the order in
 # which they were finished.
 FUSED = pa.schema(
     [
@@ -194,7 +194,7 @@ SCORES = pa.schema(
     ]
 )
 
-# The stage validate writes `units/<unit_id>/validated.parquet` for the stage load.
+# The validate stage writes `units/<unit_id>/validated.parquet` for the load stage.
 VALIDATED = pa.schema(
     [
         *PAIRS,

@@ -117,8 +117,8 @@ class Settings(BaseSettings):
     url_pairs_max: Literal["none"] | Annotated[int, Field(ge=1)] = Field(
         100,
         description="Maximum number of pairs per URL, if `CAPSFUSION_JOIN_ON` is `url`. If a URL would have more pairs,"
-        " all its new pairs are left out. The image of such a URL is a placeholder, and 900 rows on each side would"
-        " make 810,000 pairs. Reports count the pairs that are left out. `none`: no limit.",
+        " all its new pairs are left out. Such a URL belongs to a placeholder image, and its pairs multiply: 900 rows"
+        " on each side would make 810,000 pairs. Reports count the pairs that are left out. `none`: no limit.",
     )
     pair_memory: Literal["auto"] | Annotated[int, Field(ge=96)] = Field(
         "auto",

@@ -158,7 +158,7 @@ def capsfusion_replay() -> None:
         context = get_current_context()
         selection, fusion_id = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY), planned_fusion(context)
         if selection is None or fusion_id is None:
-            raise InputError("nothing was planned: see the log of the task plan, then clear it")
+            raise InputError("nothing was planned: see the log of the plan task, then clear it")
         with working() as work:
             result = replay.report(work, Replay(**selection), fusion_id)
         print(result["text"])

@@ -34,7 +34,7 @@ class LoadOperator(BaseOperator):
         set_label(context, unit.label)
         with working() as work:
             if unit_tasks.held_by_gate(work, unit):
-                raise AirflowSkipException("the gate holds this unit: answer the question of the task ask")
+                raise AirflowSkipException("the gate holds this unit: answer the question of the ask task")
             existing = context["params"]["existing"]
             with fusion_metrics.timed("load"):
                 counts = unit_tasks.load(work, unit, existing=existing, dag_run_id=context["run_id"])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Params that override the settings of the same names.
 DECODING = ("model", "dtype", "prompt", *KNOBS)
 LONGEST_LABEL = 50  # number of characters that the UI's lists of tasks show
-FUSION_KEY = "fusion_id"  # key of an XCom of the task plan: the fusion_id of its units
+FUSION_KEY = "fusion_id"  # key of an XCom of the plan task: the fusion_id of its units
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def working() -> Iterator[PipelineContext]:
 
 
 def planned_fusion(context: Context) -> str | None:
-    """The fusion_id of the run's plan. None if the task plan failed before it had a fusion_id."""
+    """The fusion_id of the run's plan. None if the plan task failed before it had a fusion_id."""
     found: str | None = context["ti"].xcom_pull(task_ids="plan", key=FUSION_KEY)
     return found
 

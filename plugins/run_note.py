@@ -27,7 +27,7 @@ _EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and 
 # Length limit of a note, the size of its column. A longer note would break the scheduler's transaction.
 _LONGEST = 1000
 _LONGEST_LINE = 400
-_REST = "- … the log of the task report has the rest"
+_REST = "- … the log of the report task has the rest"
 DAGS = ("capsfusion", "capsfusion_replay")
 # The UI renders a note as Markdown. Lines that do not match this pattern, such as names of files, are shown as code.
 _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")

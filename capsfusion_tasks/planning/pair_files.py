@@ -88,7 +88,7 @@ def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
     if made_with is not None and made_with != rules:
         raise InputError(
             f"the pairs in {where} were made with {made_with.against(rules)}: run their interval again, starting with"
-            " the task pull"
+            " the pull task"
         )
 
 

@@ -1,8 +1,8 @@
 """Summaries: one file with facts about many small files, so that a reader need not open each small file.
 
-Before a writer changes a file, it writes a note of this change. A summary lists the changes that it includes. If a file
-has a change that the summary does not include, the reader reads the file itself. So no reader gets wrong facts if a
-summary is deleted, outdated, or written by two readers at the same time.
+Readers write the summaries. Before a writer changes a small file, it writes a note of this change. A summary lists the
+changes that it includes. If a file has a change that the summary does not include, the reader reads the file itself. So
+no reader gets wrong facts if a summary is deleted, outdated, or written by two readers at the same time.
 """
 
 from __future__ import annotations

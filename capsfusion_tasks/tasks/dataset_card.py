@@ -8,7 +8,7 @@ import re
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.provenance import Origin
 
-_MARK = "<!-- written by capsfusion export, {} -->"  # {}: digest of the rest of the card, which shows later changes
+_MARK = "<!-- written by capsfusion export, {} -->"  # {}: digest of the rest; another one: a user has edited it
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {

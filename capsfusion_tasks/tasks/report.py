@@ -126,7 +126,7 @@ class ReplayReport:
         if not total.units:
             return [
                 f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or all that match are in"
-                f" unfinished units or were already tried under fusion {self.fusion_id}; the task plan logs the counts"
+                f" unfinished units or were already tried under fusion {self.fusion_id}; the plan task logs the counts"
             ]
         lines = [
             f"selected: {total.rows_in} rejected captions of fusion {self.replay_of}, in units:"

@@ -47,10 +47,10 @@ def check_columns(source: CaptionFile) -> None:
 
 
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
-    """Write all columns of ``source`` in their order, then the columns of ``JUDGED``.
+    """Write the columns of ``source`` in their order, except those of ``JUDGED``, then the new columns of ``JUDGED``.
 
-    Omits columns of the source whose names are in ``JUDGED``: ``check_columns`` has found that they contain older
-    verdicts. ``verdicts`` has one verdict for each row. The file appears complete or not at all.
+    ``check_columns`` has found that the columns left out contain older verdicts. ``verdicts`` has one verdict for each
+    row. The file appears complete or not at all.
     """
     form = format_of(target, write=True)
     if form.kind == "parquet":

@@ -44,7 +44,7 @@ fusions = Table(
     time_column("created_at", server_default=func.now()),
 )
 
-# A source file, as the task discover found it.
+# A source file, as the discover task found it.
 shards = Table(
     "shards",
     metadata,

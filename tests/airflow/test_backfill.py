@@ -133,7 +133,7 @@ def test_a_run_has_its_report_as_a_note_and_others_can_follow_it(
     assert all(re.match(headline, run["note"]) for run in runs)
     for run in runs:
         assert f"\n- interval: {run['logical_date'][:10]}, the whole day (UTC)\n" in run["note"]
-        end = r"\n- (check: nothing is wrong|… the log of the task report has the rest)\n\n"
+        end = r"\n- (check: nothing is wrong|… the log of the report task has the rest)\n\n"
         assert re.search(rf"{end}\[Captions and speed of this run\]\(/dags/capsfusion/runs/", run["note"]), run["note"]
     events = dict(asset_events(service))
     rows = [events[run["dag_run_id"]] for run in runs]

@@ -72,7 +72,7 @@ def test_a_note_begins_with_what_failed(found: dict[str, Any]) -> None:
 
 def test_a_note_fits_airflows_column(found: dict[str, Any]) -> None:
     assert 900 < len(found["notes"][1]) <= 1000
-    assert found["notes"][1].endswith("\n- … the log of the task report has the rest")
+    assert found["notes"][1].endswith("\n- … the log of the report task has the rest")
     assert len(found["notes"][2]) <= 1000
     assert "z" in found["notes"][2], "what fits is not cut"
 

@@ -1,4 +1,4 @@
-"""Tests the stages discover and pull with remote sources and a real PostgreSQL."""
+"""Tests the discover and pull stages with remote sources and a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests the stage validate with a ledger. A unit that the gate stops is not loaded. Users can inspect and accept it."""
+"""Tests the validate stage with a ledger. A unit that the gate stops is not loaded. Users can inspect and accept it."""
 
 from __future__ import annotations
 

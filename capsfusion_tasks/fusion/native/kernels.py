@@ -91,14 +91,14 @@ def beam_attention_kernel(
     B: tl.constexpr, H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Attention of each beam's new token to the places that the beam sees in its slot.
+    """Attention of each beam's new token to the earlier tokens of its slot that belong to the beam.
 
-    Reads each key and its value once for all beams of a slot. Does not read tokens that no beam sees, because their
-    beams were dropped.
+    Reads each key and its value once for all beams of a slot. Skips tokens of dropped beams, which no beam sees.
 
-    Each program handles one slot and one key head. It has a row for each beam and each query head that shares the key
-    head, and is padded to M rows. SEEN [N, B, per_slot] has an integer for each page, with a bit for each of the page's
-    tokens. All page numbers and bits are read at once, because reading them page by page would delay reading the keys.
+    Each program handles one slot and one key head. Its matrix of queries has one row for each pair of a beam and a
+    query head that shares the key head, padded to M rows. SEEN [N, B, per_slot] has one integer for each beam and page:
+    a bit mask of the page's tokens that the beam sees. All page numbers and masks are read at once, because reading
+    them page by page would delay reading the keys.
     """
     n, kv_head = tl.program_id(0), tl.program_id(1)
     GROUP: tl.constexpr = H // KVH
