@@ -70,8 +70,8 @@ def discover(
         late = _late(arrived, interval, storage, now)
     claimed = claim(late)
     found = {shard.shard_id: shard for shard in [*own, *(shard for shard in late if shard.shard_id in claimed)]}
-    # Keep listed shards unchanged, because their rows may already be pulled and paired.
-    found |= {shard.shard_id: shard for shard in known}
+    # Keep all listed shards, because their rows may already be pulled and paired.
+    found |= {shard.shard_id: shard for shard in _with_new_revisions(known, arrived)}
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if gone := [shard for shard in leaving if shard.shard_id not in found]:
         remove(gone)  # before the list is written, because every join reads all pulled rows, also of unlisted shards
@@ -83,6 +83,15 @@ def discover(
     if made != listed and (shards or listed.shards or (over and set(made.empty) < set(now))):
         shard_list.write(interval, storage, made)
     return shards
+
+
+def _with_new_revisions(known: Iterable[Shard], arrived: Iterable[Shard]) -> list[Shard]:
+    """The listed shards. A shard that was listed again gets its new revision, and keeps its arrival time.
+
+    Its content is the same, because the etag is part of its id. The earlier revision may no longer exist.
+    """
+    revisions = {shard.shard_id: shard.revision for shard in arrived}
+    return [shard.model_copy(update={"revision": revisions.get(shard.shard_id, shard.revision)}) for shard in known]
 
 
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:

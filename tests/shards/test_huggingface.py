@@ -35,9 +35,11 @@ def scratch(tmp_path: Path) -> Path:
     return tmp_path / "scratch"
 
 
-def shards_of(uri: str, storage: Storage, interval: Interval = DAY, include: str = "*.parquet") -> list[Shard]:
+def shards_of(
+    uri: str, storage: Storage, interval: Interval = DAY, include: str = "*.parquet", relist: bool = False
+) -> list[Shard]:
     found = configured_sources(load_settings(laion2b=uri, laion2b_include=include))
-    return discover({"laion_2b": found["laion_2b"]}, interval, storage)
+    return discover({"laion_2b": found["laion_2b"]}, interval, storage, relist=relist)
 
 
 def read(shard: Shard, scratch: Path) -> bytes:
@@ -102,6 +104,19 @@ def test_a_commit_that_was_removed_says_how_to_list_anew(hub: Hub, storage: Stor
     hub.commit(REPO, START, {"a.parquet": b"x"})
     with pytest.raises(InputError, match=rf"its commit {removed} was removed: run the interval with --relist"):
         read(shard.model_copy(update={"revision": removed}), scratch)
+
+
+def test_relist_reads_a_shard_from_the_new_history_if_its_commit_was_removed(
+    hub: Hub, storage: Storage, scratch: Path
+) -> None:
+    hub.commit(REPO, START, {"a.parquet": b"x"})
+    (shard,) = shards_of(URI, storage)
+    squashed = hub.commit(REPO, DAY.end, {"a.parquet": b"x"})
+    del hub.repos[REPO][0]
+    assert shards_of(URI, storage) == [shard]
+    (again,) = shards_of(URI, storage, relist=True)
+    assert again == shard.model_copy(update={"revision": squashed})
+    assert read(again, scratch) == b"x"
 
 
 @pytest.mark.parametrize(
