@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from capsfusion_tasks.errors import InputError, printable
@@ -77,8 +77,16 @@ def dates(side: Side, place: SideSource) -> str:
         return f"{side}: no shard in {place.origin}"
     days = sorted(by_day)
     told = ", ".join(f"{by_day[day]} on {day}" for day in days[-_DAYS_TOLD:])
-    earlier = f"some on {days[0]} and {len(days) - _DAYS_TOLD - 1} other days, then " if len(days) > _DAYS_TOLD else ""
+    earlier = _earlier(days[:-_DAYS_TOLD])
     return f"{side}: {by_day.total()} shards in {place.origin}, which arrived as follows: {earlier}{told}"
+
+
+def _earlier(days: Sequence[str]) -> str:
+    """Text about the days before the days that are told one by one. Empty if there are none."""
+    if not days:
+        return ""
+    others = {0: "", 1: " and 1 other day"}.get(len(days) - 1, f" and {len(days) - 1} other days")
+    return f"some on {days[0]}{others}, then "
 
 
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:

@@ -426,3 +426,17 @@ def test_a_source_says_on_which_days_its_shards_arrived(tmp_path: Path) -> None:
     told = dates("laion_2b", side(tmp_path))
     assert told.startswith(f"laion_2b: 11 {there} some on 2026-11-10 and 2 other days, then 1 on 2026-11-13, ")
     assert told.endswith(", 1 on 2026-11-19")
+
+
+@pytest.mark.parametrize(
+    ("days", "begins"),
+    [
+        (7, "1 on 2026-11-10, "),
+        (8, "some on 2026-11-10, then 1 on 2026-11-11, "),
+        (9, "some on 2026-11-10 and 1 other day, then 1 on 2026-11-12, "),
+    ],
+)
+def test_only_the_last_days_of_a_source_are_told_one_by_one(tmp_path: Path, days: int, begins: str) -> None:
+    for day in range(days):
+        arrive(tmp_path / f"{day}.parquet", START + timedelta(days=day))
+    assert f", which arrived as follows: {begins}" in dates("laion_2b", side(tmp_path))
