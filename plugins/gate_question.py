@@ -85,15 +85,16 @@ class GateQuestion(HITLOperator):
 
     def _settle(self, context: Context, asked: Any, answer: Any) -> list[dict[str, Any]]:
         """Write the answer to the ledger. Returns the units to load. Raises InputError if units are kept out."""
-        chosen, user, at = answer["chosen"], answer["user"], datetime.fromisoformat(answer["at"])
+        given, user, at = ANSWERS[answer["chosen"]], answer["user"], datetime.fromisoformat(answer["at"])
         with working() as work:
-            units = gate_tasks.answer(work, asked, ANSWERS[chosen], user, at)
-        if kept_out := len(asked) - len(units):
+            units = gate_tasks.answer(work, asked, given, user, at)
+            kept_out = len(asked) - len(units)
+            why = gate_tasks.why_kept_out(work, asked, given) if kept_out else ""
+        if kept_out:
             # Delete the kept answer, because the ledger has it now. After a clear, the task then asks again.
             context["task_state_store"].delete(kept_answer.KEY)
             raise InputError(
-                f"{kept_out} of {len(asked)} units are not loaded: the answer of {user} is {chosen}."
-                " Clear this task to be asked again"
+                f"{kept_out} of {len(asked)} units are not loaded: {why}. Clear this task to be asked again"
             )
         return [unit.model_dump(mode="json") for unit in units]
 

@@ -53,3 +53,17 @@ def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by
                 ledger.unit_failed(connection, hold.unit_id, f"kept out by {hold.answered_by}: {why}")
             log.info('unit %s: the answer is "%s", given by %s', hold.unit_id, hold.answer, hold.answered_by)
         return ledger.units(connection, [hold.unit_id for hold in holds if not hold.is_held])
+
+
+def why_kept_out(context: Context, hold_ids: Sequence[int], given: Answer) -> str:
+    """Text that says why ``answer`` did not return all units of these holds. ``given``: the answer it was called with.
+
+    Two runs can ask about the same hold, and then only the first answer counts. A hold without an answer is replaced if
+    its unit is validated again with other counts, and then an answer to the old hold has no effect.
+    """
+    with context.warehouse.engine.connect() as connection:
+        held = [hold for hold in gate_holds.of(connection, hold_ids) if hold.is_held]
+    if not held:
+        return "they were validated or planned again after the question was asked"
+    names = " and ".join(sorted({str(hold.answered_by) for hold in held}))
+    return f'the answer of {names} is "keep out"' + (", and the first answer counts" if given == "load" else "")

@@ -130,6 +130,29 @@ def test_nobody_is_asked_twice_about_the_same_captions(settings: Settings, unit:
     assert len(rows(settings, HOLDS)) == 1
 
 
+def test_the_reason_for_units_that_are_kept_out_names_the_answer_that_counts(settings: Settings, unit: Unit) -> None:
+    judge(settings, unit)
+    [hold] = to_ask(settings, unit)
+    why = []
+    for given, by in (("keep out", "Ada"), ("load", "Bob")):
+        assert gate_tasks.answer(settings, [hold.hold_id], given, by, NOON) == []
+        why.append(gate_tasks.why_kept_out(settings, [hold.hold_id], given))
+    kept_out = 'the answer of Ada is "keep out"'
+    assert why == [kept_out, f"{kept_out}, and the first answer counts"]
+
+
+def test_an_answer_to_a_question_about_earlier_verdicts_has_no_effect(settings: Settings) -> None:
+    unit = planned_unit(settings)
+    fuse(settings, unit, accepted_below(2))
+    judge(settings, unit)
+    [hold] = to_ask(settings, unit)
+    stricter = settings.model_copy(update={"rules": settings.rules.model_copy(update={"min_words": 99})})
+    judge(stricter, unit)
+    assert gate_tasks.answer(settings, [hold.hold_id], "load", "Ada", NOON) == []
+    said = gate_tasks.why_kept_out(settings, [hold.hold_id], "load")
+    assert said == "they were validated or planned again after the question was asked"
+
+
 def test_more_rejections_than_were_asked_about_are_another_question(settings: Settings) -> None:
     unit = planned_unit(settings)
     fuse(settings, unit, accepted_below(2))
