@@ -122,7 +122,7 @@ def _body(holds: Sequence[Hold], files: Sequence[str], captions: str) -> str:
     lines = [_WHAT_NEXT]
     for hold, file in [*zip(holds, files, strict=True)][:_UNITS_SHOWN]:
         reasons = [_reason(line) for line in hold.details.splitlines()]
-        why = f"{hold.rejected} of {hold.rows} captions are rejected, {hold.problem}."
+        why = f"{hold.rejected} of {hold.rows} captions are rejected, and {hold.problem}."
         lines += [f"### {as_text(hold.unit_id)}", why, "\n".join(reasons), f"All verdicts: {as_text(file)}"]
     if more := len(holds) - _UNITS_SHOWN:
         lines += [f"And {more} more units."] if more > 0 else []
