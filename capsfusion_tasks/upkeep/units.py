@@ -89,22 +89,32 @@ def _validated(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
 
 
 def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Finding]:
-    """Pairs that are in two unloaded units of the same fusion."""
+    """Unloaded units with pairs that an earlier unloaded unit of the same fusion has too.
+
+    The repairs of all findings together leave each pair in one unit. A unit that shares pairs only with dropped units
+    is kept.
+    """
     by_fusion: dict[str, list[LedgerUnit]] = defaultdict(list)
     for unit in units:
         by_fusion[unit.fusion_id].append(unit)
     for together in by_fusion.values():
-        ids = [evidence.storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id"]) for unit in together]
-        names = [pa.repeat(number, table.num_rows) for number, table in enumerate(ids)]
-        pairs = pa.concat_tables(ids).append_column("unit", pa.chunked_array(names))
-        found = pairs.group_by("pair_id").aggregate([("unit", "count"), ("unit", "min"), ("unit", "max")])
-        twice = found.filter(pc.greater(found["unit_count"], 1))
-        if twice.num_rows:
-            first = twice.slice(0, 1).to_pylist()[0]
-            one, other = together[first["unit_min"]], together[first["unit_max"]]
-            what = f"{twice.num_rows} pairs are in two unloaded units; the first is in this unit and in {other.unit_id}"
-            mend = f"{REPAIR}, which drops {other.unit_id}; then {finish(other)}"
-            yield Finding("pair-in-two-units", one.unit_id, what, mend, partial(_forget, evidence, other))
+        owners: dict[bytes, LedgerUnit] = {}
+        for unit, pair_ids in zip(together, _repeated(evidence, together), strict=True):
+            if shared := [pair_id for pair_id in pair_ids if pair_id in owners]:
+                first = owners[shared[0]].unit_id
+                what = f"{len(shared)} of its pairs are also in other unloaded units; the first is also in {first}"
+                mend = f"{REPAIR}, which drops this unit; then {finish(unit)}"
+                yield Finding("pair-in-two-units", unit.unit_id, what, mend, partial(_forget, evidence, unit))
+            else:
+                owners |= dict.fromkeys(pair_ids, unit)
+
+
+def _repeated(evidence: Evidence, units: list[LedgerUnit]) -> list[list[bytes]]:
+    """For each unit, the ids of those of its pairs that occur more than once in these units."""
+    ids = [evidence.storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id"]) for unit in units]
+    counts = pa.concat_tables(ids).group_by("pair_id").aggregate([("pair_id", "count")])
+    repeated = counts.filter(pc.greater(counts["pair_id_count"], 1))["pair_id"].combine_chunks()
+    return [table.filter(pc.is_in(table["pair_id"], value_set=repeated))["pair_id"].to_pylist() for table in ids]
 
 
 def _unknown(evidence: Evidence) -> Iterator[Finding]:

@@ -309,18 +309,30 @@ def test_what_is_broken_of_a_fused_unit_is_made_again(
     assert area.rules() == ["unit-waiting"]
 
 
-def test_a_pair_in_two_units_is_planned_once_again(area: Area) -> None:
-    twin = area.storage.read_table(layout.unit_pairs(area.planned))
-    area.storage.write_table(layout.unit_pairs("zz-twin"), twin, {"capsfusion.buckets": "any"})
+def with_the_pairs(area: Area, unit_id: str, pairs: pa.Table) -> None:
+    """Add a unit of these pairs, which are also in other units, beside the planned unit."""
+    area.storage.write_table(layout.unit_pairs(unit_id), pairs, {"capsfusion.buckets": "any"})
     area.execute(
         "insert into work_units (unit_id, fusion_id, interval_start, interval_end, rows_in, tokens_estimated)"
-        f" select 'zz-twin', fusion_id, interval_start, interval_end, rows_in, 0 from work_units"
+        f" select '{unit_id}', fusion_id, interval_start, interval_end, {pairs.num_rows}, 0 from work_units"
         f" where unit_id = '{area.planned}'"
     )
-    [finding] = area.check(repair=True).findings
-    assert finding.rule == "pair-in-two-units"
-    assert f"{twin.num_rows} pairs are in two unloaded units" in finding.what
+
+
+def test_one_repair_leaves_each_pair_in_one_unit(area: Area) -> None:
+    planned = area.storage.read_table(layout.unit_pairs(area.planned))
+    another = planned.slice(0, 1).set_column(0, planned.schema.field(0), pa.array([bytes(16)], pa.binary(16)))
+    with_the_pairs(area, "zz-1", planned)
+    with_the_pairs(area, "zz-2", pa.concat_tables([planned.slice(0, 2), another]))
+    with_the_pairs(area, "zz-3", another)  # only zz-2, which is dropped, has this pair too
+    found = area.check(repair=True)
+    assert [(finding.rule, finding.where, finding.what.split()[0]) for finding in found.findings] == [
+        ("pair-in-two-units", "zz-1", f"{planned.num_rows}"),
+        ("pair-in-two-units", "zz-2", "2"),
+    ]
+    assert found.left == []
     assert area.rules() == []
+    assert area.one("select string_agg(unit_id, ' ') from work_units where unit_id like 'zz%'") == "zz-3"
 
 
 def test_a_unit_whose_pairs_were_lost_is_planned_again(area: Area) -> None:
