@@ -144,7 +144,8 @@ def _forget_without_pairs(evidence: Evidence, unit: LedgerUnit) -> str:
 def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
     forget_unit(evidence.warehouse.engine, unit.unit_id)
     evidence.storage.delete_folder(f"units/{unit.unit_id}")
-    return "dropped from the ledger: the next run of its interval plans its pairs again"
+    planned_for = "its interval" if unit.interval is not None else f"the replay {unit.replay!r}"
+    return f"dropped from the ledger: once {planned_for} has no unfinished unit, the next run plans its pairs again"
 
 
 def _delete(evidence: Evidence, unit: LedgerUnit, file: StoredFile) -> str:

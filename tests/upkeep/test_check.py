@@ -335,6 +335,16 @@ def test_one_repair_leaves_each_pair_in_one_unit(area: Area) -> None:
     assert area.one("select string_agg(unit_id, ' ') from work_units where unit_id like 'zz%'") == "zz-3"
 
 
+def test_the_repair_of_a_replays_unit_says_who_plans_its_pairs_again(area: Area) -> None:
+    area.execute(
+        "update work_units set replay = 'again', replay_of = fusion_id, interval_start = null, interval_end = null"
+        f" where unit_id = '{area.planned}'"
+    )
+    area.storage.delete(layout.unit_pairs(area.planned))
+    [said] = area.check(repair=True).repaired.values()
+    assert "once the replay 'again' has no unfinished unit, the next run plans its pairs again" in said
+
+
 def test_a_unit_whose_pairs_were_lost_is_planned_again(area: Area) -> None:
     rows = area.one("select sum(rows_in) from work_units")
     area.storage.delete(layout.unit_pairs(area.planned))
