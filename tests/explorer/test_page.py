@@ -186,6 +186,23 @@ def test_accepted_captions_come_first_and_facets_count_and_filter(page: Page) ->
     expect(page.locator("#captions-status")).to_contain_text("of 60 captions")
 
 
+def test_a_shift_click_extends_the_range_of_a_score_in_both_directions(page: Page) -> None:
+    view(page, view="captions", verdict="any", score="novelty", score_min="0.4", score_below="0.45")
+    facets = page.get_by_role("group", name="Facets")
+    facets.get_by_label("Histogram of").select_option("novelty")
+    for clicked, wanted in (
+        ("0.5 to 0.55", "score_min=0.4&score_below=0.55"),
+        ("0.3 to 0.35", "score_min=0.3&score_below=0.55"),
+        ("0.45 to 0.5", "score_min=0.3&score_below=0.5"),
+    ):
+        facets.get_by_role("button", name=f"{clicked}: ").click(modifiers=["Shift"])
+        expect(page).to_have_url(re.compile(wanted))
+    view(page, view="captions", verdict="any", score="novelty", score_max="0.45")
+    facets.get_by_label("Histogram of").select_option("novelty")
+    facets.get_by_role("button", name="0.5 to 0.55: ").click(modifiers=["Shift"])
+    expect(page).to_have_url(re.compile("score=novelty&score_below=0.55"))
+
+
 def test_back_and_reload_keep_filter_and_caption(page: Page) -> None:
     view(page, view="captions", verdict="rejected")
     expect(page.locator("tbody tr")).to_have_count(20)

@@ -73,10 +73,11 @@ function histogram({ score, bins, exact }, filter, change, of) {
     el("p", { class: "ends" }, el("span", {}, number(bins[0].start)), el("span", {}, `${number(bins.at(-1).start)}+`)),
   );
 
-  // The range of scores to filter by. It ends with the bin. It starts with the bin, or with the range of the filter
-  // before if that starts lower.
+  // The range of scores to filter by: the bin, or the range of the filter before, extended to the bin. If the bin is
+  // inside that range, the range ends with the bin.
   function range_of(bin, before) {
-    const start = Math.min(before?.score_min ?? bin.start, bin.start);
+    if (before && bin.start < before.score_min) return { score_min: bin.start };
+    const start = before ? (before.score_min ?? "") : bin.start;
     return { score, score_min: start, score_max: "", score_below: bin.end ?? "" };
   }
 }
