@@ -37,10 +37,10 @@ def test_help_wraps_at_the_width_of_the_terminal_and_not_where_the_docstring_doe
     assert b"Shards that are not paired yet are listed, but not counted." in capsfusion("plan", "--help").stdout
 
 
-def test_help_tells_the_defaults() -> None:
+def test_help_tells_the_defaults_and_the_variables_that_change_them() -> None:
     text = " ".join(capsfusion("fuse", "--help").stdout.decode().replace("│", " ").split())
-    for default in ("Default: 3.", "Default: 80.", "Default: native."):
-        assert default in text
+    for variable, default in (("NUM_BEAMS", "3"), ("MAX_NEW_TOKENS", "80"), ("KEEP_BEAMS", "no"), ("ENGINE", "native")):
+        assert f"Default: CAPSFUSION_{variable}, or {default}." in text
 
 
 def test_an_unknown_option_is_exit_code_2() -> None:

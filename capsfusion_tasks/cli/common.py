@@ -33,7 +33,10 @@ PromptFile = Annotated[
     ),
 ]
 Beams = Annotated[
-    int | None, typer.Option(help="Number of beams of the beam search; 1 is greedy. Default: 3.", min=1, max=16)
+    int | None,
+    typer.Option(
+        help="Number of beams of the beam search; 1 is greedy. Default: CAPSFUSION_NUM_BEAMS, or 3.", min=1, max=16
+    ),
 ]
 Existing = Annotated[
     Literal["skip", "replace"],
@@ -51,11 +54,15 @@ MaxCost = Annotated[
         help="Stop before fusing if the estimated cost is above this limit. Needs CAPSFUSION_GPU_HOUR_PRICE.", min=0
     ),
 ]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Maximum length of a caption, in tokens. Default: 80.", min=1)]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(help="Maximum length of a caption, in tokens. Default: CAPSFUSION_MAX_NEW_TOKENS, or 80.", min=1),
+]
 KeepBeams = Annotated[
     bool | None,
     typer.Option(
-        help="Keep all captions of the beam search, and take the best one that validation accepts. Default: no."
+        help="Keep all captions of the beam search, and take the best one that validation accepts. Default:"
+        " CAPSFUSION_KEEP_BEAMS, or no."
     ),
 ]
 Dtype = Annotated[

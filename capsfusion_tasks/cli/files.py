@@ -60,7 +60,10 @@ def fuse(
     keep_beams: KeepBeams = None,
     engine: Annotated[
         Literal["native", "transformers"] | None,
-        typer.Option(help="native: for LLaMA, Mistral and Qwen. transformers: for all models. Default: native."),
+        typer.Option(
+            help="native: for LLaMA, Mistral and Qwen. transformers: for all models. Default: CAPSFUSION_ENGINE, or"
+            " native."
+        ),
     ] = None,
     dtype: Dtype = None,
     nproc_per_node: Annotated[
@@ -70,7 +73,9 @@ def fuse(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Rows in a batch of each process. Default: as many as fit in GPU memory; 32 on a CPU.", min=1
+            help="Rows in a batch of each process. Default: CAPSFUSION_BATCH_SIZE, or as many as fit in GPU memory, or"
+            " 32 on a CPU.",
+            min=1,
         ),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Reuse the finished rows that a stopped run left in OUT.parts.")] = True,
