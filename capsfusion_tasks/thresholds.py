@@ -58,7 +58,10 @@ class RuleSettings(BaseModel):
         " are in neither source.",
     )
     unsupported_min: int = Field(
-        default=5, ge=1, description="Number of words in the first condition of `unsupported_max`."
+        default=5,
+        ge=1,
+        description="Number of words in the first condition of `unsupported_max`. The flag `little_support` also uses"
+        " this number.",
     )
     same_caption_max: int = Field(
         default=5,
