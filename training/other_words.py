@@ -14,7 +14,6 @@ from capsfusion_tasks.demo.pairs.words import VOCABULARY
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
 _COMMON_WORDS = 50_000
-_PARTICIPLE = re.compile(r"(?!.*thing)[a-z]{3,}ing")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 

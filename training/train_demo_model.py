@@ -184,7 +184,8 @@ def main() -> None:
         "--minutes",
         type=float,
         default=math.inf,
-        help="end after this many minutes, or after --steps, whichever comes first",
+        help="for train: end after this many minutes, or after --steps, whichever comes first; for unlikelihood: end"
+        " after this many minutes",
     )
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens per batch, including padding")
     parser.add_argument("--lr", type=float, default=1.6e-3)
@@ -223,6 +224,8 @@ def main() -> None:
     elif args.step == "train":
         train(args)
     elif args.step == "unlikelihood":
+        if args.minutes == math.inf:
+            parser.error("unlikelihood needs --minutes, after which it ends and saves the model")
         unlearn_loops(args)
     elif args.step == "average":
         if args.start is None:

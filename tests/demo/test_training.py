@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from training.decoding import greedy
 from training.llama import Backbone, Shape
+from training.train_demo_model import main
 from training.unlikelihood import looping_places, unlikelihood_loss
 
 SHAPE = Shape(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
@@ -49,3 +52,12 @@ def test_the_unlikelihood_loss_is_small_for_an_unlikely_token_and_lowers_its_sha
     loss.backward()
     assert logits.grad is not None
     assert (logits.grad[:, 0] > 0).all()
+
+
+def test_unlikelihood_training_without_an_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_demo_model.py", "unlikelihood", "--work", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "unlikelihood needs --minutes" in capsys.readouterr().err
