@@ -54,6 +54,15 @@ def test_make_targets_of_readme_exist() -> None:
     assert {"demo", "test"} <= named <= targets
 
 
+def test_make_help_names_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) - {"help"}
+    shown = "\n".join(re.findall(r"^\t@echo \"(.+)\"$", makefile, re.MULTILINE))
+    # The lines of `make bench` name the benchmarks that it runs by their endings: -pairing for bench-pairing.
+    endings = {f"bench{ending}" for ending in re.findall(r" (-[a-z]+)[,;]", shown)}
+    assert targets == {*re.findall(r"^make ([a-z-]+)", shown, re.MULTILINE), *endings, "bench-fusion"}
+
+
 def test_the_validation_page_names_every_reason_and_flag() -> None:
     page = (ROOT / "docs" / "validation.md").read_text()
     assert [name for name in (*REASONS, *(flag.__name__ for flag in FLAGS)) if f"`{name}`" not in page] == []

@@ -55,7 +55,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=200, help="number of runs to break (default: 200)")
     parser.add_argument(
         "--seed", type=int, default=SystemRandom().randrange(10**6), help="random seed (default: a new one)"
     )

@@ -241,7 +241,7 @@ def running(folder: Path, workload: Workload, random: Random) -> Iterator[Servic
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.airflow", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=30, help="inject faults for this many minutes (default: 30)")
     parser.add_argument(
         "--seed", type=int, default=SystemRandom().randrange(10**6), help="random seed (default: a new one)"
     )
