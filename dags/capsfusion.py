@@ -99,7 +99,8 @@ PARAMS = {
         False,
         title="Plan again",
         type="boolean",
-        description="If units were started with other settings, discard their work and plan their pairs again.",
+        description="If units were planned with other settings for pulling, pairing or gone images, discard their work"
+        " and plan their pairs again.",
     ),
 }
 
