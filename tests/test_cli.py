@@ -127,7 +127,7 @@ def test_export_writes_files_and_a_manifest_and_says_so(warehouse_url: str, tmp_
     assert manifest["rows_per_file"] == 1_000_000
     other = capsfusion("export", tmp_path / "captions", CAPSFUSION_WAREHOUSE_URL=warehouse_url)
     assert other.returncode == 2
-    assert b"replace the export with --overwrite" in other.stderr
+    assert b"replace that export with --overwrite" in other.stderr
 
 
 def test_a_caption_cannot_steer_the_terminal(warehouse_url: str) -> None:
