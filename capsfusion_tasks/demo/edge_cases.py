@@ -100,8 +100,8 @@ def right_to_left_text(make: RowMaker, day: int) -> Case:
 
 
 def html_entities(make: RowMaker, day: int) -> Case:
-    marks = ("Salt &amp; Pepper", "5&quot; x 7&quot;", "&lt;b&gt;New&lt;/b&gt;")
-    return _with_text(make, day, lambda text: f"{make.rng.choice(marks)} {text} &#8211; &eacute;")
+    marks = ("Salt &amp; Pepper", "Caf&eacute;", "&lt;b&gt;New&lt;/b&gt;")
+    return _with_text(make, day, lambda text: f"{make.rng.choice(marks)} {text} &#8211; 5&quot; &eacute;")
 
 
 def control_characters(make: RowMaker, day: int) -> Case:

@@ -24,8 +24,9 @@ SEVERAL_KEPT = 0.08  # share kept of pairs whose fused caption has more sentence
 # Weights of the kinds of kinds.ini.
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
-    "stock": 8, "home": 6, "howto": 4, "headline": 6,
+    "stock": 8, "home": 6, "howto": 3, "headline": 4,
 }  # fmt: skip
+_SOURCES = {"product": "shop", "home": "home"}  # of web noise; "web" for other kinds
 _DOMAINS_OF = {kind: [name for name in KIND_OF if KIND_OF[name] == kind] for kind in KIND_SHARES}
 TELLINGS = 12  # templates tried for one scene
 _LONG_TITLE = 6  # words; a longer title is a list of keywords, which the fused caption rewrites
@@ -88,7 +89,7 @@ def _pair(rng: random.Random, split: str, domain: str) -> MadePair | None:
         raw, entities = case(raw), [case(entity) for entity in entities]
         for value in sorted(named, key=len, reverse=True):
             fused = fused.replace(value, case(value))
-    raw = add_noise(rng, repaired(raw), split, "shop" if KIND_OF[domain] == "product" else "web")
+    raw = add_noise(rng, repaired(raw), split, _SOURCES.get(KIND_OF[domain], "web"))
     fused = capital(repaired(fused))
     kept = tuple(entity for entity in dict.fromkeys(entities) if entity in raw and entity in fused)
     return MadePair(raw, _written(rng, synthetic), fused, kept, domain)
@@ -113,9 +114,8 @@ def _with_more(scene: Scene, raw: str, fused: str) -> tuple[str, str]:
     for number, template in enumerate(scene.rng.sample(extra, count)):
         said = scene.draw(template)
         raw = f"{raw.rstrip('.')}. {capital(said)}"
-        joined = number == 0 and ". " not in fused and scene.rng.random() < 0.3
         if number == 0 or (number == 1 and len(fused) < 150):
-            fused = fused.rstrip(".") + (f", and {said}." if joined else f". {capital(said)}.")
+            fused = f"{fused.rstrip('.')}. {capital(said)}."
     return raw, fused
 
 
@@ -135,7 +135,7 @@ def _fused(scene: Scene) -> str | None:
 def _case(rng: random.Random) -> Callable[[str], str] | None:
     """Sometimes return a function that changes the case of the raw caption and of the names in the fused caption."""
     kind = rng.random()
-    return str.upper if kind < 0.03 else str.lower if kind < 0.09 else None
+    return str.upper if kind < 0.01 else str.lower if kind < 0.04 else None
 
 
 def _written(rng: random.Random, synthetic: str) -> str:

@@ -11,27 +11,29 @@ from capsfusion_tasks.demo.pairs.words import VOCABULARY, words_of
 def _suffix(rng: random.Random, split: str, source: str) -> str:
     kind = rng.random()
     if kind < 0.45:
-        return rng.choice(words_of(f"{source}_ending"))
+        return rng.choice(words_of("shop_ending" if source == "shop" else "web_ending"))
     if kind < 0.60:
         return f" | {names.brand(rng, split)}" + rng.choice(words_of("site_ending"))
     if kind < 0.70:
         host = f"{names.lower_word(rng, split)}.{rng.choice(('com', 'org', 'net', 'co.uk', 'de'))}"
         return rng.choice((f" - {host}", f" www.{host}", f" @ {host}"))
     if kind < 0.82:
-        label = rng.choice(("SKU", "SKU:", "Item #", "ID", "MLS #", "Ref.", "No.", "Art.Nr.", "-", "#"))
-        return f" {label} {rng.randint(1000, 9999999)}"
+        return f"{rng.choice(words_of(f'{source}_label'))} {rng.randint(1000, 9999999)}"
     if kind < 0.92:
         return "".join(f" #{rng.choice(VOCABULARY)}" for _ in range(rng.randint(1, 3)))
     return rng.choice((".jpg", ".JPG", ".png", "_1.jpg", "-1.jpeg"))
 
 
 def add_noise(rng: random.Random, raw: str, split: str, source: str) -> str:
-    """Add random noise to `raw`: a prefix, suffixes, an article number, hashtags or HTML. `source`: "shop" or "web"."""
+    """Add random noise to `raw`: a prefix, suffixes, an article number, hashtags or HTML.
+
+    `source` is "shop", "home" (an advertisement for a house) or "web".
+    """
     if rng.random() < 0.07:
-        raw = rng.choice(words_of(f"{source}_start")) + raw
+        raw = rng.choice(words_of("shop_start" if source == "shop" else "web_start")) + raw
     if rng.random() < 0.3:
         raw += _suffix(rng, split, source)
-        if rng.random() < 0.2:
+        if rng.random() < 0.1:
             raw += _suffix(rng, split, source)
     kind = rng.random()
     if kind < 0.02:

@@ -167,12 +167,9 @@ class Scene:
                 if self._fits(node.sequence, new=True):
                     parts += self._tell(node.sequence)
             elif isinstance(node, Choice):
-                parts += self._tell(self._chosen(node))
+                parts += self._tell(self._chosen(list(node.options)))
             elif node.is_macro:
-                entries = [entry for entry in self.entries(node.name) if self._fits(parse(entry))]
-                if not entries:
-                    raise Untold
-                said = self._tell(parse(self.rng.choice(entries)))
+                said = self._tell(self._chosen([parse(entry) for entry in self.entries(node.name)]))
                 parts.append(self._written("".join(said), node))
             elif not self._can_say(node):
                 raise Untold
@@ -182,13 +179,13 @@ class Scene:
                 parts.append(self._written(self._value(node), node))
             else:
                 key = self._known(node) or node.key
-                self.told |= {key, *self.inside.get(key, ())}
+                self.told |= {key, *self.inside.get(node.name, ())}
                 parts.append(self._written(self._side(key), node))
         return parts
 
-    def _chosen(self, choice: Choice) -> Sequence:
-        """A random option whose facts are known; one with a fact not yet stated, if there is one."""
-        options = [option for option in choice.options if self._fits(option)]
+    def _chosen(self, sequences: list[Sequence]) -> Sequence:
+        """A random sequence whose facts are known; one with a fact not yet stated, if there is one."""
+        options = [option for option in sequences if self._fits(option)]
         new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
         if not options:
             raise Untold
