@@ -93,7 +93,7 @@ def test_validation_accepts_every_target(split: str) -> None:
 def test_targets_leave_out_what_a_shop_adds() -> None:
     added = re.compile(r"SKU\b|#[a-z]|www\.|\.com|stock|Free Shipping|\.jpg|&quot;|\| \w+ Shop", re.IGNORECASE)
     pairs = made("train")
-    assert sum(bool(added.search(pair.raw)) for pair in pairs) > 120
+    assert sum(bool(added.search(pair.raw)) for pair in pairs) > 100
     kept = [pair.fused for pair in pairs if added.search(pair.fused)]
     assert not kept, kept[:5]
 
@@ -169,6 +169,7 @@ def test_verbs_agree_with_what_they_tell(wrong: str) -> None:
         ("glass by Tarn & Sons", False),
         ("a man and a woman", True),
         ("canvas", False),
+        ("ramen", False),
     ],
 )
 def test_a_plural_is_told_by_its_head(phrase: str, several: bool) -> None:

@@ -11,7 +11,9 @@ _SMALL = frozenset(words_of("small_word"))  # small words, which have no capital
 MASS = frozenset(words_of("mass_noun"))  # mass nouns, which take no article
 _MASS_ENDINGS = tuple(f" {noun}" for noun in sorted(MASS))
 _COUNTED = re.compile(r"(?:two|three|four|five|six|several|some|many|people|men|women|children|friends)\b(?!-)")
-_PLURAL = re.compile(r"(?<!s)(?<!u)(?<!i)s$(?<!canvas)(?<!lens)(?<!gas)(?<!news)(?<!series)|(?:people|men|children)$")
+_PLURAL = re.compile(
+    r"(?<!s)(?<!u)(?<!i)s$(?<!canvas)(?<!lens)(?<!gas)(?<!news)(?<!series)|(?:people|(?<!ra)men|children)$"
+)
 _AFTER_HEAD = re.compile(r" (?:of|with|in|on|at|by|from|for|that|called|holding|wearing|carrying|playing) | \(")
 
 
