@@ -39,8 +39,10 @@ class CsvFile(RowFile):
                 " rename a file with tabs to .tsv; save any other file with commas, as .csv"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            names = ", ".join(twice)
-            raise InputError(f"{self.source} has these column names twice: {names}; rename or drop all but the first")
+            repeated = ", ".join(twice)
+            raise InputError(
+                f"{self.source} has these column names twice: {repeated}; rename or drop all but the first"
+            )
         return names
 
     @cached_property

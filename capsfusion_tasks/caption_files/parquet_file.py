@@ -22,8 +22,10 @@ class ParquetFile(CaptionFile):
     def check(self) -> None:
         names = self.schema.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            names = ", ".join(twice)
-            raise InputError(f"{self.source} has these column names twice: {names}; rename or drop all but the first")
+            repeated = ", ".join(twice)
+            raise InputError(
+                f"{self.source} has these column names twice: {repeated}; rename or drop all but the first"
+            )
         self._check_names(self.source, names)
         for name in self.columns:
             kind = self.schema.field(name).type
