@@ -7,6 +7,7 @@ specific form ("sofa"), `thing.g` for the generic one ("couch").
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 from capsfusion_tasks.demo.pairs import names
 from capsfusion_tasks.demo.pairs.english import AGREEMENT, MASS, WRITING, capital, is_plural
@@ -167,9 +168,9 @@ class Scene:
                 if self._fits(node.sequence, new=True):
                     parts += self._tell(node.sequence)
             elif isinstance(node, Choice):
-                parts += self._tell(self._chosen(list(node.options)))
+                parts += self._tell(self._chosen(node.options))
             elif node.is_macro:
-                said = self._tell(self._chosen([parse(entry) for entry in self.entries(node.name)]))
+                said = self._tell(self._chosen(map(parse, self.entries(node.name))))
                 parts.append(self._written("".join(said), node))
             elif not self._can_say(node):
                 raise Untold
@@ -183,7 +184,7 @@ class Scene:
                 parts.append(self._written(self._side(key), node))
         return parts
 
-    def _chosen(self, sequences: list[Sequence]) -> Sequence:
+    def _chosen(self, sequences: Iterable[Sequence]) -> Sequence:
         """A random sequence whose facts are known; one with a fact not yet stated, if there is one."""
         options = [option for option in sequences if self._fits(option)]
         new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
