@@ -73,8 +73,8 @@ function histogram({ score, bins, exact }, filter, change, of) {
     el("p", { class: "ends" }, el("span", {}, number(bins[0].start)), el("span", {}, `${number(bins.at(-1).start)}+`)),
   );
 
-  // The range of scores to filter by: the bin, or the range of the filter before, extended to the bin. If the bin is
-  // inside that range, the range ends with the bin.
+  // The range of scores that a click selects: the bin. With Shift, the filter's range (before) is extended to the bin.
+  // If the bin is inside that range, the range then ends with the bin.
   function range_of(bin, before) {
     if (before && bin.start < before.score_min) return { score_min: bin.start };
     const start = before ? (before.score_min ?? "") : bin.start;
