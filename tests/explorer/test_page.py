@@ -203,6 +203,18 @@ def test_a_shift_click_extends_the_range_of_a_score_in_both_directions(page: Pag
     expect(page).to_have_url(re.compile("score=novelty&score_below=0.55"))
 
 
+def test_a_shift_click_before_the_new_counts_arrive_extends_the_newest_range(page: Page) -> None:
+    view(page, view="captions", verdict="any", score="novelty", score_min="0.4", score_below="0.45")
+    facets = page.get_by_role("group", name="Facets")
+    facets.get_by_label("Histogram of").select_option("novelty")
+    expect(facets.get_by_role("button", name="0.4 to 0.45: ")).to_have_attribute("aria-pressed", "true")
+    page.route("**/api/facets*", lambda route: None)  # no counts arrive: the histogram stays as it is
+    facets.get_by_role("button", name="0.3 to 0.35: ").click(modifiers=["Shift"])
+    expect(page).to_have_url(re.compile("score_min=0.3&score_below=0.45"))
+    facets.get_by_role("button", name="0.5 to 0.55: ").click(modifiers=["Shift"])
+    expect(page).to_have_url(re.compile("score_min=0.3&score_below=0.55"))
+
+
 def test_back_and_reload_keep_filter_and_caption(page: Page) -> None:
     view(page, view="captions", verdict="rejected")
     expect(page.locator("tbody tr")).to_have_count(20)

@@ -73,7 +73,7 @@ async function offerChoices() {
   }
 }
 
-const change = (parts) => go("captions", { ...filter, ...parts });
+const change = (parts) => go("captions", { ...filter, ...(typeof parts === "function" ? parts(filter) : parts) });
 
 async function load() {
   request.abort();

@@ -7,7 +7,8 @@ export function counted({ captions, exact }) {
   return exact ? number(captions) : `about ${number(captions)}`;
 }
 
-// found: the facets of filter. change(parts) sets parts of the filter. A part with the value "" is removed.
+// found: the facets of filter. change(parts) sets parts of the filter. A part with the value "" is removed. The parts can
+// be a function of the present filter, which is newer than these facets while the next ones are counted.
 // of: the models' names, the scores, and a function show(score) that requests the histogram of another score.
 export function facets(found, filter, change, of) {
   const values = (name, title, all, label = (value) => value) =>
@@ -61,7 +62,9 @@ function histogram({ score, bins, exact }, filter, change, of) {
     const label = `${range}: ${exact ? "" : "about "}${number(bin.captions)}`;
     const column = el("button", { type: "button", title: label, "aria-label": label, "aria-pressed": `${inside(bin)}` });
     column.style.setProperty("--tall", `${(100 * bin.captions) / most}%`);
-    column.addEventListener("click", (event) => change(range_of(bin, event.shiftKey && chosen ? filter : null)));
+    column.addEventListener("click", (event) =>
+      change((present) => range_of(bin, event.shiftKey && present.score === score ? present : null)),
+    );
     return column;
   });
   const none = { score: "", score_min: "", score_max: "", score_below: "" };
