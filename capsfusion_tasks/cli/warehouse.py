@@ -79,7 +79,11 @@ def export(
     end: Annotated[datetime | None, typer.Option(help="Export captions loaded before this time (UTC).")] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Export at most this many captions: those with the lowest pair_ids, a random sample.", min=1),
+        typer.Option(
+            help="Export at most this many captions: those with the lowest pair_ids. A pair_id is a hash, so they are a"
+            " random sample.",
+            min=1,
+        ),
     ] = None,
     rows_per_file: Annotated[int, typer.Option(help="Rows in each file; the last one has fewer.", min=1)] = 1_000_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export in DIR, finished or not.")] = False,

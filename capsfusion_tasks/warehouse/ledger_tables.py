@@ -124,7 +124,7 @@ plans = Table(
     time_column("interval_end"),
     text_column("dag_run_id", nullable=True),
     Column("pairs", BigInteger, nullable=False),
-    # Pairs that are loaded under this fusion_id, or are in another unit with this fusion_id.
+    # Pairs left out because they are loaded under this fusion_id already, or in a unit of an earlier plan.
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     time_column("planned_at", server_default=func.now()),
