@@ -86,44 +86,62 @@ def caption_page(
     return CaptionPage(found[:limit], following, readable_sql(_page(asked, after, limit)))
 
 
-def _find(
-    connection: Connection, conditions: Conditions, after: Position | None, limit: int, among: int | None = None
-) -> list[Caption]:
-    return [Caption(**row) for row in connection.execute(_page(conditions, after, limit, among)).mappings()]
+def _find(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
+    return _captions(connection, _page(conditions, after, limit))
 
 
 def _find_by_index(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
     """Find all matches by a bitmap scan of an index, then take the newest."""
+    return _by_index(connection, _page(conditions, after, limit))
+
+
+def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
+    """Search each table on its own, because the newest captions of one table may reach further back than the other's.
+
+    If the tables shared one limit, matches of the first could fill the page beyond the point that the scan of the
+    second has reached. The next page would start after the second table's matches in between.
+    """
+    found = [row for table in conditions.tables for row in _rare_in(connection, table, conditions, after, limit)]
+    found.sort(key=lambda row: (row.loaded_at, row.pair_id, row.fusion_id), reverse=True)
+    return found[:limit]
+
+
+def _rare_in(
+    connection: Connection, table: Table, conditions: Conditions, after: Position | None, limit: int
+) -> list[Caption]:
+    """Search only the newest captions of ``table``. If they do not have enough matches, find all with an index."""
+    found = _captions(connection, _of_table(table, conditions, after, limit, among=_NEWEST))
+    if limit / 4 <= len(found) < limit:  # matches are so frequent that a longer scan probably finds enough
+        found = _captions(connection, _of_table(table, conditions, after, limit, among=8 * _NEWEST))
+    return found if len(found) == limit else _by_index(connection, _of_table(table, conditions, after, limit))
+
+
+def _by_index(connection: Connection, statement: Select[Any] | CompoundSelect[Any]) -> list[Caption]:
     bitmaps_only(connection, True)
-    found = _find(connection, conditions, after, limit)
+    found = _captions(connection, statement)
     bitmaps_only(connection, False)
     return found
 
 
-def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Search only the newest captions. If they do not have enough matches, find all matches with an index."""
-    found = _find(connection, conditions, after, limit, among=_NEWEST)
-    if limit / 4 <= len(found) < limit:  # matches are so frequent that a longer scan probably finds enough
-        found = _find(connection, conditions, after, limit, among=8 * _NEWEST)
-    return found if len(found) == limit else _find_by_index(connection, conditions, after, limit)
+def _captions(connection: Connection, statement: Select[Any] | CompoundSelect[Any]) -> list[Caption]:
+    return [Caption(**row) for row in connection.execute(statement).mappings()]
 
 
-def _page(
-    conditions: Conditions, after: Position | None, limit: int, among: int | None = None
-) -> Select[Any] | CompoundSelect[Any]:
-    """The query of a page. ``among``: test the conditions of ``Conditions.rare`` only on this many newest captions.
-
-    ``among`` is None: test them on all captions.
-    """
-    pages = [_of_table(table, conditions, after, limit, among) for table in conditions.tables]
+def _page(conditions: Conditions, after: Position | None, limit: int) -> Select[Any] | CompoundSelect[Any]:
+    """The query of a page. It tests all conditions on all captions."""
+    pages = [_of_table(table, conditions, after, limit) for table in conditions.tables]
     if len(pages) == 1:
         return pages[0]
     return union_all(*pages).order_by(*(text(f"{name} desc") for name in _ORDER)).limit(limit)
 
 
 def _of_table(
-    table: Table, conditions: Conditions, after: Position | None, limit: int, among: int | None
+    table: Table, conditions: Conditions, after: Position | None, limit: int, among: int | None = None
 ) -> Select[Any]:
+    """The newest matches in ``table``.
+
+    ``among``: test the conditions of ``Conditions.rare`` only on this many newest captions. None: on all captions.
+    """
     captions = table.alias("caption")  # a plain name, because users see the SQL
     reasons = captions.c.reasons if "reasons" in captions.c else null().cast(rejected_captions.c.reasons.type)
     statement = select(*(captions.c[name] for name in _SHOWN), reasons.label("reasons")).where(

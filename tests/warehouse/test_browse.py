@@ -13,7 +13,7 @@ from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Unit
 from capsfusion_tasks.settings import Settings
-from capsfusion_tasks.warehouse import fusions, ledger
+from capsfusion_tasks.warehouse import browse, fusions, ledger
 from capsfusion_tasks.warehouse.browse import Caption, caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -125,6 +125,18 @@ def test_a_filter_finds_what_meets_it(filled: Warehouse, wanted: CaptionFilter, 
     [everything] = pages(filled, CaptionFilter(), 100)
     expected = keys([row for row in everything if meets(row)])
     assert keys([row for page in pages(filled, wanted, 3) for row in page]) == expected
+
+
+@pytest.mark.parametrize(("newest", "limit"), [(1, 1), (2, 3), (5, 8)])
+def test_pages_of_both_tables_show_every_rare_match_once(
+    filled: Warehouse, monkeypatch: pytest.MonkeyPatch, newest: int, limit: int
+) -> None:
+    """A scan of few captions reaches further back in the table of rejected captions, which has fewer rows."""
+    monkeypatch.setattr(browse, "_NEWEST", newest)
+    [everything] = pages(filled, CaptionFilter(), 100)
+    for wanted, meets in FILTERS:
+        expected = keys([row for row in everything if meets(row)])
+        assert keys([row for page in pages(filled, wanted, limit) for row in page]) == expected, wanted
 
 
 @pytest.mark.parametrize(("wanted", "meets"), FILTERS, ids=[str(number) for number in range(len(FILTERS))])
