@@ -35,6 +35,7 @@ from map_length import max_tasks, require_mappable
 from run_context import (
     FUSION_KEY,
     interval_of,
+    params_of,
     planned_fusion,
     planned_units,
     planning,
@@ -129,7 +130,7 @@ def capsfusion() -> None:
         """Lists the shards that arrived in the interval, and freezes the list, so that a rerun has the same shards."""
         context = get_current_context()
         with planning(context) as work:
-            params = context["params"]
+            params = params_of(context)
             shards = interval_tasks.discover(
                 work, interval_of(context), relist=params["relist"], replan=params["replan"]
             )
@@ -172,7 +173,7 @@ def capsfusion() -> None:
     def plan() -> list[Json]:
         """Skips pairs that are fused already, checks the budget, and cuts the remaining pairs into work units."""
         context = get_current_context()
-        params = context["params"]
+        params = params_of(context)
         with planning(context) as work:
             context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)
             units = interval_tasks.plan(

@@ -8,7 +8,7 @@ from pathlib import Path
 import webhook_alert
 from airflow.sdk import Param, dag, get_current_context, task
 from dag_parts import DEFAULT_ARGS, FILTER_PARAM, Json, limit_param
-from run_context import working
+from run_context import params_of, working
 
 from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.tasks.export import export_filtered
@@ -46,7 +46,7 @@ def capsfusion_export() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def export() -> Json:
         """Writes the captions and a manifest. If the task is cleared, it continues after the last finished file."""
-        params = get_current_context()["params"]
+        params = params_of(get_current_context())
         with working() as work:
             wanted = CaptionFilter.of_param(params["filter"]) or CaptionFilter()
             done = export_filtered(

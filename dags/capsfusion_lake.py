@@ -9,7 +9,7 @@ import webhook_alert
 from airflow.sdk import Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 from dag_parts import CAPTIONS, DEFAULT_ARGS, Json
-from run_context import working
+from run_context import params_of, working
 
 from capsfusion_tasks.tasks import lake_tasks
 
@@ -38,6 +38,9 @@ def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def sync() -> Json:
         """Writes loaded units to the Iceberg table. Skipped if CAPSFUSION_LAKE_TABLE is not set."""
+        params_of(
+            get_current_context()
+        )  # refuses unknown Params before hours of work, although only maintain reads any
         with working() as work:
             if work.settings.lake_table is None:
                 raise AirflowSkipException("CAPSFUSION_LAKE_TABLE is not set")
@@ -47,7 +50,7 @@ def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def maintain() -> Json:
         """Merges small files, and removes snapshots that are older than the Param keep_days."""
-        before = datetime.now(UTC) - timedelta(days=get_current_context()["params"]["keep_days"])
+        before = datetime.now(UTC) - timedelta(days=params_of(get_current_context())["keep_days"])
         with working() as work:
             done = lake_tasks.maintain_lake(work, before=before)
         return {"partitions": done.partitions, "snapshots": done.snapshots, "files": done.files}

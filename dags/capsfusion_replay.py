@@ -24,7 +24,7 @@ from dag_parts import (
     tell_followers,
 )
 from map_length import max_tasks, require_mappable
-from run_context import FUSION_KEY, planned_fusion, planned_units, planning, replay_of, working
+from run_context import FUSION_KEY, params_of, planned_fusion, planned_units, planning, replay_of, working
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.planning.estimate import Budget
@@ -118,7 +118,7 @@ def capsfusion_replay() -> None:
     def plan() -> list[Json]:
         """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
         context = get_current_context()
-        params = context["params"]
+        params = params_of(context)
         with working() as work:  # with the settings of the daily runs, without this run's Params
             selection = replay_of(context, params["fusion_id"] or work.decoding.fusion_id)
         with planning(context) as work:

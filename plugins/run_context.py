@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -39,8 +40,8 @@ def planning(context: Context) -> Iterator[PipelineContext]:
     If no such Param is set and the run has units that are not loaded, uses the decoding settings of these units. This
     is necessary because a backfill that reruns the run clears the Params, but must continue the run's units.
     """
+    params = params_of(context)
     use_aws_connection()
-    params = context["params"]
     chosen = {name: params[name] for name in DECODING if params.get(name) is not None}
     with open_context(load_settings(**chosen)) as work:
         if not chosen:
@@ -55,6 +56,26 @@ def working() -> Iterator[PipelineContext]:
     use_aws_connection()
     with open_context(load_settings()) as work:
         yield work
+
+
+def params_of(context: Context) -> dict[str, Any]:
+    """The run's Params. Raises InputError if the run was given a Param that its DAG does not have.
+
+    Airflow accepts any name. A run would ignore a misspelt ``limit``, and fuse everything.
+    """
+    dag, params = context["dag"], context["params"]
+    if unknown := sorted(params.keys() - set(dag.params)):
+        raise InputError(
+            f"the DAG {dag.dag_id} has no Param {', '.join(_corrected(name, dag.params) for name in unknown)}; it has"
+            f" {', '.join(sorted(dag.params))}. Trigger the run again with the right names"
+        )
+    return params
+
+
+def _corrected(name: str, known: Iterable[str]) -> str:
+    """An unknown name, with the most similar known name if there is one."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"{name:.100} (did you mean {nearest[0]}?)" if nearest else f"{name:.100}"
 
 
 def planned_fusion(context: Context) -> str | None:
@@ -131,15 +152,16 @@ def told(interval: Interval) -> str:
 
 
 def told_params(context: Context) -> str:
-    """The Params of the run that differ from their defaults."""
+    """The Params of the run that differ from their defaults, or that the DAG does not have."""
     usual = context["dag"].params
-    chosen = [f"{name} {value}" for name, value in context["params"].items() if value != usual[name]]
+    given = context["params"].items()
+    chosen = [f"{name} {value}" for name, value in given if name not in usual or value != usual[name]]
     return f"Params: {', '.join(chosen) or 'all at their defaults'}"
 
 
 def replay_of(context: Context, fusion_id: str) -> Replay:
     """The replay of this run, named by the run's id. The Params select rejected captions of ``fusion_id``."""
-    params = context["params"]
+    params = params_of(context)
     return Replay(
         name=context["run_id"],
         fusion_id=fusion_id,

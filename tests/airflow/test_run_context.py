@@ -68,9 +68,11 @@ def run_code(code: str, settings: Settings, tmp_path: Path, **variables: str) ->
 
 def test_params_go_before_the_settings_and_only_where_units_are_planned(tmp_path: Path, warehouse_url: str) -> None:
     code = """
+from types import SimpleNamespace
 from run_context import planning, replay_of, working
 params = {"reason": ["copy"], "start": None, "end": "2026-11-10T01:00:00+01:00", "limit": 3, "filter": None}
-context = {"run_id": "manual", "params": {**params, "num_beams": 5, "max_new_tokens": 7, "prompt": "prompt.txt"}}
+params |= {"num_beams": 5, "max_new_tokens": 7, "prompt": "prompt.txt"}
+context = {"run_id": "manual", "params": params, "dag": SimpleNamespace(params=params)}
 beams = []
 for opened in (planning(context), working()):
     with opened as work:
@@ -108,6 +110,7 @@ from dag_parts import validate
 from load_operator import LoadOperator
 from run_context import planning
 import torchrun_operator
+from types import SimpleNamespace
 from unittest.mock import patch
 from tests.one_process import RankThreads
 
@@ -120,7 +123,7 @@ def counting(settings):
     return real(settings)
 
 rows = []
-with planning({"params": {"model": None}, "run_id": "run 1"}) as work:
+with planning({"params": {"model": None}, "run_id": "run 1", "dag": SimpleNamespace(params={"model": None})}) as work:
     resumed = work.decoding.fusion_id
 pipeline.open_warehouse = counting
 torchrun_operator.Torchrun = RankThreads
