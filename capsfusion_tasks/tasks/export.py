@@ -26,12 +26,10 @@ from capsfusion_tasks.tasks.dataset_card import dataset_card, is_generated
 from capsfusion_tasks.tasks.export_parts import Part, Rows, Target, write_part
 from capsfusion_tasks.tasks.hub_folder import CARD, HubFolder
 from capsfusion_tasks.warehouse import export as captions
-from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export import ExportSession
 from capsfusion_tasks.warehouse.export_selection import Selection, Snapshot, named_columns
 from capsfusion_tasks.warehouse.provenance import Origin
-from capsfusion_tasks.warehouse.readable import condition_sql
 
 # Names start with an underscore, because pyarrow, Spark and other readers of folders then skip these files.
 BEGUN, MANIFEST = "_export.json", "_manifest.json"
@@ -149,9 +147,8 @@ def export_filtered(
         raise InputError(
             "the filter selects rejected captions, but an export has only accepted ones: unset `verdict` and `reason`"
         )
-    with warehouse.engine.connect() as connection:
-        where = condition_sql(connection, wanted, fused_captions.alias("captions"))
-    selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, where=where, limit=limit)
+    wanted = wanted.model_copy(update={"verdict": "any"})  # means the same here as "accepted"
+    selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, filter=wanted, limit=limit)
     with export_target(export_to, scratch) as target:
         manifest = export_captions(warehouse, target, selection, say=say)
         return {"target": target.path(""), "rows": manifest.rows, "files": len(manifest.files)}
@@ -163,7 +160,7 @@ def _begin(
     """Return the export in the folder, with its complete files. If there is none, or to replace it, begin a new one."""
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
-        _require_same(target, found, selection, rows_per_file)
+        _require_same(target, found, _as_recorded(session, selection, found.selection), rows_per_file)
         outdated = overwrite == "outdated" and not session.freeze(selection).is_same_as(found.snapshot)
         if not outdated:
             whole = list(takewhile(lambda part: target.size(part.file) == part.bytes, found.files))
@@ -176,12 +173,25 @@ def _begin(
                     " --overwrite, or in another folder"
                 )
             return _start(target, found.model_copy(update={"files": whole, "snapshot": _named(session, target, found)}))
-    snapshot = session.freeze(selection)
+    selection, snapshot = session.resolve(selection), session.freeze(selection)
     query = captions.captions_query(
         selection, several=len(snapshot.fusions) > 1, releases=snapshot.releases, limit=selection.limit
     ).as_string()
     manifest = Manifest(selection=selection, rows_per_file=rows_per_file, folder=DATA, query=query, snapshot=snapshot)
     return _start(target, manifest)
+
+
+def _as_recorded(session: ExportSession, now: Selection, before: Selection) -> Selection:
+    """``now`` as the manifest of ``before`` would record it if both are the same selection.
+
+    The SQL of an equal filter may differ, because the ledger knows more units and shards now. So it is not compared,
+    except if an earlier capsfusion began the export and recorded only the SQL.
+    """
+    if now.filter is None:
+        return now
+    if before.filter is None:
+        return session.resolve(now).model_copy(update={"filter": None})
+    return now.model_copy(update={"where": before.where})
 
 
 def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
@@ -212,14 +222,18 @@ def _read(target: Target, name: str) -> Manifest | None:
 
 
 def _require_same(target: Target, found: Manifest, selection: Selection, rows_per_file: int) -> None:
-    before = {**found.selection.model_dump(mode="json"), "rows_per_file": found.rows_per_file}
-    now = {**selection.model_dump(mode="json"), "rows_per_file": rows_per_file}
+    before, now = _options(found.selection, found.rows_per_file), _options(selection, rows_per_file)
     shown = {name: [("none" if value is None else value) for value in (before[name], now[name])] for name in now}
     if differing := [f"{name} was {old}, is now {new}" for name, (old, new) in shown.items() if old != new]:
         raise InputError(
             f"{target.path('')} contains an export with other options ({'; '.join(differing)}): give another folder, or"
             " replace that export with --overwrite"
         )
+
+
+def _options(selection: Selection, rows_per_file: int) -> dict[str, Any]:
+    wanted = selection.filter and selection.filter.model_dump(mode="json", exclude_defaults=True)
+    return {**selection.model_dump(mode="json"), "filter": wanted, "rows_per_file": rows_per_file}
 
 
 def _start(target: Target, manifest: Manifest) -> Manifest:

@@ -20,6 +20,7 @@ from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin, release_names
+from capsfusion_tasks.warehouse.readable import condition_sql
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
 KEY, FUSION = "_pair_id", "_fusion_id"  # columns that each stream of captions has after the selected ones
@@ -46,6 +47,14 @@ class ExportSession:
 
     def __init__(self, warehouse: Warehouse, connection: Any) -> None:
         self._warehouse, self._connection = warehouse, connection
+
+    def resolve(self, selection: Selection) -> Selection:
+        """``selection`` with its filter as SQL, by what the ledger says now. Raises UnclearFilter."""
+        if selection.filter is None:
+            return selection
+        with self._warehouse.engine.connect() as connection:
+            where = condition_sql(connection, selection.filter, fused_captions.alias("captions"))
+        return selection.model_copy(update={"where": where})
 
     def freeze(self, selection: Selection) -> Snapshot:
         """The current state of the warehouse for ``selection``. Raises InputError for an unknown fusion_id."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval, UtcTime, refuse_empty_span
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
@@ -19,7 +20,11 @@ ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
 
 
 class Selection(BaseModel):
-    """The captions to export: for each pair, the newest accepted caption, if it meets all conditions."""
+    """The captions to export: for each pair, the newest accepted caption, if it meets all conditions.
+
+    A ``filter`` and its SQL are both recorded. The SQL lists shards and times of loads as the ledger had them when the
+    export began, so an interrupted export continues with this SQL. But the filter tells whether it is the same export.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,7 +33,8 @@ class Selection(BaseModel):
     interval: Interval | None = None  # only captions of this interval's units
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
-    where: str | None = None  # a condition on the columns of fused_captions, in SQL
+    filter: CaptionFilter | None = None
+    where: str | None = None  # a condition on the columns of fused_captions, in SQL; with a filter, made from it
     limit: int | None = None
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.identity import decide
@@ -31,7 +32,7 @@ from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import export_parts
-from capsfusion_tasks.tasks.export import Manifest, export_captions
+from capsfusion_tasks.tasks.export import Manifest, export_captions, export_filtered
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -328,6 +329,57 @@ def test_what_is_loaded_meanwhile_is_not_mixed_in(own: Warehouse, tmp_path: Path
     assert read(storage).equals(read(unbroken))
     assert run(own, storage, rows_per_file=100, overwrite="outdated").rows == 440
     assert read(storage)["capsfusion"].to_pylist().count("newest") == 100
+
+
+FILTERS = [CaptionFilter(day=DAY.start.date()), CaptionFilter(dag_run_id="run"), CaptionFilter(shard="0")]
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=["day", "run", "shard"])
+def test_a_filtered_export_is_gone_on_with_when_the_ledger_says_more(
+    own: Warehouse, tmp_path: Path, wanted: CaptionFilter
+) -> None:
+    unbroken, storage, earlier = (Storage(str(tmp_path / name)) for name in ("unbroken", "broken", "earlier"))
+    run(own, unbroken, rows_per_file=100, filter=wanted)
+    for each in (storage, earlier):
+        break_off(own, each, after=1, filter=wanted)
+    begun = earlier.read_json("_export.json")
+    del begun["selection"]["filter"]  # earlier versions recorded only the condition
+    earlier.write_json("_export.json", begun)
+    plan(own, ("w1", 10), dag_run_id="a later run")
+    load_unit(own, "w1", rows(*range(ROWS, ROWS + 10), laion_coco_shard="laion_coco 1"))
+    record_source(own, "/data/more", "laion_coco 1", "laion_coco")
+    for _ in range(2):  # first to complete the export, then with nothing left to do
+        assert run(own, storage, rows_per_file=100, filter=wanted).rows == read(unbroken).num_rows
+    assert read(storage).equals(read(unbroken))
+    with pytest.raises(InputError, match=r"filter was \{'\w+': '[^']+'\}, is now \{'words': 'x'\}\): give another"):
+        run(own, storage, rows_per_file=100, filter=CaptionFilter(words="x"))
+    with pytest.raises(InputError, match=r"(?s)other options \(where was [^;]*, is now [^;]*\): give"):
+        run(own, earlier, rows_per_file=100, filter=wanted)
+
+
+def test_a_filtered_export_of_an_earlier_version_is_gone_on_with(filled: Warehouse, tmp_path: Path) -> None:
+    storage, wanted = Storage(str(tmp_path)), CaptionFilter(day=DAY.start.date())
+    break_off(filled, storage, after=1, filter=wanted)
+    begun = storage.read_json("_export.json")
+    del begun["selection"]["filter"]
+    storage.write_json("_export.json", begun)
+    assert run(filled, storage, rows_per_file=100, filter=wanted).rows == 260
+
+
+def test_an_interrupted_run_of_the_dag_that_exports_is_repeated(own: Warehouse, tmp_path: Path) -> None:
+    class BrokenOffError(Exception):
+        pass
+
+    def break_off(_: str) -> None:
+        raise BrokenOffError
+
+    wanted, folder = CaptionFilter(day=DAY.start.date()), str(tmp_path / "kept")
+    with pytest.raises(BrokenOffError):
+        export_filtered(own, wanted, folder, tmp_path, say=break_off)
+    plan(own, ("w1", 10))
+    load_unit(own, "w1", rows(*range(ROWS, ROWS + 10)))
+    assert export_filtered(own, wanted, folder, tmp_path, say=quiet)["rows"] == 260
+    assert export_filtered(own, wanted, str(tmp_path / "new"), tmp_path, say=quiet)["rows"] == 270
 
 
 def test_an_export_whose_rows_were_replaced_meanwhile_is_not_gone_on_with(own: Warehouse, tmp_path: Path) -> None:
