@@ -10,7 +10,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.connection import IN_UTC, Warehouse
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, REFUSED, unreachable, user_error
 
 # By default, the driver wraps each statement in COPY (…) TO, which streams the rows. But COPY accepts only queries, and
@@ -33,6 +33,7 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
         raise problem from error
     with connection:
         try:
+            _execute(connection, IN_UTC)
             if read_only:
                 _execute(connection, "set transaction isolation level repeatable read read only")
             yield connection

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from capsfusion_tasks.errors import InputError
@@ -16,6 +17,11 @@ from capsfusion_tasks.warehouse.embedded import embedded_postgres
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
 from capsfusion_tasks.warehouse.sqlstates import from_psycopg, one_line, unreachable
 from capsfusion_tasks.warehouse.url import describe, libpq_uri, parse_url
+
+# Every connection runs this, because the server, the database or the login may have another time zone: psycopg returns
+# times in that zone, and SQL takes days from it. An option of the URL would do too, but pgbouncer refuses options. It
+# keeps this setting for a client, even if it pools transactions.
+IN_UTC = "set timezone = 'UTC'"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
     url = url.update_query_dict({"client_encoding": "UTF8"})
     # hide_parameters: errors show statements without their values, because captions and names are untrusted.
     engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    event.listen(engine, "connect", _use_utc)
     try:
         _prepare_schema(engine, migrate)
         yield Warehouse(engine, url)
@@ -62,6 +69,13 @@ def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
         raise told from error
     finally:
         engine.dispose()
+
+
+def _use_utc(connection: psycopg.Connection[Any], _: object) -> None:
+    """Set the time zone of a new connection, outside of transactions, because a rollback would undo it."""
+    connection.autocommit = True
+    connection.execute(IN_UTC)
+    connection.autocommit = False
 
 
 def _prepare_schema(engine: Engine, migrate: bool) -> None:

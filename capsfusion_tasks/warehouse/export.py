@@ -204,7 +204,6 @@ def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]
     with adbc_session(warehouse, read_only=True) as connection:
         with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(f"set local search_path = {SCHEMA}, public")
-            cursor.execute("set local timezone = 'UTC'")  # for times without a zone in the user's condition
             cursor.execute(f"select pg_try_advisory_xact_lock({lock_sql('export')})", (target,))
             [locked] = cursor.fetchone()
         if not locked:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import socket
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.engine import make_url
 
+from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.warehouse.browse import caption_page
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.facets import facets
+from capsfusion_tasks.warehouse.ledger_tables import work_units
+from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision
 from capsfusion_tasks.warehouse.sql import execute_sql
 from capsfusion_tasks.warehouse.url import libpq_uri, parse_url
-from tests.conftest import plain_url
+from tests.conftest import new_warehouse, plain_url
+from tests.warehouse.conftest import DAY, plan, rows
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
@@ -96,6 +103,30 @@ def test_the_environment_of_libpq_does_not_change_what_text_is(
         warehouse.engine.connect() as connection,
     ):
         assert connection.scalar(text("select 'é 猫'")) == "é 猫"
+
+
+def test_times_are_in_utc_whatever_the_time_zone_of_the_database(postgres: EmbeddedPostgres) -> None:
+    with new_warehouse(postgres) as url:
+        admin = create_engine(url, isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            name = make_url(url).database
+            connection.execute(text(f"alter database {name} set timezone = 'America/New_York'"))
+        admin.dispose()
+        with open_warehouse(Settings(warehouse_url=url)) as warehouse:
+            plan(warehouse, ("u1", 2))  # of an interval that starts at midnight (UTC), the day before in New York
+            load_unit(warehouse, "u1", rows(0, 1))
+            with warehouse.engine.connect() as first, warehouse.engine.connect() as second:
+                begins = work_units.c.interval_start
+                first.rollback()
+                for connection in (first, second):
+                    start, day = connection.execute(select(begins, func.date(begins))).one()
+                    assert (start.utcoffset(), day) == (timedelta(), DAY.start.date())
+                page = caption_page(first, CaptionFilter())
+                assert {row.loaded_at.utcoffset() for row in page.rows} == {timedelta()}
+                days = facets(first, CaptionFilter(words="capsfusion"), "novelty").days
+            told = execute_sql(warehouse, "select interval_start::date::text as day from work_units").to_pylist()
+    assert [each.value for each in days] == ["2026-11-10"]
+    assert told == [{"day": "2026-11-10"}]
 
 
 def test_the_environment_of_libpq_does_not_reach_the_embedded_server(
