@@ -34,7 +34,7 @@ from capsfusion_tasks.warehouse import browse, choices, funnels, judgements
 from capsfusion_tasks.warehouse.conditions import UnclearFilter
 from capsfusion_tasks.warehouse.facets import facets
 from capsfusion_tasks.warehouse.hints import hint
-from capsfusion_tasks.warehouse.judgements import judgements_of
+from capsfusion_tasks.warehouse.judgements import ReplacedCaption, judgements_of
 from capsfusion_tasks.warehouse.lineage import lineage
 from capsfusion_tasks.warehouse.trends import trends
 
@@ -87,6 +87,10 @@ def create_app(
     @app.exception_handler(UnclearFilter)
     async def unclear(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=422)
+
+    @app.exception_handler(ReplacedCaption)
+    async def replaced(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, status_code=409)
 
     @app.exception_handler(InputError)
     @app.exception_handler(NotReadyError)
@@ -194,9 +198,9 @@ def _add_judgements(app: FastAPI, access: WarehouseAccess, judge: Callable[..., 
     @app.put(judgement)
     def put(pair_id: UUID, fusion_id: str, said: JudgementBody, name: str = Depends(judge)) -> Json:
         with access.writable("judgements") as connection:
-            if not judgements.judge(connection, pair_id, fusion_id, name, said.verdict, said.note):
+            if not judgements.judge(connection, pair_id, fusion_id, name, **said.model_dump()):
                 raise HTTPException(404, _NO_CAPTION)
-        return {"judged_by": name, **said.model_dump()}
+        return {"judged_by": name, **said.model_dump(exclude={"shown"})}
 
     @app.delete(judgement)
     def delete(pair_id: UUID, fusion_id: str, name: str = Depends(judge)) -> Json:

@@ -55,12 +55,13 @@ class ImageQuery(BaseModel):
 
 
 class JudgementBody(BaseModel):
-    """A user's judgement of a caption."""
+    """A user's judgement of a caption. ``shown``: the caption's text that the user has read; None: not checked."""
 
     model_config = ConfigDict(extra="forbid")
 
     verdict: Literal[JUDGEMENTS]  # type: ignore[valid-type]
     note: Annotated[str, Field(max_length=2000), AfterValidator(storable)] = ""
+    shown: str | None = None
 
 
 def as_text(position: Position | None) -> str | None:

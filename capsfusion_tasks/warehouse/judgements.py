@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, judgements, rejected_captions
 
 
@@ -24,10 +25,24 @@ class Judgement:
     outdated: bool = False
 
 
-def judge(connection: Connection, pair_id: UUID, fusion_id: str, judged_by: str, verdict: str, note: str) -> bool:
+class ReplacedCaption(InputError):
+    """The caption that a person has judged is not the one that the warehouse has now."""
+
+
+def judge(
+    connection: Connection,
+    pair_id: UUID,
+    fusion_id: str,
+    judged_by: str,
+    verdict: str,
+    note: str,
+    *,
+    shown: str | None = None,
+) -> bool:
     """Record a judgement. It replaces an earlier one by the same person. Returns False if the caption does not exist.
 
-    The judgement includes the judged texts, because a replay may replace the caption.
+    The judgement includes the judged texts, because a replay may replace the caption. ``shown``: the caption that the
+    person has read. Raises ReplacedCaption if the warehouse has another one now. None: accept any.
     """
     for captions in (fused_captions, rejected_captions):
         column = captions.c
@@ -40,6 +55,11 @@ def judge(connection: Connection, pair_id: UUID, fusion_id: str, judged_by: str,
             break
     else:
         return False
+    if shown is not None and shown != judged.capsfusion:
+        raise ReplacedCaption(
+            "the judgement was not saved, because another caption of this pair has been loaded since the one that was"
+            " shown: open it again and judge what you see then"
+        )
     values = {**judged._mapping, "verdict": verdict, "note": note, "judged_at": func.now()}
     key = {"pair_id": pair_id, "fusion_id": fusion_id, "judged_by": judged_by}
     statement = insert(judgements).values(**key, **values)

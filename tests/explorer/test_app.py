@@ -93,6 +93,28 @@ def test_a_caption_that_is_not_there_cannot_be_judged(client: TestClient) -> Non
     assert client.put(path, json={"verdict": "good"}).status_code == 404
 
 
+def test_a_caption_that_was_replaced_while_it_was_shown_is_not_judged(warehouse_url: str) -> None:
+    settings = Settings(warehouse_url=warehouse_url)
+    with (
+        open_warehouse(settings) as warehouse,
+        TestClient(create_app(guard=lambda: None, judge=lambda: "ada", settings=lambda: settings)) as client,
+    ):
+        plan(warehouse, ("u1", 1), ("u2", 1))
+        load_unit(warehouse, "u1", rows(1))
+        [shown] = get(client, "/api/captions")["rows"]
+        load_unit(warehouse, "u2", rows(1, capsfusion="another text"), replace=True)
+        path = f"/api/captions/{shown['pair_id']}/f1"
+        answer = client.put(f"{path}/judgement", json={"verdict": "good", "shown": shown["capsfusion"]})
+        assert answer.status_code == 409
+        assert "was not saved, because another caption of this pair has been loaded" in answer.json()["detail"]
+        assert get(client, path)["judgements"] == []
+        for seen in ({"shown": "another text"}, {"shown": None}, {}):
+            answer = client.put(f"{path}/judgement", json={"verdict": "bad", **seen})
+            assert answer.json() == {"judged_by": "ada", "verdict": "bad", "note": ""}
+        [judgement] = get(client, path)["judgements"]
+        assert (judgement["verdict"], judgement["outdated"]) == ("bad", False)
+
+
 def test_a_login_that_may_only_read_is_told_who_can_grant_the_right(
     settings: Settings, client: TestClient, postgres: EmbeddedPostgres
 ) -> None:
