@@ -117,9 +117,10 @@ def fuse_files(
     opened = {each: _open(each.source, columns) for each in files}
     for each in files:
         format_of(each.target, write=True)
+    one = [each.target for each in files] == [out]
     # After an interrupted try, do not refuse existing targets here, because that try may have written them.
     if not begun.is_begun(out):
-        _check_new(files, out, existing)
+        _check_new(files, out, existing, one=one)
     # The dtype "auto" depends on the device. If the setting ``device`` is "auto", use the device of this machine,
     # because the model runs here.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"
@@ -134,12 +135,13 @@ def fuse_files(
         if earlier := begun.read(parts):
             begun.require_same_decoding(earlier, decoding, parts)
             kept, new = begun.in_order(earlier, new, out)
+            _check_writable(kept, out, overwrite=True, one=one)  # the earlier try may have written these targets
         if existing == "skip":
             new, found = [each for each in new if not each.target.exists()], len(new)
             if found > len(new):
                 on_line(f"{out}: {found - len(new)} of {len(files)} files exist already and are skipped")
         else:
-            _check_new(new, out, existing)
+            _check_new(new, out, existing, one=one)
         todo = [*kept, *new]
         sources = [opened[each] for each in todo]
         if not todo:
@@ -162,7 +164,8 @@ def fuse_files(
         else:
             on_line("the input has no rows: nothing is fused")
 
-        _check_new(new, out, existing)  # check again, because another program may have written targets meanwhile
+        # Check again, because another program may have written targets meanwhile.
+        _check_new(new, out, existing, one=one)
         captions = FileCaptions(job, columns, storage, take_beam if decoding.keep_beams else None)
         for each in todo:
             each.target.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -179,14 +182,21 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
         raise InputError(f"{error}: name the captions' columns with --raw-column and --synthetic-column") from error
 
 
-def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput) -> None:
-    """Raise InputError if a target cannot be written, or if it exists and must not be replaced."""
-    one = [each.target for each in files] == [out]
+def _check_writable(files: Sequence[InOut], out: Path, *, overwrite: bool, one: bool) -> None:
+    """Raise InputError if a target cannot be written. ``one``: ``out`` is the only target, not the folder of targets.
+
+    ``files`` can be a part of all files, such as the new ones, so it does not tell whether ``out`` is a folder.
+    """
     for each in files:
         if one or each.target.parent.is_dir():
-            check_writable(each.target, overwrite=existing != "refuse" or not one, but=each.source)
+            check_writable(each.target, overwrite=overwrite, but=each.source)
     if not one:
         check_writable_folder(out)
+
+
+def _check_new(files: Sequence[InOut], out: Path, existing: ExistingOutput, *, one: bool) -> None:
+    """Raise InputError if a target cannot be written, or if it exists and must not be replaced."""
+    _check_writable(files, out, overwrite=existing != "refuse" or not one, one=one)
     found = [each.target for each in files if each.target.exists()]
     if found and existing == "refuse":
         raise InputError(

@@ -169,6 +169,36 @@ def test_a_try_that_ended_while_it_wrote_goes_on_although_files_have_come(
     assert not Path("fused.parts").exists()
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_a_single_file_goes_on_although_its_output_exists(
+    fuse: Fuse, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """The output is from before and may be replaced, or the earlier try ended just after it wrote the output."""
+    arguments = ["shards/1.jsonl", "out.jsonl", *([] if written else ["--overwrite"])]
+    if not written:
+        Path("out.jsonl").write_text("old\n")
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "write_caption_file", _fails_at("out.jsonl", after=written))
+        assert fuse(*arguments).exit_code == 130
+    assert len(Path("out.jsonl").read_text().splitlines()) == (3 if written else 1)
+    done = fuse(*arguments)
+    assert done.exit_code == 0, done.exception
+    assert "3/3 rows (3 of an earlier try)" in done.stderr
+    assert len(rows("out.jsonl")) == 3
+    assert not Path("out.jsonl.parts").exists()
+
+
+def test_an_earlier_try_is_not_continued_into_what_cannot_be_written(
+    fuse: Fuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "write_caption_file", _fails_at("1.jsonl"))
+        assert fuse("shards", "fused").exit_code == 130
+    Path("fused/1.jsonl").mkdir()
+    monkeypatch.setattr(files, "Torchrun", None)
+    assert "cannot write fused/1.jsonl: it is a folder" in fail(fuse("shards", "fused"))
+
+
 def test_finished_rows_of_other_settings_or_files_are_not_discarded_unasked(
     fuse: Fuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,13 +216,18 @@ def test_finished_rows_of_other_settings_or_files_are_not_discarded_unasked(
     assert "earlier try" not in done.stderr
 
 
-def _fails_at(name: str) -> Callable[..., None]:
-    """A ``write_caption_file`` that raises KeyboardInterrupt when it writes ``name``, as if the user pressed Ctrl-C."""
+def _fails_at(name: str, *, after: bool = False) -> Callable[..., None]:
+    """A ``write_caption_file`` that raises KeyboardInterrupt as if the user pressed Ctrl-C when it writes ``name``.
+
+    ``after``: only after it has written the file.
+    """
     write = files.write_caption_file
 
     def writing(target: Path, *more: Any) -> None:
-        if target.name == name:
+        if target.name == name and not after:
             raise KeyboardInterrupt
         write(target, *more)
+        if target.name == name:
+            raise KeyboardInterrupt
 
     return writing
