@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from capsfusion_tasks.caption_files.inputs import InOut
-from capsfusion_tasks.decoding import Decoding
+from capsfusion_tasks.decoding import KNOBS, Decoding
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.parts_folder import parts_path
 from capsfusion_tasks.staging.storage import Storage
@@ -50,7 +50,7 @@ def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None
         return
     differing = [
         f"{name} {getattr(before, name)}, now {getattr(now, name)}"
-        for name in ("model", "engine", "dtype", "num_beams", "max_new_tokens")
+        for name in ("model", "dtype", *KNOBS)
         if getattr(before, name) != getattr(now, name)
     ]
     raise InputError(

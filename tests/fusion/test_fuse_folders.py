@@ -15,8 +15,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
+from capsfusion_tasks.decoding import KNOBS
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion import files
+from capsfusion_tasks.fusion import begun, files
+from capsfusion_tasks.fusion.identity import decide
+from capsfusion_tasks.settings import load_settings
 from tests.fusion.conftest import PAIRS
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -167,6 +170,14 @@ def test_a_try_that_ended_while_it_wrote_goes_on_although_files_have_come(
     assert "11/11 rows (10 of an earlier try)" in done.stderr
     assert outputs() == ["0.parquet", "00.jsonl", "1.jsonl", "late/2.json"]
     assert not Path("fused.parts").exists()
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_a_knob_that_differs_from_the_earlier_try_is_named(tiny_model: Path, knob: str) -> None:
+    before = decide(load_settings(model=str(tiny_model)))
+    now = before.model_copy(update={knob: "another", "fusion_id": "another"})
+    with pytest.raises(InputError, match=rf"\({knob} {getattr(before, knob)}, now another\)"):
+        begun.require_same_decoding(begun.Begun(decoding=before, files=()), now, Path("out.parts"))
 
 
 @pytest.mark.parametrize("written", [False, True])
