@@ -45,3 +45,11 @@ def absolute_model(model: str) -> str:
     if not model:
         raise ValueError("it is empty; give a folder or a hub id")
     return model
+
+
+def parts_path(target: Path) -> Path:
+    """The folder ``<OUT>.parts`` with the finished rows of ``capsfusion fuse``. ``target``: the argument OUT."""
+    path = target.absolute()  # "." has a name only as an absolute path
+    if path.name == "..":
+        path = path.resolve()
+    return path.parent / f"{path.name}.parts"

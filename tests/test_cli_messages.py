@@ -90,7 +90,7 @@ def test_a_command_that_only_reads_says_which_home_it_looks_at(
     [
         (InputError("no such file"), 2, "capsfusion: error: no such file\n"),
         (NotReadyError("no space: make room"), 75, "capsfusion: not now: no space: make room\n"),
-        (KeyboardInterrupt(), 130, "capsfusion: interrupted. Finished rows are kept in out.jsonl.parts."),
+        (KeyboardInterrupt(), 130, "capsfusion: interrupted. Finished rows are kept in {cwd}/out.jsonl.parts. "),
     ],
 )
 def test_how_a_command_ends(
@@ -101,7 +101,7 @@ def test_how_a_command_ends(
 
     monkeypatch.setattr("capsfusion_tasks.fusion.files.fuse_files", fail)
     assert exit_code(monkeypatch, "fuse", "in.jsonl", "out.jsonl") == code
-    assert said in capsys.readouterr().err
+    assert said.format(cwd=Path.cwd()) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from capsfusion_tasks.caption_files.formats import NAMES, has_format
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.locations import parts_path
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     found = _found(source)
     with_hidden = _is_hidden(source.relative_to(base))  # the pattern itself has a name such as _late
     # OUT can be inside IN. Files in OUT, and finished rows in OUT.parts, are not inputs.
-    beside = (target.resolve(), target.absolute().with_name(f"{target.name}.parts").resolve())
+    beside = (target.resolve(), parts_path(target).resolve())
     ours = [each for each in beside if each.is_relative_to(base.resolve())]
     inputs = [
         path
@@ -73,7 +74,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     ]
     if not inputs:
         raise InputError(
-            f"{source} has only files that are left out, such as {found[0]}: files in OUT or {target.name}.parts, and"
+            f"{source} has only files that are left out, such as {found[0]}: files in OUT or {parts_path(target).name}, and"
             " files whose names or folders begin with a dot or an underscore, are not inputs; name other files"
         )
     yield from ((path, path.relative_to(base)) for path in inputs)

@@ -33,9 +33,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _AGAIN = "Run the same command again to continue."
-# What each command prints after Ctrl-C: what is kept, and how to continue. {target} is replaced by that argument.
+# What each command prints after Ctrl-C: what is kept, and how to continue. {target} is replaced by that argument, and
+# {parts} by the folder of its finished rows.
 _COMMANDS: dict[Callable[..., None], str] = {
-    fuse: "Finished rows are kept in {target}.parts. Run the same command again, without --no-resume, to continue.",
+    fuse: "Finished rows are kept in {parts}. Run the same command again, without --no-resume, to continue.",
     validate: "Nothing was written.",
     run: f"Pulled shards, finished rows and loaded units are kept. {_AGAIN}",
     replay: f"Finished rows and loaded units are kept. {_AGAIN}",

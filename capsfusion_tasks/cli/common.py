@@ -15,6 +15,7 @@ from rich.console import Console
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError, printable
+from capsfusion_tasks.locations import parts_path
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.variables import unusable
 
@@ -122,7 +123,8 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
         try:
             command(**arguments)
         except KeyboardInterrupt:
-            report_error(f"interrupted. {kept.format(**arguments)}")
+            parts = parts_path(arguments["target"]) if "{parts}" in kept else None
+            report_error(f"interrupted. {kept.format(**arguments, parts=parts)}")
             sys.exit(130)
 
     return run

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from capsfusion_tasks.caption_files.inputs import InOut
 from capsfusion_tasks.decoding import KNOBS, Decoding
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.parts_folder import parts_path
+from capsfusion_tasks.locations import parts_path
 from capsfusion_tasks.staging.storage import Storage
 
 _NAME = "begun.json"

@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import TextIO
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.locations import parts_path
 
 _LOCK = "lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of network file systems without locks
-
-
-def parts_path(target: Path) -> Path:
-    """The folder with the finished rows of ``target``."""
-    return target.absolute().with_name(f"{target.name}.parts")
 
 
 @contextmanager

@@ -172,6 +172,21 @@ def test_a_try_that_ended_while_it_wrote_goes_on_although_files_have_come(
     assert not Path("fused.parts").exists()
 
 
+@pytest.mark.parametrize(("folder", "out"), [("x", "."), ("x/below", "..")])
+def test_finished_rows_of_an_output_without_a_name_are_kept_beside_it(
+    fuse: Fuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, out: str
+) -> None:
+    Path("x/below").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "write_caption_file", _fails_at("2.json"))
+        stopped = fuse(str(tmp_path / "shards/late"), out)
+    assert f"kept in {tmp_path}/x.parts. " in stopped.stderr
+    assert (tmp_path / "x.parts/begun.json").exists()
+    assert fuse(str(tmp_path / "shards/late"), out).exit_code == 0
+    assert sorted(os.listdir(tmp_path)) == ["shards", "x"]
+
+
 @pytest.mark.parametrize("knob", KNOBS)
 def test_a_knob_that_differs_from_the_earlier_try_is_named(tiny_model: Path, knob: str) -> None:
     before = decide(load_settings(model=str(tiny_model)))
