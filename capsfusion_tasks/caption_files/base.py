@@ -18,7 +18,11 @@ GROUP_BYTES = 256 << 20  # the same maximum in bytes, for files whose rows conta
 
 
 class MissingColumns(InputError):
-    """A file or one of its rows lacks columns."""
+    """A file or one of its rows lacks columns. ``missing``: their names."""
+
+    def __init__(self, message: str, missing: Collection[str]) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ class CaptionFile(ABC):
     def _check_names(self, where: Path | str, names: Collection[str]) -> None:
         if missing := [name for name in self.text_columns if name not in names]:
             raise MissingColumns(
-                f"{where} has no {' and no '.join(missing)}; it has {', '.join(names) or 'no columns'}"
+                f"{where} has no {' and no '.join(missing)}; it has {', '.join(names) or 'no columns'}",
+                missing,
             )
         if self.adds in names:
             raise InputError(f"{where} already has a column {self.adds}; rename or drop it, or it would be overwritten")

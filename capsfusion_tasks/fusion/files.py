@@ -179,7 +179,12 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
     try:
         return open_caption_file(source, [columns.raw, columns.synthetic], adds=OUTPUT_COLUMN, key=columns.row_id)
     except MissingColumns as error:
-        raise InputError(f"{error}: name the captions' columns with --raw-column and --synthetic-column") from error
+        advice = []
+        if {columns.raw, columns.synthetic} & set(error.missing):
+            advice.append("name the captions' columns with --raw-column and --synthetic-column")
+        if columns.row_id in error.missing:
+            advice.append("name the column of ids with --id-column, or leave this option out")
+        raise InputError(f"{error}: {'; '.join(advice)}") from error
 
 
 def _check_writable(files: Sequence[InOut], out: Path, *, overwrite: bool, one: bool) -> None:

@@ -186,6 +186,21 @@ def test_bad_files_are_refused_with_what_is_wrong(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("raw", "advice"),
+    [
+        ("laion_2b", "no ids; it has laion_2b, laion_coco: name the column of ids with --id-column"),
+        ("alt", "--synthetic-column; name the column of ids with --id-column"),
+    ],
+)
+def test_a_missing_column_of_ids_is_named_with_its_option(
+    tmp_path: Path, settings: Settings, raw: str, advice: str
+) -> None:
+    (tmp_path / "in.csv").write_text("laion_2b,laion_coco\na,b\n")
+    with pytest.raises(InputError, match=advice):
+        fuse_file(tmp_path / "in.csv", tmp_path / "out.csv", settings, columns=PairColumns(raw, row_id="ids"))
+
+
 def test_rows_that_parquet_cannot_hold_are_refused_before_they_are_fused(tmp_path: Path, settings: Settings) -> None:
     rows = [{"laion_2b": "a", "laion_coco": "b", "id": row} for row in (1, "two")]
     (tmp_path / "in.json").write_text(json.dumps(rows))
