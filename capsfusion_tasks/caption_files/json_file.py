@@ -23,7 +23,8 @@ class JsonFile(RowFile):
 
     @cached_property
     def names(self) -> list[str]:
-        return list(dict.fromkeys(name for row in self.rows() for name in row))
+        # A file without rows gets the columns that each row must have, so that its copies have them too.
+        return list(dict.fromkeys(name for row in self.rows() for name in row)) or self.text_columns
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -35,4 +36,4 @@ class JsonFile(RowFile):
                     found = [fields.get(name, pa.field(name, pa.null())), pa.field(name, array.type)]
                     schemas = [pa.schema([field]) for field in found]
                     fields[name] = pa.unify_schemas(schemas, promote_options="permissive").field(0)
-        return pa.schema(fields.values())
+        return pa.schema(fields.values() or [pa.field(name, pa.string()) for name in self.text_columns])

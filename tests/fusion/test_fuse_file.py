@@ -186,6 +186,15 @@ def test_bad_files_are_refused_with_what_is_wrong(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.json"])
+def test_an_empty_list_becomes_a_file_that_can_be_validated(tmp_path: Path, settings: Settings, name: str) -> None:
+    (tmp_path / "in.json").write_text("[]")
+    fuse(tmp_path / "in.json", tmp_path / name, settings)
+    done = CliRunner().invoke(app, ["validate", str(tmp_path / name), "--out", str(tmp_path / "checked.csv")])
+    assert done.exit_code == 0, done.exception
+    assert (tmp_path / "checked.csv").read_text().startswith("laion_2b,laion_coco,capsfusion,")
+
+
 @pytest.mark.parametrize(
     ("raw", "advice"),
     [
