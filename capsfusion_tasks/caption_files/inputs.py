@@ -66,16 +66,19 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     # OUT can be inside IN. Files in OUT, and finished rows in OUT.parts, are not inputs.
     beside = (target.resolve(), parts_path(target).resolve())
     ours = [each for each in beside if each.is_relative_to(base.resolve())]
-    inputs = [
-        path
-        for path in found
-        if (with_hidden or not _is_hidden(path.relative_to(base)))
-        and not any(path.parent.resolve().is_relative_to(each) for each in ours)
-    ]
+
+    def is_ours(path: Path) -> bool:
+        folders = [each.resolve() for each in path.parents if each != base and each.is_relative_to(base)]
+        # A link in IN can lead to OUT, although OUT is not inside IN.
+        return any(each in beside for each in folders) or any(
+            path.parent.resolve().is_relative_to(each) for each in ours
+        )
+
+    inputs = [path for path in found if (with_hidden or not _is_hidden(path.relative_to(base))) and not is_ours(path)]
     if not inputs:
         raise InputError(
-            f"{source} has only files that are left out, such as {found[0]}: files in OUT or {parts_path(target).name}, and"
-            " files whose names or folders begin with a dot or an underscore, are not inputs; name other files"
+            f"{source} has only files that are left out, such as {found[0]}: files in OUT or"
+            f" {parts_path(target).name}, and files whose names or folders begin with a dot or an underscore, are not inputs; name other files"
         )
     yield from ((path, path.relative_to(base)) for path in inputs)
 
@@ -83,7 +86,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 def _found(source: Path) -> list[Path]:
     """The caption files in a folder, or the files that match a pattern. Raises InputError if there are none."""
     if source.is_dir():
-        found = [path for path in sorted(source.rglob("*")) if has_format(path) and path.is_file()]
+        found = sorted(path for path in _below(source) if has_format(path) and path.is_file())
         missing = f"{source} has no caption files: their names must end in {NAMES}"
     else:
         found = [path for name in sorted(glob.glob(str(source), recursive=True)) if (path := Path(name)).is_file()]
@@ -91,6 +94,30 @@ def _found(source: Path) -> list[Path]:
     if not found:
         raise InputError(missing)
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files at any depth below ``folder``. Links to folders are followed, unless their names are hidden."""
+    # List each folder only once, and follow links last, as shards/local.py does. Otherwise a link to a parent folder
+    # would cause an endless loop, and a link latest → v3 would list all files of v3 twice.
+    folders, links, visited = [folder], list[Path](), set[tuple[int, int]]()
+    while folders or links:
+        path = folders.pop() if folders else links.pop(0)
+        try:
+            status = path.stat()
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            entries = sorted(path.iterdir())
+        except OSError:  # a folder that may not be read, such as lost+found, is left out
+            continue
+        for entry in entries:
+            if not entry.is_dir():
+                yield entry
+            elif not entry.is_symlink():
+                folders.append(entry)
+            elif not _is_hidden(Path(entry.name)):
+                links.append(entry)
 
 
 def _is_hidden(place: Path) -> bool:

@@ -172,6 +172,17 @@ def test_a_try_that_ended_while_it_wrote_goes_on_although_files_have_come(
     assert not Path("fused.parts").exists()
 
 
+def test_linked_folders_are_fused_once_but_not_outputs_behind_links(fuse: Fuse, tmp_path: Path) -> None:
+    for folder in ("elsewhere/more", "fused"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "4.jsonl").write_text(json.dumps(PAIRS[9]) + "\n")
+    for link, folder in (("linked", "elsewhere"), ("loop", "shards"), ("latest", "shards/late"), ("out", "fused")):
+        Path("shards", link).symlink_to(tmp_path / folder)
+    done = fuse("shards", "fused", "--skip-existing")
+    assert done.exit_code == 0, done.exception
+    assert outputs() == ["0.parquet", "1.jsonl", "4.jsonl", "late/2.json", "linked/more/4.jsonl"]
+
+
 @pytest.mark.parametrize(("folder", "out"), [("x", "."), ("x/below", "..")])
 def test_finished_rows_of_an_output_without_a_name_are_kept_beside_it(
     fuse: Fuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, out: str
