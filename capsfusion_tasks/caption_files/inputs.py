@@ -69,6 +69,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
     def is_ours(path: Path) -> bool:
         folders = [each.resolve() for each in path.parents if each != base and each.is_relative_to(base)]
+        folder = path.parent.resolve()
         # A link in IN can lead to OUT, although OUT is not inside IN.
         return any(each in beside for each in folders) or any(
             path.parent.resolve().is_relative_to(each) for each in ours

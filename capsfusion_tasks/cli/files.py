@@ -81,7 +81,11 @@ def fuse(
     resume: Annotated[bool, typer.Option(help="Reuse the finished rows that a stopped run left in OUT.parts.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT and the --stats file.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Skip the files whose output is in the folder OUT already.")
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Skip the files whose output is in the folder OUT already. Replace an earlier --stats file.",
+        ),
     ] = False,
     stats: Annotated[
         Path | None,
@@ -123,7 +127,8 @@ def fuse(
     files = inputs_and_outputs(sources, target)
     if stats is not None:
         for each in files:
-            check_writable(stats, overwrite=overwrite, but=each.source)
+            # With --skip-existing, the statistics of an earlier run are replaced, so that the command can be repeated.
+            check_writable(stats, overwrite=overwrite or (skip_existing and _has_stats(stats)), but=each.source)
             if stats.absolute() == each.target.absolute():
                 raise InputError(f"OUT and --stats are both {stats}: choose another name for one of them")
     with Working(stderr) as working:
@@ -155,6 +160,17 @@ def fuse(
         stderr.print(printable(line), markup=False, style="yellow")
     if len(result.failed) > 5:
         stderr.print(f"… and {len(result.failed) - 5} more rows have no fused caption", style="yellow")
+
+
+def _has_stats(file: Path) -> bool:
+    """Whether ``file`` has the statistics of an earlier run, and not something that must not be replaced unasked."""
+    import json
+
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"rows", "rows_per_second", "failed"} <= found.keys()
 
 
 def validate(

@@ -172,6 +172,17 @@ def test_a_try_that_ended_while_it_wrote_goes_on_although_files_have_come(
     assert not Path("fused.parts").exists()
 
 
+def test_a_repeated_run_that_skips_files_replaces_its_statistics_only(fuse: Fuse) -> None:
+    again = ["shards", "fused", "--skip-existing", "--stats", "s.json"]
+    assert fuse(*again).exit_code == 0
+    done = fuse(*again)
+    assert done.exit_code == 0, done.exception
+    assert json.loads(Path("s.json").read_text())["rows"] == 0
+    Path("s.json").write_text('{"rows": "precious"}')
+    assert "s.json exists already" in fail(fuse(*again))
+    assert "precious" in Path("s.json").read_text()
+
+
 def test_linked_folders_are_fused_once_but_not_outputs_behind_links(fuse: Fuse, tmp_path: Path) -> None:
     for folder in ("elsewhere/more", "fused"):
         Path(folder).mkdir(parents=True)
