@@ -69,7 +69,6 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 
     def is_ours(path: Path) -> bool:
         folders = [each.resolve() for each in path.parents if each != base and each.is_relative_to(base)]
-        folder = path.parent.resolve()
         # A link in IN can lead to OUT, although OUT is not inside IN.
         return any(each in beside for each in folders) or any(
             path.parent.resolve().is_relative_to(each) for each in ours
@@ -79,7 +78,8 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     if not inputs:
         raise InputError(
             f"{source} has only files that are left out, such as {found[0]}: files in OUT or"
-            f" {parts_path(target).name}, and files whose names or folders begin with a dot or an underscore, are not inputs; name other files"
+            f" {parts_path(target).name}, and files whose names or folders begin with a dot or an"
+            " underscore, are not inputs; name other files"
         )
     yield from ((path, path.relative_to(base)) for path in inputs)
 
