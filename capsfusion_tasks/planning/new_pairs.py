@@ -13,7 +13,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.image_results import ImageResults
 from capsfusion_tasks.planning.estimate import NOTHING, Work
 from capsfusion_tasks.planning.in_flight import PairsInFlight
-from capsfusion_tasks.planning.pair_files import BATCH_ROWS, IsKnown, are_new, read_batches
+from capsfusion_tasks.planning.pair_files import BATCH_ROWS, IsKnown, are_new, digest_of, read_batches
 from capsfusion_tasks.planning.tokens import DEFAULT, TokenEstimate
 from capsfusion_tasks.pull_rules import PairRules
 from capsfusion_tasks.schemas import Replay
@@ -27,6 +27,7 @@ _FEWEST_ROWS = 50_000  # minimum rows of the first batch; small, so that a run w
 class NewPairs:
     """The new pairs in a file of pairs: their row numbers and their estimated tokens, [rows] int32 each.
 
+    ``digest``: of all ids in the file (``digest_of``), because the row numbers are right only for this content.
     ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the new
     rows that are left out because their images are gone.
     """
@@ -34,6 +35,7 @@ class NewPairs:
     path: str
     rows: np.ndarray
     tokens: np.ndarray
+    digest: bytes
     taken: int = 0
     rows_in_file: int = 0
     gone: Work = NOTHING
@@ -64,7 +66,8 @@ def new_pairs(
             rows = np.flatnonzero(is_new & ~file.gone).astype(np.int32)[:left]
             taken, gone = int((~is_new).sum()), is_new & file.gone
             left_out = Work(int(gone.sum()), int(file.tokens[gone].sum()))
-            found.append(NewPairs(file.path, rows, file.tokens[rows], taken, len(is_new), left_out))
+            digest = digest_of(file.pair_ids)
+            found.append(NewPairs(file.path, rows, file.tokens[rows], digest, taken, len(is_new), left_out))
             if left is not None:
                 left -= len(rows)
                 if not left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -102,6 +103,13 @@ def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) 
         is_new[is_new] = ~known.to_numpy(zero_copy_only=False)
     ends = np.cumsum([len(file.pair_ids) for file in batch])
     return np.split(is_new, ends[:-1])
+
+
+def digest_of(pair_ids: pa.FixedSizeBinaryArray) -> bytes:
+    """A digest of the ids and of their order. It shows whether a file that is read again has the same pairs."""
+    first, width = pair_ids.offset, pair_ids.type.byte_width
+    ids = memoryview(pair_ids.buffers()[1] or b"")[width * first : width * (first + len(pair_ids))]
+    return hashlib.blake2b(ids, digest_size=16).digest()
 
 
 def bucket_of(path: str) -> str:

@@ -9,10 +9,11 @@ from contextlib import suppress
 import numpy as np
 import pyarrow as pa
 
+from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.in_flight import BUCKETS_KEY
 from capsfusion_tasks.planning.new_pairs import NewPairs
-from capsfusion_tasks.planning.pair_files import bucket_of
+from capsfusion_tasks.planning.pair_files import bucket_of, digest_of
 from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import PAIRS, Replay, Unit, with_columns_of
 from capsfusion_tasks.staging import layout
@@ -54,7 +55,7 @@ def cut_units(
 
     Pairs that do not fit into ``max_units`` units are left for another run. ``serial``: number of units that the
     interval or replay already had under this fusion. Unit ids include this number, so that no id is used twice. The
-    footer of each unit's file records ``rules``.
+    footer of each unit's file records ``rules``. Raises NotReadyError if a file of pairs has changed since it was read.
     """
     footer = rules.as_footer() if rules else {}
     units: list[Unit] = []
@@ -95,6 +96,11 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
 
     def read(part: NewPairs) -> pa.Table:
         table = with_columns_of(PAIRS, storage.read_table(part.path)).select(PAIRS.names)
+        # No lock covers files of pairs: a parallel run of the same days may have written this file again.
+        if digest_of(table["pair_id"].combine_chunks()) != part.digest:
+            raise NotReadyError(
+                f"the pairs in {storage.path(part.path)} were written again while units were planned: try again"
+            )
         return table.replace_schema_metadata(None).take(pa.array(part.rows))
 
     filled_parts = [part for part in pairs if len(part.rows)]

@@ -11,6 +11,7 @@ from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
+from capsfusion_tasks.planning.pair_files import digest_of
 from capsfusion_tasks.planning.tokens import DEFAULT
 from capsfusion_tasks.planning.unit_files import choose_unit_tokens, cut_units
 from capsfusion_tasks.schemas import PAIRS, Unit
@@ -56,6 +57,12 @@ def hashes(storage: Storage, found: list[NewPairs]) -> list[int]:
     return [storage.read_table(part.path)["laion_hash"][int(row)].as_py() for part in found for row in part.rows]
 
 
+def all_of(path: str, table: pa.Table) -> NewPairs:
+    """All pairs of the file ``path``, which has the rows of ``table``."""
+    ids = table["pair_id"].combine_chunks()
+    return NewPairs(path, np.arange(table.num_rows), DEFAULT.of(table), digest_of(ids))
+
+
 def cut(
     storage: Storage, table: pa.Table, unit_tokens: int, serial: int = 0, max_units: int | None = None
 ) -> list[Unit]:
@@ -64,7 +71,7 @@ def cut(
     for start in range(0, table.num_rows, 7):
         part, path = table.slice(start, 7), f"some/{start}.parquet"
         storage.write_table(path, part)
-        found.append(NewPairs(path, np.arange(part.num_rows), DEFAULT.of(part)))
+        found.append(all_of(path, part))
     return cut_units(storage, found, DAY, "f" * 12, unit_tokens, serial, max_units=max_units)
 
 
@@ -129,7 +136,7 @@ def test_replacing_takes_known_pairs_too(storage: Storage) -> None:
 def test_pairs_of_no_bucket_are_looked_for_in_all(storage: Storage) -> None:
     storage.write_table(f"some/{layout.ANY_BUCKET}.parquet", pairs(1, 3, 9))
     table = storage.read_table(f"some/{layout.ANY_BUCKET}.parquet")
-    found = NewPairs(f"some/{layout.ANY_BUCKET}.parquet", np.arange(3), DEFAULT.of(table))
+    found = all_of(f"some/{layout.ANY_BUCKET}.parquet", table)
     [unit] = cut_units(storage, [found], BEFORE, "f" * 12, unit_tokens=10**6, serial=0)
     assert hashes(storage, new_pairs(storage, DAY, nothing_known, [unit.unit_id], limit=None)) == [0, 2, 4]
     days = cut_units(storage, new_pairs(storage, DAY, nothing_known, [], None), DAY, "f" * 12, 10**6, serial=0)
@@ -164,6 +171,25 @@ def test_only_the_new_rows_of_a_file_become_units(storage: Storage) -> None:
     units = cut_units(storage, found, DAY, "f" * 12, unit_tokens=10**6, serial=0)
     [unit] = units
     assert storage.read_table(layout.unit_pairs(unit.unit_id)).equals(pairs(0, 2, 3))
+
+
+@pytest.mark.parametrize("now", [(1, 2, 4, 6), (6, 4, 2), (2, 4, 8)], ids=["more", "another order", "others"])
+def test_pairs_that_were_written_again_while_planning_are_not_cut(storage: Storage, now: tuple[int, ...]) -> None:
+    path = f"{layout.pairs_folder(BEFORE)}/00000.parquet"
+    storage.write_table(path, pairs(2, 4, 6))
+    found = new_pairs(storage, BEFORE, lambda ids: pa.array([i == b"%016d" % 2 for i in ids.to_pylist()]), [], None)
+    storage.write_table(path, pairs(*now))
+    with pytest.raises(NotReadyError, match=r"pairs/00000\.parquet were written again .*: try again"):
+        cut_units(storage, found, BEFORE, "f" * 12, unit_tokens=10**6, serial=0)
+    storage.write_table(path, pairs(2, 4, 6))
+    [unit] = cut_units(storage, found, BEFORE, "f" * 12, unit_tokens=10**6, serial=0)
+    assert storage.read_table(layout.unit_pairs(unit.unit_id)).equals(pairs(4, 6))
+
+
+def test_a_digest_of_a_slice_is_of_its_own_ids() -> None:
+    ids = pairs(1, 2, 3, 4)["pair_id"].combine_chunks()
+    assert digest_of(ids.slice(1, 2)) == digest_of(pairs(2, 3)["pair_id"].combine_chunks())
+    assert digest_of(ids.slice(1, 0)) == digest_of(pairs()["pair_id"].combine_chunks())
 
 
 def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
