@@ -153,12 +153,7 @@ def outdated(
     if not unfinished:
         return False
     # These units were all planned together, so they have the same rules.
-    made_with = unit_files.rules_of(storage, unfinished[0][0].unit_id)
-    if made_with is None:
-        # An earlier version planned these units without recording rules: record the current rules. Record the first
-        # unit last, because a rerun after a crash reads only the rules of the first unit.
-        for unit, _ in reversed(unfinished):
-            unit_files.record_rules(storage, unit.unit_id, rules)
+    made_with = unit_files.common_rules(storage, (unit.unit_id for unit, _ in unfinished), rules)
     if made_with is None or made_with == rules:
         return False
     begun = [unit for unit, state in unfinished if state != "planned"]

@@ -27,6 +27,8 @@ UNIT_SECONDS = 1800
 LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit, in seconds: half the time limit of a fuse task
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
+_UNREADABLE = (pa.ArrowException, FileNotFoundError)  # errors of a damaged and of a lost file
+
 
 def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: int | None = None) -> int:
     """Estimated tokens of a unit: half an hour of work for a device that processes ``tokens_per_second``.
@@ -75,15 +77,34 @@ def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
     """The rules of the unit. None if its file cannot be read, or has no rules, like the file of a replay."""
     try:
         return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
-    except (pa.ArrowException, FileNotFoundError):  # not reported here, because the fuse task reports this error
+    except _UNREADABLE:  # not reported here, because the fuse task reports this error
         return None
 
 
+def common_rules(storage: Storage, unit_ids: Iterable[str], now: UnitRules) -> UnitRules | None:
+    """The rules of units that were planned together, from the first one whose file can be read. None: no file can.
+
+    If an earlier version planned the units without recording rules, they count as made with the rules ``now``, which
+    are recorded in the files that have no record.
+    """
+    unit_ids = list(unit_ids)
+    for first, unit_id in enumerate(unit_ids):
+        with suppress(*_UNREADABLE):
+            if recorded := UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0]):
+                return recorded
+            # Record the first unit last, because a rerun after a crash reads only the rules of the first unit.
+            for other in reversed(unit_ids[first:]):
+                record_rules(storage, other, now)
+            return now
+    return None
+
+
 def record_rules(storage: Storage, unit_id: str, rules: UnitRules) -> None:
-    """Record ``rules`` in the file of a unit that an earlier version planned without recording rules."""
+    """Record ``rules`` in the file of a unit, unless it has a record. Earlier versions did not record rules."""
     path = layout.unit_pairs(unit_id)
-    with suppress(pa.ArrowException, FileNotFoundError):
-        storage.write_table(path, storage.read_table(path), rules.as_footer())
+    with suppress(*_UNREADABLE):
+        if UnitRules.recorded(storage.footer(path)[0]) is None:
+            storage.write_table(path, storage.read_table(path), rules.as_footer())
 
 
 def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int, list[str]]]:

@@ -13,7 +13,8 @@ from capsfusion_tasks.planning.in_flight import PairsInFlight
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
 from capsfusion_tasks.planning.pair_files import digest_of
 from capsfusion_tasks.planning.tokens import DEFAULT
-from capsfusion_tasks.planning.unit_files import choose_unit_tokens, cut_units
+from capsfusion_tasks.planning.unit_files import choose_unit_tokens, common_rules, cut_units, rules_of
+from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import PAIRS, Unit
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
@@ -190,6 +191,26 @@ def test_a_digest_of_a_slice_is_of_its_own_ids() -> None:
     ids = pairs(1, 2, 3, 4)["pair_id"].combine_chunks()
     assert digest_of(ids.slice(1, 2)) == digest_of(pairs(2, 3)["pair_id"].combine_chunks())
     assert digest_of(ids.slice(1, 0)) == digest_of(pairs()["pair_id"].combine_chunks())
+
+
+RULES, OTHER_RULES = (UnitRules(limit, 0.8, "keep", "url_text") for limit in (0.5, 0.1))
+
+
+def test_a_file_that_cannot_be_read_does_not_count_as_one_without_record(storage: Storage, tmp_path: Path) -> None:
+    for name in "abcd":
+        storage.write_table(layout.unit_pairs(name), pairs(1), RULES.as_footer())
+    (tmp_path / layout.unit_pairs("a")).write_bytes(b"damaged")
+    storage.delete(layout.unit_pairs("b"))
+    assert common_rules(storage, "abcd", OTHER_RULES) == RULES
+    assert [rules_of(storage, name) for name in "abcd"] == [None, None, RULES, RULES]
+    assert common_rules(storage, "ab", OTHER_RULES) is None
+
+
+def test_rules_are_recorded_only_where_there_is_no_record(storage: Storage) -> None:
+    for name, footer in {"a": {}, "b": RULES.as_footer(), "c": {}}.items():
+        storage.write_table(layout.unit_pairs(name), pairs(1), footer)
+    assert common_rules(storage, "abc", OTHER_RULES) == OTHER_RULES
+    assert [rules_of(storage, name) for name in "abc"] == [OTHER_RULES, RULES, OTHER_RULES]
 
 
 def test_no_run_has_more_units_than_airflow_maps(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
