@@ -44,7 +44,7 @@ def read_results(settings: Settings, days: list[date]) -> Results:
         for day in days:
             start = datetime(day.year, day.month, day.day, tzinfo=UTC)
             interval = Interval(start=start, end=start + timedelta(days=1))
-            units += [unit.unit_id for unit, _ in ledger.units_of(connection, fusion_id, interval)]
+            units += [one.unit.unit_id for one in ledger.units_of(connection, fusion_id, interval)]
         scope = queries.Scope(unit_ids=units)
         captions = queries.sample_captions(connection, CAPTIONS_READ, units)
         return Results(

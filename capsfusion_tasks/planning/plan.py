@@ -26,6 +26,7 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
 from capsfusion_tasks.warehouse.invariants import drop_plan, hold_units
+from capsfusion_tasks.warehouse.ledger import PlannedUnit
 from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
@@ -88,13 +89,13 @@ def plan_units(
     with ledger.planning_lock(context.warehouse.engine, decoding.fusion_id) as session:
         with session.transaction() as connection:
             planned = ledger.units_of(connection, decoding.fusion_id, work)
-        unfinished = [unit for unit, state in planned if state != "loaded"]
+        unfinished = [one.unit for one in planned if one.state != "loaded"]
         dropped: set[str] = set()
         if isinstance(work, Interval) and outdated(planned, storage, settings, work, replan):
             dropped = {unit.unit_id for unit in unfinished}
             hold_units(session, dropped)
         elif unfinished:
-            to_fuse = (unit for unit, state in planned if state not in ("fused", "loaded"))
+            to_fuse = (one.unit for one in planned if one.state not in ("fused", "loaded"))
             check(session, "planned by an earlier run, to fuse", Work.of(to_fuse, longest_row(decoding)))
             return unfinished
         pairs = find_pairs(session, dropped)
@@ -142,21 +143,21 @@ def plan_units(
 
 
 def outdated(
-    planned: list[tuple[Unit, str]], storage: Storage, settings: Settings, interval: Interval, replan: bool = False
+    planned: list[PlannedUnit], storage: Storage, settings: Settings, interval: Interval, replan: bool = False
 ) -> bool:
     """Whether unfinished units of ``planned`` were planned with other rules than the current ones.
 
     Raises InputError if one of these units was started, unless ``replan`` is set.
     """
     rules = UnitRules.of(settings)
-    unfinished = [(unit, state) for unit, state in planned if state != "loaded"]
+    unfinished = [one for one in planned if one.state != "loaded"]
     if not unfinished:
         return False
     # These units were all planned together, so they have the same rules.
-    made_with = unit_files.common_rules(storage, (unit.unit_id for unit, _ in unfinished), rules)
+    made_with = unit_files.common_rules(storage, (one.unit.unit_id for one in unfinished), rules)
     if made_with is None or made_with == rules:
         return False
-    begun = [unit for unit, state in unfinished if state != "planned"]
+    begun = [one for one in unfinished if one.begun]
     if begun and not replan:
         back = made_with.variables(rules)
         raise InputError(

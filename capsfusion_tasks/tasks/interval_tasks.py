@@ -71,7 +71,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
-        mine = [(unit, state) for unit, state in planned if unit.fusion_id == context.decoding.fusion_id]
+        mine = [one for one in planned if one.unit.fusion_id == context.decoding.fusion_id]
         outdated(mine, storage, settings, interval, replan)
 
     def claim(late: list[Shard]) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -252,8 +252,21 @@ def _clean(message: str) -> str:
     return message.replace(_NUL, "\ufffd").encode("utf-8", "replace").decode()
 
 
-def units_of(connection: Connection, fusion_id: str | None, work: Interval | Replay) -> list[tuple[Unit, str]]:
-    """The units of the interval or the replay, with their states, in the order in which the plan made them.
+class PlannedUnit(NamedTuple):
+    """A unit, its state, and how often a task began to fuse it. ``check --repair`` sets only the state back."""
+
+    unit: Unit
+    state: str
+    tries: int
+
+    @property
+    def begun(self) -> bool:
+        """Whether the unit may have fused rows."""
+        return self.state != "planned" or self.tries > 0
+
+
+def units_of(connection: Connection, fusion_id: str | None, work: Interval | Replay) -> list[PlannedUnit]:
+    """The units of the interval or the replay, in the order in which the plan made them.
 
     ``fusion_id``: only units of this fusion. None: units of all fusions.
     """
@@ -266,7 +279,7 @@ def units_of(connection: Connection, fusion_id: str | None, work: Interval | Rep
     if fusion_id is not None:
         is_its = (*is_its, units.fusion_id == fusion_id)
     statement = select(work_units).where(*is_its).order_by(units.unit_id)
-    return [(_unit(row), row.state) for row in connection.execute(statement)]
+    return [PlannedUnit(_unit(row), row.state, row.tries) for row in connection.execute(statement)]
 
 
 def units(connection: Connection, unit_ids: Sequence[str]) -> list[Unit]:

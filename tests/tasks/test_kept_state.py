@@ -110,6 +110,16 @@ def test_units_that_are_begun_are_finished_with_their_settings_or_dropped(
     assert in_units(after, interval_tasks.plan(after, DAY, replan=True)) == place.fresh(after)
 
 
+def test_a_begun_unit_that_a_repair_put_back_is_not_dropped(place: Place) -> None:
+    before, after = place.two(PULL_RULES[0])
+    [unit] = plan_day(before, DAY)
+    fuse_by_hand(before, unit)
+    with open_warehouse(before) as warehouse:
+        ownership.put_back(warehouse.engine, unit.unit_id)
+    with pytest.raises(InputError, match=r"1 units, 1 of them started.* --replan"):
+        interval_tasks.plan(after, DAY)
+
+
 def test_with_another_limit_of_a_url_pairs_are_made_anew_and_shards_are_not(place: Place) -> None:
     write(place.folder / "coco" / "more.parquet", range(3), caption="a second kite")
     before, after = (place.settings(join_on="url", url_pairs_max=most) for most in ("none", 1))

@@ -375,7 +375,7 @@ def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: 
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         assert rates.pairs_in_units(connection, decide(settings).fusion_id, DAY) == 6
         assert rates.unfused(connection, decide(target).fusion_id, DAY, longest_row=260) == (0, 0)
-        assert [unit.unit_id for unit, _ in ledger.units_of(connection, decide(target).fusion_id, DAY)] == [
+        assert [one.unit.unit_id for one in ledger.units_of(connection, decide(target).fusion_id, DAY)] == [
             days.unit_id
         ]
     assert numbers_in(settings, "fused_captions", target) == [0, 1, 2, 3]
