@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Double, and_, case, func, literal, select, true
+from sqlalchemy import ColumnElement, Connection, Double, and_, case, func, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from capsfusion_tasks.intervals import Interval
@@ -90,10 +90,14 @@ def unfused(
 
 
 def pairs_in_units(connection: Connection, fusion_id: str, interval: Interval) -> int:
-    """Number of different pairs in all units of an interval, loaded or not."""
+    """Number of different pairs in the units of an interval, loaded or not.
+
+    Leaves out units that are not loaded and replace captions, because some of their pairs may be in loaded units too.
+    """
     pairs = func.coalesce(func.sum(work_units.c.rows_in - work_units.c.superseded), 0)
     same = and_(work_units.c.interval_start == interval.start, work_units.c.interval_end == interval.end)
-    return int(connection.execute(select(pairs).where(work_units.c.fusion_id == fusion_id, same)).scalar_one())
+    counted = or_(work_units.c.state == "loaded", work_units.c.existing != "replace")
+    return int(connection.execute(select(pairs).where(work_units.c.fusion_id == fusion_id, same, counted)).scalar_one())
 
 
 def _of(fusion_id: str, within: Interval | None) -> ColumnElement[bool]:

@@ -86,3 +86,9 @@ def test_pairs_that_were_fused_twice_are_planned_once(warehouse: Warehouse, conn
     load_unit(warehouse, "u2", rows(1, 2), replace=True)
     assert rates.pairs_in_units(connection, "f1", DAY) == 3
     assert rates.pairs_in_units(connection, "f1", NEXT_DAY) == 0
+    again = Unit(unit_id="u3", fusion_id="f1", rows=2, tokens=200)
+    ledger.register_units(connection, [again], DAY, existing="replace")
+    connection.commit()
+    assert rates.pairs_in_units(connection, "f1", DAY) == 3, "a unit that replaces has pairs of loaded units"
+    load_unit(warehouse, "u3", rows(3, 4))
+    assert rates.pairs_in_units(connection, "f1", DAY) == 4
