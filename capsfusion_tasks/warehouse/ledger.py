@@ -152,7 +152,7 @@ def unfinished_fusion(connection: Connection, dag_run_id: str) -> str | None:
 
 def planned_rows(connection: Connection, unit_ids: Sequence[str]) -> int:
     """Number of pairs in the units with these ids."""
-    statement = select(func.coalesce(func.sum(work_units.c.rows_in), 0)).where(work_units.c.unit_id.in_(unit_ids))
+    statement = select(func.coalesce(func.sum(work_units.c.rows_in), 0)).where(among(work_units.c.unit_id, unit_ids))
     return int(connection.execute(statement).scalar_one())
 
 
@@ -190,7 +190,7 @@ def register_units(
 
 def unit_states(connection: Connection, unit_ids: Sequence[str]) -> dict[str, str]:
     """unit_id → state, for those of ``unit_ids`` that are registered."""
-    statement = select(work_units.c.unit_id, work_units.c.state).where(work_units.c.unit_id.in_(unit_ids))
+    statement = select(work_units.c.unit_id, work_units.c.state).where(among(work_units.c.unit_id, unit_ids))
     return {row.unit_id: row.state for row in connection.execute(statement)}
 
 
@@ -284,7 +284,7 @@ def units_of(connection: Connection, fusion_id: str | None, work: Interval | Rep
 
 def units(connection: Connection, unit_ids: Sequence[str]) -> list[Unit]:
     """The units with these ids, sorted by id."""
-    statement = select(work_units).where(work_units.c.unit_id.in_(unit_ids)).order_by(work_units.c.unit_id)
+    statement = select(work_units).where(among(work_units.c.unit_id, unit_ids)).order_by(work_units.c.unit_id)
     return [_unit(row) for row in connection.execute(statement)]
 
 

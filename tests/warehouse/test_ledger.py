@@ -154,6 +154,16 @@ def test_planning_is_serial_per_fusion(warehouse: Warehouse) -> None:
     assert order == ["f2", "first f1", "f1"]
 
 
+def test_more_units_are_looked_up_than_a_statement_has_parameters(warehouse: Warehouse) -> None:
+    plan(warehouse, ("u1", 2), ("u2", 3))
+    ids = ["u1", "u2", *(f"other {number}" for number in range(65_535))]
+    with warehouse.engine.connect() as connection:
+        assert ledger.planned_rows(connection, ids) == 5
+        assert ledger.planned_rows(connection, []) == 0
+        assert ledger.unit_states(connection, ids) == {"u1": "planned", "u2": "planned"}
+        assert [unit.unit_id for unit in ledger.units(connection, ids)] == ["u1", "u2"]
+
+
 def test_units_of_an_interval_come_back_with_their_state(warehouse: Warehouse) -> None:
     plan(warehouse, ("u2", 3), ("u1", 2))
     plan(warehouse, ("v1", 1), fusion_id="f2")
