@@ -140,8 +140,8 @@ def _run_unit(
 ) -> None:
     settings = context.settings
     with unit_tasks.at_work(context, unit):
-        unit_tasks.fuse_started(context, unit)
         try:
+            unit_tasks.fuse_started(context, unit)
             if not unit_tasks.is_fused(context, unit):
                 argv, timeouts = unit_tasks.fuse_argv(context, unit), Timeouts.of(settings)
                 launcher.run(argv, on_line=say, timeouts=timeouts, defaults=environment_defaults(settings))
@@ -154,8 +154,9 @@ def _run_unit(
     try:
         verdicts = unit_tasks.validate(context, unit, accept_rejections=accept_rejections)
         unit_tasks.load(context, unit, existing=existing)
-    except InputError as error:
+    except (InputError, NotReadyError) as error:
         errors.append(error)
+        unit_tasks.fuse_failed(context, unit, str(error))  # so that the report has it, and the command fails
         say(f"validate and load: {unit.label} failed: {error}")
         return
     reasons = f" ({_counts(verdicts['reasons'])})" if verdicts["reasons"] else ""

@@ -19,6 +19,7 @@ import pytest
 
 from capsfusion_tasks.context import open_context
 from capsfusion_tasks.demo.sample_data import SampleReport, make_sample, write_sample_data
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Unit
@@ -219,6 +220,28 @@ def test_a_unit_that_cannot_be_loaded_fails_alone(settings: Settings) -> None:
 
     run_pipeline(settings, DAYS[0], existing="replace", say=lambda line: None)
     assert len(pairs_in(settings)) == 40
+
+
+@pytest.mark.parametrize("stage", ["validate", "load"])
+@pytest.mark.parametrize("error", [InputError, NotReadyError])
+def test_an_error_after_fusing_is_recorded_and_other_units_continue(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stage: str, error: type[Exception]
+) -> None:
+    settings = settings.model_copy(update={"unit_tokens": 1000})
+    first, *others = plan_only(settings, DAYS[0])
+    original = getattr(unit_tasks, stage)
+
+    def failing(context: Any, unit: Unit, **options: Any) -> Any:
+        if unit == first:
+            raise error("made to fail")
+        return original(context, unit, **options)
+
+    monkeypatch.setattr(unit_tasks, stage, failing)
+    report = run_pipeline(settings, DAYS[0], say=lambda line: None)
+    assert [failure.endswith("made to fail") for failure in report["failures"]] == [True]
+    assert report["may_pass"] == (error is NotReadyError)
+    states = {row["unit_id"]: row["state"] for row in rows(settings, "select unit_id, state from work_units")}
+    assert states == {first.unit_id: "failed"} | {unit.unit_id: "loaded" for unit in others}
 
 
 def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
