@@ -130,9 +130,10 @@ def gather(
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
         last = last_plans(connection)
-    if not whole:  # list chunks after reading the ledger: a unit in state fused then has all of them
-        unfinished = (f"units/{unit.unit_id}" for unit in units if unit.state != "loaded")
-        listing += chain.from_iterable(read_ahead(storage.tree, unfinished))
+    # List chunks after reading the ledger: a unit in state fused then has all of them.
+    unfinished = {f"units/{unit.unit_id}" for unit in units if unit.state != "loaded"}
+    others = (file for file in listing if "/".join(file.path.split("/")[:2]) not in unfinished)
+    listing = Listing([*others, *chain.from_iterable(read_ahead(storage.tree, unfinished))])
     return Evidence(
         settings=settings,
         storage=storage,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -14,8 +15,10 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, finish
+from capsfusion_tasks.upkeep.listing import Listing
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit, forget_unit
+from capsfusion_tasks.warehouse.queries import Scope
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
@@ -33,7 +36,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("unit-failed", unit.unit_id, what, f"solve the problem, then {finish(unit)}")
         if unit.unit_id in abandoned:
             what = "it is in state fusing, but no process holds its lock in the warehouse"
-            repair = partial(_put_back, evidence, unit)
+            repair = partial(_put_back_abandoned, evidence, unit)
             yield Finding("unit-stuck", unit.unit_id, what, f"{REPAIR}, or {finish(unit)}", repair)
         yield from _chunks(evidence, unit)
         yield from _validated(evidence, unit)
@@ -70,7 +73,11 @@ def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
             f" the first of them is row {min(missing)}"
         )
         yield Finding(
-            "unit-chunks", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", partial(_put_back, evidence, unit)
+            "unit-chunks",
+            unit.unit_id,
+            what,
+            f"{REPAIR}, then {finish(unit)}",
+            partial(_put_back_without_rows, evidence, unit),
         )
     elif all(evidence.old(file) for file in evidence.listing.under(f"units/{unit.unit_id}")):
         yield Finding("unit-waiting", unit.unit_id, "it is fused, but was neither validated nor loaded", finish(unit))
@@ -127,6 +134,21 @@ def _unknown(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "unit-unknown", f"units/{unit_id}", what, "run capsfusion gc --delete once they are old enough"
             )
+
+
+def _put_back_abandoned(evidence: Evidence, unit: LedgerUnit) -> str:
+    """Put the unit back, unless another attempt has taken or finished it since."""
+    if unit.unit_id not in ownership.abandoned_units(evidence.warehouse.engine, Scope(unit_ids=[unit.unit_id])):
+        return "kept: another attempt has taken or finished it since"
+    return _put_back(evidence, unit)
+
+
+def _put_back_without_rows(evidence: Evidence, unit: LedgerUnit) -> str:
+    """Put the unit back, unless its chunks have all rows now."""
+    now = replace(evidence, listing=Listing(evidence.storage.tree(f"units/{unit.unit_id}")))
+    if all(finding.rule != "unit-chunks" for finding in _chunks(now, unit)):
+        return "kept: its chunks have all rows now"
+    return _put_back(evidence, unit)
 
 
 def _put_back(evidence: Evidence, unit: LedgerUnit) -> str:

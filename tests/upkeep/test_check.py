@@ -16,11 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
+from capsfusion_tasks.context import open_context
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.upkeep import evidence, units
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -268,6 +270,37 @@ def test_a_fuse_task_does_not_wait_long_for_a_planning_that_has_its_unit(
         expected = f"another process plans or repairs unit {unit.unit_id}"
         with pytest.raises(NotReadyError, match=expected), unit_tasks.at_work(area.settings, unit):
             pass
+
+
+def test_a_unit_that_is_fused_during_a_check_is_not_broken(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit, marks = area.planned, evidence._marks
+
+    def fused_meanwhile(*arguments: Any) -> Any:
+        area.fuse(unit)
+        return marks(*arguments)
+
+    monkeypatch.setattr(evidence, "_marks", fused_meanwhile)
+    assert [finding.rule for finding in area.check(repair=True).findings] == ["unit-waiting"]
+    assert area.one(f"select state from work_units where unit_id = '{unit}'") == "fused"
+
+
+def test_a_unit_that_was_fused_since_the_check_is_not_put_back(area: Area) -> None:
+    unit = area.unit(area.planned)
+    unit_tasks.fuse_started(area.settings, unit)
+    with open_context(area.settings) as context:
+        options = (context.settings, context.storage, context.warehouse, Scope(), timedelta(0))
+        [stuck] = units.findings(evidence.gather(*options))
+        area.fuse(unit.unit_id)
+        assert stuck.repair is not None
+        assert stuck.repair().startswith("kept: ")
+        chunk = first(area.staging, layout.chunks_folder(unit.unit_id) + "/*")
+        whole = chunk.read_bytes()
+        chunk.unlink()
+        [lacks] = units.findings(evidence.gather(*options))
+        chunk.write_bytes(whole)
+        assert lacks.repair is not None
+        assert (lacks.rule, lacks.repair()) == ("unit-chunks", "kept: its chunks have all rows now")
+    assert area.one(f"select state from work_units where unit_id = '{unit.unit_id}'") == "fused"
 
 
 def test_nothing_of_a_unit_that_somebody_fuses_is_repaired(area: Area) -> None:
