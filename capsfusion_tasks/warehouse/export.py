@@ -111,11 +111,14 @@ class ExportSession:
         return found == wanted
 
     def outcome(self, snapshot: Snapshot) -> Outcome:
-        """The numbers of accepted and rejected captions in the units of ``snapshot``, and the reasons of rejections."""
+        """The numbers of accepted and rejected captions in the units of ``snapshot``, and the reasons of rejections.
+
+        Counts the stored captions: the ledger's counts of a unit still include captions that were replaced or replayed.
+        """
         [counts] = self._rows(
             sql.SQL(
-                "select coalesce(sum(accepted), 0)::bigint as accepted, coalesce(sum(rejected), 0)::bigint as rejected"
-                " from work_units where unit_id in {}"
+                "select (select count(*) from fused_captions where unit_id in {0}) as accepted,"
+                " (select count(*) from rejected_captions where unit_id in {0}) as rejected"
             ).format(_units(snapshot))
         )
         reasons = self._rows(

@@ -382,6 +382,15 @@ def test_an_interrupted_run_of_the_dag_that_exports_is_repeated(own: Warehouse, 
     assert export_filtered(own, wanted, str(tmp_path / "new"), tmp_path, say=quiet)["rows"] == 270
 
 
+def test_a_replaced_caption_is_counted_once_in_the_outcome(own: Warehouse) -> None:
+    plan(own, ("u3", 10))
+    load_unit(own, "u3", rows(*range(10), rejected={1: ["short"]}), replace=True)  # 0 and 5 were rejected before
+    with export_session(own, "here") as session:
+        outcome = session.outcome(session.freeze(Selection(fusion_id="f1")))
+    assert (outcome.accepted, outcome.rejected) == (401, 99)
+    assert outcome.reasons == {"loop": 98, "short": 1}
+
+
 def test_an_export_whose_rows_were_replaced_meanwhile_is_not_gone_on_with(own: Warehouse, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     break_off(own, storage, after=1, fusion_id="f1")
