@@ -31,7 +31,8 @@ class Report:
     rescued: Rescued  # accepted captions that are not from the best beam
     failures: list[str]
     unplanned: int = 0  # number of pairs that are in no unit and can be fused
-    replayed: int = 0  # number of rejected captions that a replay moved to the accepted captions
+    fused_again: int = 0  # number of rejected captions that a replay fused or validated again
+    replayed: int = 0  # number of those that passed and are now accepted captions
     found: PlannedPairs | None = None  # sums of the counts of all plans; None if nothing was planned
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # descriptions of the models and settings that the units were planned with
@@ -86,8 +87,11 @@ class Report:
         if self.reasons:
             lines.append(reasons_line(self.in_quarantine, self.reasons))
         lines += _rescued(self.rescued)
-        if self.replayed:
-            lines.append(f"replayed: {self.replayed} rejected captions have passed in a replay and left quarantine")
+        if self.fused_again:
+            lines.append(
+                f"replayed: {self.fused_again} rejected captions were fused or validated again in a replay;"
+                f" {self.replayed} of them passed"
+            )
         lines += [f"model: {model}" for model in self.models]
         return [*lines, *_speed(total)]
 
@@ -204,6 +208,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
         for side, path, error in queries.failed_shards(connection, shard_ids)
     ]
     failures += _failed_units(connection, scope)
+    fused_again, replayed = queries.replayed_counts(connection, scope)
     return Report(
         sides=queries.shards_summary(connection, shard_ids),
         units=queries.unit_counts(connection, scope),
@@ -211,7 +216,8 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
         reasons=queries.rejections_by_reason(connection, scope),
         rescued=queries.rescued(connection, scope),
         failures=failures,
-        replayed=queries.replayed_count(connection, scope),
+        fused_again=fused_again,
+        replayed=replayed,
         found=plans.planned_pairs(connection, scope),
         in_quarantine=rejected_count(connection, scope),
         models=tuple(fusions.descriptions(connection, scope)),

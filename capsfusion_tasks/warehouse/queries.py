@@ -147,10 +147,20 @@ def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
     return Rescued(int(total), {row[0]: row[1] for row in connection.execute(by_reason)})
 
 
-def replayed_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
-    """Number of these units' rejected captions that a replay has moved to another table."""
-    statement = select(func.count()).select_from(replayed_captions).where(_of_units(replayed_captions, scope))
-    return int(connection.execute(statement).scalar_one())
+def replayed_counts(connection: Connection, scope: Scope = EVERYTHING) -> tuple[int, int]:
+    """Numbers of these units' rejected captions that replays fused again, and of those that passed.
+
+    A replay under another fusion moves every caption to ``replayed_captions``, also those that it rejects again.
+    """
+    replayed, fused = replayed_captions.c, fused_captions.c
+    new = and_(fused.pair_id == replayed.pair_id, fused.unit_id == replayed.replayed_by)
+    statement = (
+        select(func.count(), func.count(fused.pair_id))
+        .select_from(replayed_captions.outerjoin(fused_captions, new))
+        .where(_of_units(replayed_captions, scope))
+    )
+    again, passed = connection.execute(statement).one()
+    return int(again), int(passed)
 
 
 @dataclass(frozen=True)
