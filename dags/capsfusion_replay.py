@@ -144,7 +144,7 @@ def capsfusion_replay() -> None:
         context = get_current_context()
         with working() as work:
             counts = unit_tasks.loaded_counts(work, planned_units(context))
-            moved = replay.moved(work, context["run_id"])
+            moved = replay.moved(work, context["run_id"], planned_fusion(context))
         skip_without_captions(counts)
         selection = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY) or {}
         about = {"replay_of": selection.get("fusion_id"), "fusion_id": planned_fusion(context)}

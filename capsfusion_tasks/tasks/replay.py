@@ -114,10 +114,10 @@ def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
     chunk_files.publish_known(storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
 
 
-def moved(context: Context, name: str) -> int:
-    """Number of rejected captions that the replay ``name`` moved to ``fused_captions``."""
+def moved(context: Context, name: str, fusion_id: str | None) -> int:
+    """Number of rejected captions that the replay ``name`` moved to ``fused_captions`` under ``fusion_id``."""
     with context.warehouse.engine.connect() as connection:
-        return quarantine.moved(connection, name)
+        return quarantine.moved(connection, name, fusion_id)
 
 
 def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> Rep
         fusion_id=fusion_id,
         units=queries.unit_counts(connection, scope),
         summary=queries.run_summary(connection, scope),
-        moved=quarantine.moved(connection, replay.name),
+        moved=quarantine.moved(connection, replay.name, fusion_id),
         reasons=queries.rejections_by_reason(connection, scope),
         rescued=queries.rescued(connection, scope),
         failures=_failed_units(connection, scope),

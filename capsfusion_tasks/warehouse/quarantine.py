@@ -69,8 +69,11 @@ def _value(connection: Connection, query: sql.Composed) -> Any:
     return row[0]
 
 
-def moved(connection: Connection, name: str) -> int:
-    """Number of pairs that the replay ``name`` moved from ``rejected_captions`` to ``fused_captions``."""
+def moved(connection: Connection, name: str, fusion_id: str | None) -> int:
+    """Number of pairs that the replay ``name`` moved from ``rejected_captions`` to ``fused_captions``.
+
+    ``fusion_id``: the fusion of the new captions. A replay of the same name may have run with other models before.
+    """
     statement = (
         select(func.count())
         .select_from(replayed_captions)
@@ -83,7 +86,7 @@ def moved(connection: Connection, name: str) -> int:
                 fused_captions.c.unit_id == work_units.c.unit_id,
             ),
         )
-        .where(work_units.c.replay == name)
+        .where(work_units.c.replay == name, work_units.c.fusion_id == fusion_id)
     )
     return int(connection.execute(statement).scalar_one())
 

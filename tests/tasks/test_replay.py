@@ -358,6 +358,18 @@ def test_a_unit_that_failed_does_not_keep_its_rows_from_other_settings(settings:
     assert_consistent(settings)
 
 
+def test_one_replay_with_two_models_counts_each_ones_own_captions(settings: Settings) -> None:
+    fused_day(settings, rex(range(4)), cut_off)
+    second, third = other(settings), other(settings, num_beams=3)
+    [unit] = replay.plan(second, rejections_of(settings, limit=3))
+    finish(second, unit, good)
+    [unit] = replay.plan(third, rejections_of(settings))
+    finish(third, unit, good)
+    reports = [replay.report(target, rejections_of(settings)) for target in (second, third)]
+    assert [report["moved"] for report in reports] == [3, 1]
+    assert not any("also passed" in report["text"] for report in reports)
+
+
 def test_a_run_of_the_day_and_a_replay_neither_lose_nor_double_a_pair(settings: Settings) -> None:
     fused_day(settings, rex(range(6)), accepted_below(2))
     target = other(settings)
