@@ -86,14 +86,17 @@ async function prepare(kind, found, filter) {
   model.addEventListener("change", count);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
+    const start = form.querySelector("button.main");
+    start.disabled = true; // a second click would start a second run
     said.replaceChildren("Starting…");
     try {
       if (form.elements.unpause?.checked) await airflow("PATCH", `dags/${kind.dag}?update_mask=is_paused`, { is_paused: false });
       const run = await airflow("POST", `dags/${kind.dag}/dagRuns`, { logical_date: null, conf: conf() });
       const path = `dags/${kind.dag}/runs/${encodeURIComponent(run.dag_run_id)}`;
-      form.querySelector("button.main").remove();
+      start.remove();
       said.replaceChildren("Started: ", airflowLink(path, run.dag_run_id));
     } catch (error) {
+      start.disabled = false;
       if (!(error instanceof Problem)) throw error;
       said.replaceChildren(el("span", { class: "problem" }, error.message));
     }

@@ -53,7 +53,7 @@ export function judging(row, changed) {
   const save = async (verdict, note) => {
     const judged_by = await whoJudges();
     const mine = { judged_by, verdict, note, judged_at: new Date().toISOString(), outdated: false };
-    await change("PUT", { verdict, note }, (all) => [mine, ...without(all, judged_by)]);
+    await change("PUT", { verdict, note, shown: row.capsfusion }, (all) => [mine, ...without(all, judged_by)]);
   };
   const withdraw = async () => {
     const judged_by = await whoJudges();
