@@ -122,7 +122,7 @@ def find_a_rejected_caption(page: Page) -> Locator:
     view.get_by_label("Verdict").select_option("rejected")
     expect(view.locator("tbody tr.accepted")).to_have_count(0)
     expect(view.locator("tbody tr.rejected")).not_to_have_count(0)
-    word = re.findall(r"(?<!&)\b[a-z]{5,}\b", view.locator("tbody tr td:nth-child(3)").first.inner_text())[0]
+    word = re.findall(r"(?<!&)\b[A-Za-z]{5,}\b", view.locator("tbody tr .fused").first.inner_text())[0]
     page.keyboard.press("Escape")
     page.keyboard.press("/")
     page.keyboard.type(word)
