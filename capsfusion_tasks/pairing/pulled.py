@@ -1,4 +1,7 @@
-"""The mark of a pulled shard: a JSON file with the shard's row counts, buckets and pull rules."""
+"""The mark of a pulled shard: a JSON file with the shard's row counts, buckets and pull rules.
+
+A pull reads a shard from its source and distributes its rows over buckets. The rules are the settings it depends on.
+"""
 
 from __future__ import annotations
 
