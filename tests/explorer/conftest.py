@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from playwright.sync_api import Browser, Page, Request, expect
 
 from capsfusion_tasks.explorer.app import create_app
 from capsfusion_tasks.schemas import Shard
@@ -77,3 +79,27 @@ def site(settings: Settings) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}/capsfusion/"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def page(chromium: Browser, site: str) -> Iterator[Page]:
+    """The page, with its captions loaded. Fails if a script fails, or if the page sends a request to another host."""
+    problems: list[str] = []
+
+    def note(request: Request) -> None:
+        if not request.url.startswith(("data:", f"http://{urlsplit(site).netloc}/")):
+            problems.append(f"asked {request.url}")
+
+    expect.set_options(timeout=20_000)  # milliseconds; on a busy machine, answers take seconds
+    with chromium.new_context(color_scheme="light") as context:
+        page = context.new_page()
+        page.on("request", note)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(site)
+        expect(page.locator("tbody tr")).to_have_count(25)
+        yield page
+    assert problems == []
+
+
+def view(page: Page, **parameters: str) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?{urlencode(parameters)}")

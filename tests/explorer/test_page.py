@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from sqlalchemy import create_engine, text
 
 from capsfusion_tasks.settings import Settings
 from tests.conftest import plain_url
-from tests.explorer.conftest import HOSTILE, RUN
+from tests.explorer.conftest import HOSTILE, RUN, view
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def page(chromium: Browser, site: str) -> Iterator[Page]:
-    """The page, with its captions loaded. Fails if a script fails, or if the page sends a request to another host."""
-    problems: list[str] = []
-
-    def note(request: Request) -> None:
-        if not request.url.startswith(("data:", f"http://{urlsplit(site).netloc}/")):
-            problems.append(f"asked {request.url}")
-
-    expect.set_options(timeout=20_000)  # milliseconds; on a busy machine, answers take seconds
-    with chromium.new_context(color_scheme="light") as context:
-        page = context.new_page()
-        page.on("request", note)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(site)
-        expect(page.locator("tbody tr")).to_have_count(25)
-        yield page
-    assert problems == []
 
 
 def focused(page: Page) -> int:
     """The index of the table row that has the focus. The first row is 0."""
     return int(page.evaluate("[...document.querySelectorAll('tbody tr')].indexOf(document.activeElement)"))
-
-
-def view(page: Page, **parameters: str) -> None:
-    page.goto(f"{page.url.partition('?')[0]}?{urlencode(parameters)}")
 
 
 def test_the_keyboard_does_everything(page: Page) -> None:
@@ -368,6 +343,23 @@ def test_a_replay_is_among_the_runs_and_has_a_page_of_its_own(page: Page) -> Non
     expect(page.locator("#figures")).to_contain_text("rejected before, replayed")
     link = page.locator("#figures").get_by_role("link", name="manual__1")
     assert str(link.get_attribute("href")).endswith("/dags/capsfusion_replay/runs/manual__1")
+
+
+def test_only_captions_that_can_be_listed_are_offered(page: Page) -> None:
+    """The list of captions has no filter for replays and intervals that ran without Airflow."""
+    answer = {"replay": None, "dag_run_id": None, "fusion_id": "f1", "interval": None}
+    page.route("**/api/figures*", lambda route: route.fulfill(json={**route.fetch().json(), **answer}))
+    offered = page.locator("#figures").get_by_role("button", name=re.compile("^Show .*captions"))
+    for run in ({"replay": "again"}, {"interval": {"start": "2026-11-10T00:00:00Z", "end": "2026-11-11T00:00:00Z"}}):
+        answer |= {"replay": None, **run}
+        view(page, view="runs", fusion_id="f1")
+        expect(page.locator("#figures figure")).to_have_count(9)
+        expect(offered).to_have_count(0)
+    answer |= {"replay": None, "interval": None}
+    view(page, view="runs", fusion_id="f1")
+    offered.last.click()
+    expect(page.locator("#captions-status")).to_contain_text("of 20 captions")
+    expect(page).to_have_url(re.compile("fusion_id=f1&verdict=rejected$"))
 
 
 def test_in_the_tab_of_a_run_captions_are_those_of_the_run(page: Page) -> None:

@@ -4,7 +4,9 @@ import { counted, duration, el, number, percent, runLink, time } from "./dom.js"
 
 export function figures(found, go) {
   const { summary, distributions } = found;
-  const key = found.dag_run_id ? { dag_run_id: found.dag_run_id, fusion_id: found.fusion_id } : {};
+  // The list of captions can select a DAG run or everything, but no run or replay of the command line.
+  const listed = found.dag_run_id || !(found.interval || found.replay);
+  const key = { dag_run_id: found.dag_run_id, fusion_id: found.fusion_id };
   return [
     el("h2", {}, title(found)),
     found.dag_run_id &&
@@ -17,10 +19,9 @@ export function figures(found, go) {
     el(
       "p",
       { class: "actions" },
-      (found.dag_run_id || !found.interval) &&
-        el("button", { type: "button", onclick: () => go("captions", key) }, "Show captions"),
-      summary.rejected > 0 &&
-        (found.dag_run_id || !found.interval) &&
+      listed && el("button", { type: "button", onclick: () => go("captions", key) }, "Show captions"),
+      listed &&
+        summary.rejected > 0 &&
         el(
           "button",
           { type: "button", onclick: () => go("captions", { ...key, verdict: "rejected" }) },
