@@ -163,6 +163,27 @@ def test_accepted_captions_come_first_and_facets_count_and_filter(page: Page) ->
     expect(page.locator("#captions-status")).to_contain_text("of 60 captions")
 
 
+def test_a_reason_goes_with_the_verdict_rejected(page: Page) -> None:
+    page.get_by_text("More", exact=True).click()
+    reason, verdict = page.locator("select[name=reason]"), page.get_by_label("Verdict")
+    replay, export = (page.get_by_role("button", name=f"{name} these…") for name in ("Replay", "Export"))
+    reason.select_option("truncated")
+    expect(page.locator("#captions-status")).to_contain_text("of 20 captions")
+    expect(page).to_have_url(re.compile("verdict=rejected&reason=truncated"))
+    expect(verdict).to_have_value("rejected")
+    expect(replay).to_be_enabled()
+    verdict.select_option("accepted")
+    expect(page.locator("#captions-status")).to_contain_text("of 40 captions")
+    expect(page).to_have_url(re.compile("verdict=accepted$"))
+    expect(reason).to_have_value("")
+    expect(export).to_be_enabled()
+    view(page, view="captions", verdict="accepted", reason="truncated")
+    expect(page.locator("#captions-status")).to_contain_text("of 20 captions")
+    expect(verdict).to_have_value("rejected")
+    expect(replay).to_be_enabled()
+    expect(export).to_have_count(0)
+
+
 def test_a_shift_click_extends_the_range_of_a_score_in_both_directions(page: Page) -> None:
     view(page, view="captions", verdict="any", score="novelty", score_min="0.4", score_below="0.45")
     facets = page.get_by_role("group", name="Facets")

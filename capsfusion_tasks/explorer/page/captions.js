@@ -32,7 +32,9 @@ export async function showCaptions({ caption, ...parameters }, address, _, tab) 
   ({ go, note } = address);
   // Without a filter, show accepted captions. In the tab of a run, the run's own parameters do not count as a filter.
   const asked = Object.keys(parameters).some((name) => !(name in tab));
-  filter = { ...parameters, verdict: parameters.verdict ?? (asked ? "any" : "accepted") };
+  // Only rejected captions have a reason, so the app ignores the verdict of a filter with a reason.
+  const verdict = parameters.reason ? "rejected" : (parameters.verdict ?? (asked ? "any" : "accepted"));
+  filter = { ...parameters, verdict };
   trail = [null];
   offered ??= offerChoices();
   await offered;
@@ -204,8 +206,10 @@ form.addEventListener("submit", (event) => {
   go("captions", asked(Object.fromEntries(new FormData(form))));
 });
 form.addEventListener("change", (event) => {
-  if (event.target.name.startsWith("score")) form.elements.score_below.value = "";
-  const { name } = event.target;
+  const { name, value } = event.target;
+  if (name.startsWith("score")) form.elements.score_below.value = "";
+  if (name === "reason" && value) form.elements.verdict.value = "rejected";
+  if (name === "verdict" && value !== "rejected") form.elements.reason.value = "";
   if (name !== "words" && (name !== "within" || form.elements.words.value.trim())) form.requestSubmit();
 });
 
