@@ -184,6 +184,20 @@ def test_a_reason_goes_with_the_verdict_rejected(page: Page) -> None:
     expect(export).to_have_count(0)
 
 
+def test_a_search_keeps_a_model_and_a_reason_that_the_form_does_not_offer(page: Page) -> None:
+    view(page, view="captions", fusion_id="f0", reason="too_blue")
+    expect(page.get_by_role("status")).to_contain_text("No caption matches this filter.")
+    page.get_by_role("searchbox").fill("bicycle")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("words=bicycle"))
+    assert "reason=too_blue&fusion_id=f0" in page.url
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("tbody tr")).to_have_count(25)
+    expect(page.locator("#filter option.extra")).to_have_count(0)
+    view(page, view="trends", fusion_id="f0")
+    expect(page.get_by_label("Model")).to_have_value("f0")
+
+
 def test_a_shift_click_extends_the_range_of_a_score_in_both_directions(page: Page) -> None:
     view(page, view="captions", verdict="any", score="novelty", score_min="0.4", score_below="0.45")
     facets = page.get_by_role("group", name="Facets")

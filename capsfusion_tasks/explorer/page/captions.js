@@ -1,7 +1,7 @@
 // The list of captions: filter, facets, pages, keyboard.
 import { bulk } from "./bulk.js";
 import { badges, fused, openCaption } from "./caption.js";
-import { Problem, ask, copy, el, number, shortModel, textOf } from "./dom.js";
+import { Problem, ask, copy, el, number, set, shortModel, textOf } from "./dom.js";
 import { counted, facets } from "./facets.js";
 import { hinted } from "./hints.js";
 
@@ -38,9 +38,12 @@ export async function showCaptions({ caption, ...parameters }, address, _, tab) 
   trail = [null];
   offered ??= offerChoices();
   await offered;
-  for (const field of form.elements) if (field.name) field.value = filter[field.name] ?? "";
-  form.elements.words.value = filter.words ?? filter.url ?? filter.pair_id ?? "";
-  form.elements.within.value = filter.url ? "url" : filter.pair_id ? "pair_id" : (filter.within ?? "fused");
+  const fields = {
+    ...filter,
+    words: filter.words ?? filter.url ?? filter.pair_id,
+    within: filter.url ? "url" : filter.pair_id ? "pair_id" : (filter.within ?? "fused"),
+  };
+  for (const field of form.elements) if (field.name) set(field, fields[field.name] ?? "");
   const unusual = ["shard", "dag_run_id"].some((name) => filter[name]);
   if (unusual) form.querySelector("details").open = true;
   total = null;

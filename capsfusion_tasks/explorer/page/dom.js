@@ -21,6 +21,17 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// Sets the value of a form's field. If a select does not offer the value, such as a model from an old address, it gets it
+// as an option, so that the next search keeps it.
+export function set(field, value) {
+  if (field.matches("select")) {
+    field.querySelector("option.extra")?.remove();
+    const offered = [...field.options].some((option) => option.value === value);
+    if (!offered) field.append(el("option", { class: "extra", value }, value));
+  }
+  field.value = value;
+}
+
 export class Problem extends Error {}
 
 // The app's answer as JSON. Throws a Problem with a message for the user; an AbortError passes through.

@@ -1,5 +1,5 @@
 // Trends: acceptance, reasons and speed by day and model.
-import { Problem, ask, el, number, percent, shortModel } from "./dom.js";
+import { Problem, ask, el, number, percent, set, shortModel } from "./dom.js";
 import { lines, stacks } from "./lines.js";
 
 const place = document.getElementById("trends");
@@ -29,8 +29,9 @@ function drawn({ days: rows, reasons }, fusions, chosen, go) {
   const choose = el("select", { onchange: (event) => go("trends", { fusion_id: event.target.value }) });
   choose.append(
     el("option", { value: "" }, "all"),
-    ...fusions.map(({ fusion_id: id, model }) => el("option", { value: id, selected: id === chosen }, `${shortModel(model)}, ${id}`)),
+    ...fusions.map(({ fusion_id: id, model }) => el("option", { value: id }, `${shortModel(model)}, ${id}`)),
   );
+  set(choose, chosen);
   const head = el("p", { class: "actions" }, el("label", { class: "beside-label" }, "Model ", choose));
   if (!rows.length) return [head, el("p", { class: "status" }, "No captions are loaded yet.")];
   const days = [...new Set(rows.map((row) => row.day))];
