@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from capsfusion_tasks.explorer.app import create_app
 from capsfusion_tasks.schemas import Shard
@@ -103,3 +105,32 @@ def page(chromium: Browser, site: str) -> Iterator[Page]:
 
 def view(page: Page, **parameters: str) -> None:
     page.goto(f"{page.url.partition('?')[0]}?{urlencode(parameters)}")
+
+
+class Held:
+    """Holds the page's requests that match, until the test lets the server answer them."""
+
+    def __init__(self, page: Page, pattern: str | re.Pattern[str]) -> None:
+        self._page = page
+        self._pattern = pattern
+        self._routes: list[Route] = []
+        page.route(pattern, lambda route: self._routes.append(route))
+
+    def give(self, number: int, **answer: Any) -> None:
+        """Answer request ``number``, and let the page react. The first request is 0. ``answer``: not the server's."""
+        for _ in range(1000):
+            if len(self._routes) > number:
+                break
+            self._page.wait_for_timeout(20)  # milliseconds; also lets playwright call the route's handler
+        else:
+            raise AssertionError(f"the page sent {len(self._routes)} requests; expected at least {number + 1}")
+        route = self._routes[number]
+        if answer:
+            route.fulfill(**answer)
+        else:
+            route.fulfill(response=route.fetch())  # has no effect if the page has ended the request
+        self._page.evaluate("fetch('api/judge').then(answer => answer.text())")
+
+    def stop(self) -> None:
+        """Hold no more requests."""
+        self._page.unroute(self._pattern)

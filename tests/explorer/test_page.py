@@ -94,6 +94,7 @@ def test_an_image_is_loaded_only_when_asked_for(chromium: Browser, site: str, se
         )
         assert "http://127.0.0.1:9/a.jpg" not in asked
         dialog.get_by_role("button", name="Show image").click()
+        expect(dialog.get_by_role("button", name="Copy")).to_be_focused()
         expect(dialog.frame_locator("iframe").get_by_role("img", name="The image could not be loaded.")).to_be_visible()
     assert "http://127.0.0.1:9/a.jpg" in asked, "the frame's own policy allows the image"
 
@@ -110,6 +111,7 @@ def test_hostile_captions_are_text_and_nothing_else(page: Page) -> None:
     page.goto(f"{page.url.partition('?')[0]}?view=captions&shard=laion_2b_shard%200")
     page.locator("tbody tr").click()
     dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Where it comes from")
     assert dialog.inner_text().count(HOSTILE[0]) == 6, "three captions, the image's address, and the paths of two files"
     assert dialog.locator("img, script, svg").count() == 0
     page.goto(f"{page.url.partition('?')[0]}?view=runs")

@@ -1,10 +1,11 @@
 // The buttons "Replay these" and "Export these". Each starts a DAG run for the captions that match the filter.
 import { airflow } from "./airflow.js";
-import { Problem, airflowLink, ask, el } from "./dom.js";
+import { Problem, airflowLink, ask, el, newest } from "./dom.js";
 import { counted } from "./facets.js";
 import { mayEdit } from "./judging.js";
 
 const dialog = document.getElementById("start");
+const [begin, beginCount] = [newest(), newest()];
 // The parts of a filter that the DAGs accept in their Param filter.
 const TAKEN = ["words", "within", "url", "pair_id", "reason", "flag", "shard", "day", "dag_run_id", "score"];
 TAKEN.push("score_min", "score_max", "score_below");
@@ -41,14 +42,19 @@ export async function bulk(found, filter) {
     .map((kind) => el("button", { type: "button", onclick: () => prepare(kind, found, filter) }, `${kind.title}…`));
 }
 
+export const closeStart = () => dialog.close();
+
 async function prepare(kind, found, filter) {
+  const signal = begin();
   const state = await airflow("GET", `dags/${kind.dag}`).catch((error) => {
     if (error instanceof Problem) return { problem: error.message };
     throw error;
   });
+  if (signal.aborted) return;
   const models = found.fusions.map(({ value }) => value);
   const chosen = filter.fusion_id || (models.length === 1 ? models[0] : "");
-  const rows = el("strong", { role: "status" }, "…");
+  const matching = el("p", { role: "status" });
+  const tell = (number) => matching.replaceChildren(el("strong", {}, number), ` ${kind.verdict} captions match.`);
   const model = el("select", { name: "fusion_id", required: kind === REPLAY });
   if (!chosen) model.append(el("option", { value: "" }, kind === REPLAY ? "choose one" : "any"));
   model.append(...(filter.fusion_id ? [filter.fusion_id] : models).map((id) => el("option", { value: id, selected: id === chosen }, id)));
@@ -57,12 +63,15 @@ async function prepare(kind, found, filter) {
   const conf = () => paramsOf(kind, form, filter);
   const update = () => (params.textContent = JSON.stringify(conf(), null, 2));
   const count = async () => {
+    const signal = beginCount();
+    tell("…");
     const asked = { ...filter, verdict: kind.verdict, fusion_id: model.value };
     try {
-      rows.textContent = counted((await ask("api/facets", asked)).total);
+      tell(counted((await ask("api/facets", asked, signal)).total));
     } catch (error) {
+      if (error.name === "AbortError") return;
       if (!(error instanceof Problem)) throw error;
-      said.replaceChildren(el("span", { class: "problem" }, error.message));
+      matching.replaceChildren(el("span", { class: "problem" }, error.message));
     }
   };
   const form = el(
@@ -70,7 +79,7 @@ async function prepare(kind, found, filter) {
     { method: "dialog", oninput: update },
     el("h2", {}, kind.title),
     el("p", {}, kind.about),
-    el("p", {}, rows, ` ${kind.verdict} captions match.`),
+    matching,
     el("div", { class: "fields" },
       el("label", {}, "Captions of fusion", model),
       kind.fields.map(({ name, label, ...attributes }) => el("label", {}, label, el("input", { name, ...attributes })))),
@@ -93,8 +102,10 @@ async function prepare(kind, found, filter) {
       if (form.elements.unpause?.checked) await airflow("PATCH", `dags/${kind.dag}?update_mask=is_paused`, { is_paused: false });
       const run = await airflow("POST", `dags/${kind.dag}/dagRuns`, { logical_date: null, conf: conf() });
       const path = `dags/${kind.dag}/runs/${encodeURIComponent(run.dag_run_id)}`;
+      const link = airflowLink(path, run.dag_run_id);
+      said.replaceChildren("Started: ", link);
       start.remove();
-      said.replaceChildren("Started: ", airflowLink(path, run.dag_run_id));
+      link.focus(); // the button had the focus
     } catch (error) {
       start.disabled = false;
       if (!(error instanceof Problem)) throw error;

@@ -1,9 +1,13 @@
 // One caption: its words, coloured by origin, and its details.
-import { Problem, ask, copy, counted, duration, el, number, outsideLink, runLink, textOf, time, visible } from "./dom.js";
+import { Problem, ask, copy, counted, duration, el, newest, number, outsideLink, runLink, textOf, time, visible } from "./dom.js";
 import { LABELS, judgeByKey, judging } from "./judging.js";
 
 const dialog = document.getElementById("caption");
+const content = el("div");
+const begin = newest();
 let context; // functions of the list that contains the open caption
+
+dialog.append(toolbar(), content);
 
 export function fused(row) {
   const words = row.pieces.map(([text, origin, isMarked]) =>
@@ -28,33 +32,69 @@ export function badges(row) {
   );
 }
 
-// around: functions of the list of captions. go(view, parameters) shows a view. step(n) returns the row that is n rows
-// after the open one. changed(row) draws the row's badges again.
+// Shows a caption. What the list knows about it is shown at once, so that the dialog never shows another caption than the
+// one that the keys are for.
+// around: functions of the list of captions. go(view, parameters) shows a view. step(n) opens the caption that is n rows
+// after the open one. changed(row) draws the row's badges again. closed() is called after the user closed the caption.
 export async function openCaption(row, around) {
   context = around;
-  try {
-    const found = await ask(`api/captions/${row.pair_id}/${encodeURIComponent(row.fusion_id)}`);
-    dialog.replaceChildren(...details(found, row).filter(Boolean));
-  } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    dialog.replaceChildren(toolbar(), el("p", { class: "problem" }, error.message));
+  const signal = waitForCaption(row);
+  if (!dialog.open) {
+    dialog.showModal();
+    dialog.focus(); // and not its first button, which Enter would press
   }
+  try {
+    const found = await ask(`api/captions/${row.pair_id}/${encodeURIComponent(row.fusion_id)}`, {}, signal);
+    draw(details(found, row));
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof Problem)) throw error;
+    draw([...texts(row), el("p", { class: "problem" }, error.message)]);
+  }
+  dialog.setAttribute("aria-busy", "false");
+}
+
+// Empties the dialog until the next caption is there; row: what the list knows about that caption. Returns the signal of
+// its request, which ends when the user goes on or closes the dialog.
+export function waitForCaption(row = {}) {
+  const signal = begin();
+  dialog.setAttribute("aria-busy", "true");
+  draw([...texts(row), el("p", { class: "status", role: "status" }, "Loading…")]);
   dialog.scrollTop = 0;
-  if (!dialog.open) dialog.showModal();
+  return signal;
 }
 
-async function step(number) {
-  const row = await context.step(number);
-  if (row) await openCaption(row, context);
+// Replaces all but the toolbar. If this removes the element with the focus, the dialog gets the focus.
+function draw(children) {
+  const lost = content.contains(document.activeElement);
+  content.replaceChildren(...children.filter(Boolean));
+  if (lost) dialog.focus();
 }
 
-dialog.addEventListener("keydown", (event) => {
-  if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+// Closes the dialog for another view, and ends a request that would open it again.
+export function leaveCaption() {
+  begin();
+  dialog.close();
+}
+
+export function closeCaption() {
+  leaveCaption();
+  context.closed();
+}
+
+dialog.addEventListener("cancel", (event) => {
+  event.preventDefault(); // Esc
+  closeCaption();
+});
+
+// Keys while a dialog is open. They count wherever the focus is: a pressed button may be gone.
+export function captionKeys(event) {
+  if (!dialog.open || event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
     event.preventDefault();
-    step(event.key === "ArrowRight" ? 1 : -1);
+    context.step(event.key === "ArrowRight" ? 1 : -1);
   } else judgeByKey(dialog, event.key);
-});
+}
 
 function toolbar() {
   const button = (label, key, onclick) =>
@@ -62,22 +102,17 @@ function toolbar() {
   return el(
     "p",
     { class: "toolbar" },
-    button("Previous", "←", () => step(-1)),
-    button("Next", "→", () => step(1)),
-    el("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close (Esc)"),
+    button("Previous", "←", () => context.step(-1)),
+    button("Next", "→", () => context.step(1)),
+    el("button", { type: "button", class: "close", onclick: closeCaption }, "Close (Esc)"),
   );
 }
 
-const term = (name, ...value) => [el("dt", {}, name), el("dd", {}, value)];
-
-function details(row, listed) {
-  const unit = row.unit;
-  const show = (view, parameters) => () => {
-    dialog.close();
-    context.go(view, parameters);
-  };
+// The verdict and the texts of a caption. Empty for a caption that only the address names.
+function texts(row) {
+  if (row.capsfusion === undefined) return [];
+  const rescued = row.beam > 1 && `caption of beam ${row.beam}, because the best beam was rejected: ${row.rescued_from.join(", ")}`;
   return [
-    toolbar(),
     el("h2", {}, row.reasons ? "Rejected" : "Accepted"),
     el(
       "dl",
@@ -85,8 +120,21 @@ function details(row, listed) {
       term("Raw", textOf(row.laion_2b)),
       term("Synthetic", textOf(row.laion_coco)),
       term("Fused", fused(row)),
-      row.beam > 1 ? term("Rescued", `caption of beam ${row.beam}, because the best beam was rejected: ${row.rescued_from.join(", ")}`) : null,
+      rescued && term("Rescued", rescued),
     ),
+  ];
+}
+
+const term = (name, ...value) => [el("dt", {}, name), el("dd", {}, value)];
+
+function details(row, listed) {
+  const unit = row.unit;
+  const show = (view, parameters) => () => {
+    leaveCaption();
+    context.go(view, parameters);
+  };
+  return [
+    ...texts(row),
     findings(row),
     judging(row, (judgements) => {
       listed.judgements = judgements;
@@ -190,6 +238,7 @@ function image(url) {
   if (!/^https?:/i.test(url)) return [textOf(url), el("span", { class: "buttons" }, parts)];
   const show = (event) => {
     const frame = el("iframe", { class: "image", title: "The image", src: `image?${new URLSearchParams({ url })}` });
+    event.target.previousElementSibling.focus();
     event.target.replaceWith(frame);
   };
   parts.push(el("button", { type: "button", onclick: show }, "Show image"));

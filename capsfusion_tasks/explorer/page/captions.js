@@ -1,7 +1,7 @@
 // The list of captions: filter, facets, pages, keyboard.
 import { bulk } from "./bulk.js";
-import { badges, fused, openCaption } from "./caption.js";
-import { Problem, ask, copy, el, number, set, shortModel, textOf } from "./dom.js";
+import { badges, captionKeys, closeCaption, fused, openCaption, waitForCaption } from "./caption.js";
+import { Problem, ask, copy, el, newest, number, set, shortModel, textOf } from "./dom.js";
 import { counted, facets } from "./facets.js";
 import { hinted } from "./hints.js";
 
@@ -9,7 +9,6 @@ const form = document.getElementById("filter");
 const body = document.querySelector("#rows tbody");
 const status = document.getElementById("captions-status");
 const beside = document.querySelector("#facets > div");
-const dialog = document.getElementById("caption");
 const [previous, next, sql] = ["previous", "next", "sql"].map((id) => document.getElementById(id));
 const PAGE = 25;
 const EMPTY = { rows: [], following: null, sql: "", hint: null };
@@ -17,11 +16,12 @@ const EMPTY = { rows: [], following: null, sql: "", hint: null };
 let go; // switches to another view or filter
 let note; // writes the opened caption into the address
 let filter = {}; // the current filter, as the app's parameters
-let trail = []; // the start of each page, up to the current page
-let page = EMPTY;
+let trail = []; // the start of each page, up to the newest page that was asked for
+let page = EMPTY; // the page that is shown
+let loading = false; // whether another page was asked for
 let total = null; // number of matching captions; null until they are counted
-let opened = -1; // the index in the page of the row whose caption is open
-let request = new AbortController();
+let opened = null; // the row whose caption is open
+const [begin, beginLoad, beginCount] = [newest(), newest(), newest()];
 // On a narrow screen, the facets are above the list.
 if (innerWidth <= 900) document.getElementById("facets").open = false;
 let offered = null; // a promise that resolves when the form has its choices
@@ -30,14 +30,18 @@ const known = { models: new Map(), scores: [], show: (score) => count((histogram
 
 export async function showCaptions({ caption, ...parameters }, address, _, tab) {
   ({ go, note } = address);
+  const signal = begin();
+  opened = null;
   // Without a filter, show accepted captions. In the tab of a run, the run's own parameters do not count as a filter.
   const asked = Object.keys(parameters).some((name) => !(name in tab));
   // Only rejected captions have a reason, so the app ignores the verdict of a filter with a reason.
   const verdict = parameters.reason ? "rejected" : (parameters.verdict ?? (asked ? "any" : "accepted"));
   filter = { ...parameters, verdict };
   trail = [null];
+  loading = true;
   offered ??= offerChoices();
   await offered;
+  if (signal.aborted) return;
   const fields = {
     ...filter,
     words: filter.words ?? filter.url ?? filter.pair_id,
@@ -48,11 +52,9 @@ export async function showCaptions({ caption, ...parameters }, address, _, tab) 
   if (unusual) form.querySelector("details").open = true;
   total = null;
   count();
-  await load();
-  if (!caption) return dialog.open && dialog.close();
+  if (!(await load()) || !caption || opened) return;
   const [pair_id, fusion_id] = caption.split(" ");
-  opened = page.rows.findIndex((row) => row.pair_id === pair_id && row.fusion_id === fusion_id);
-  open(page.rows[opened] ?? { pair_id, fusion_id });
+  open(page.rows.find((row) => row.pair_id === pair_id && row.fusion_id === fusion_id) ?? { pair_id, fusion_id });
 }
 
 async function offerChoices() {
@@ -80,37 +82,42 @@ async function offerChoices() {
 
 const change = (parts) => go("captions", { ...filter, ...(typeof parts === "function" ? parts(filter) : parts) });
 
+// Loads and draws the last page of the trail. Returns whether it was drawn: a newer request ends this one.
 async function load() {
-  request.abort();
-  request = new AbortController();
+  const signal = beginLoad();
+  loading = true;
+  previous.disabled = trail.length < 2;
+  next.disabled = true; // only the page that is loading says where the next one starts
   document.getElementById("rows").setAttribute("aria-busy", "true");
+  let problem = null;
   try {
-    page = await ask("api/captions", { ...filter, limit: PAGE, after: trail.at(-1) }, request.signal);
-    say();
+    page = await ask("api/captions", { ...filter, limit: PAGE, after: trail.at(-1) }, signal);
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (error.name === "AbortError") return false;
     if (!(error instanceof Problem)) throw error;
     page = EMPTY;
-    say(error);
+    problem = error;
   }
+  loading = false;
+  say(problem);
   draw();
+  return true;
 }
 
-let counting = new AbortController();
-
 async function count() {
-  counting.abort();
-  counting = new AbortController();
+  const signal = beginCount();
   beside.setAttribute("aria-busy", "true");
   // The buttons still belong to the previous filter.
   for (const button of document.querySelectorAll("#bulk button")) button.disabled = true;
   if (!beside.hasChildNodes()) beside.append(el("p", { class: "status" }, "Counting…"));
   try {
-    const found = await ask("api/facets", { ...filter, histogram }, counting.signal);
+    const found = await ask("api/facets", { ...filter, histogram }, signal);
     total = found.total;
     beside.replaceChildren(...facets(found, filter, change, known));
-    document.getElementById("bulk").replaceChildren(...(await bulk(found, filter)));
-    if (page.rows.length) say();
+    if (page.rows.length && !loading) say();
+    const buttons = await bulk(found, filter);
+    if (signal.aborted) return;
+    document.getElementById("bulk").replaceChildren(...buttons);
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof Problem)) throw error;
@@ -149,24 +156,28 @@ function draw() {
 }
 
 function open(row) {
+  opened = row;
   note(row);
-  openCaption(row, { go, step, changed });
+  openCaption(row, { go, step, changed, closed });
+}
+
+function closed() {
+  const at = page.rows.indexOf(opened);
+  opened = null;
+  note(null);
+  body.rows[at]?.focus();
 }
 
 function drawRow(row, index) {
-  const show = () => {
-    opened = index;
-    open(row);
-  };
   return el(
     "tr",
     {
       tabindex: index === 0 ? 0 : -1,
       class: row.reasons ? "rejected" : "accepted",
       "aria-label": `${row.reasons ? `Rejected: ${row.reasons.join(", ")}` : "Accepted"}. ${row.capsfusion}`,
-      onclick: show,
+      onclick: () => open(row),
       onkeydown: (event) => {
-        if (event.key === "Enter") show();
+        if (event.key === "Enter") open(row);
       },
       onfocus: (event) => {
         for (const each of body.rows) each.tabIndex = each === event.currentTarget ? 0 : -1;
@@ -178,29 +189,22 @@ function drawRow(row, index) {
   );
 }
 
-// The row that is `places` rows after the opened one. Loads another page if necessary. null: the list has no such row.
+// Opens the caption that is `places` rows after the open one. Loads another page if necessary.
 async function step(places) {
-  let at = opened + places;
-  if (at < 0 || at >= page.rows.length) {
-    const pages = trail.length;
-    if (!(await turn(places))) return null;
-    at = trail.length > pages ? 0 : page.rows.length - 1;
-  }
-  body.rows[at]?.focus();
-  opened = at;
-  if (page.rows[at]) note(page.rows[at]);
-  return page.rows[at] ?? null;
+  if (loading) return; // the list does not know yet which caption comes next
+  const row = page.rows[page.rows.indexOf(opened) + places];
+  if (row) return open(row);
+  if (!ask_for(places)) return;
+  const signal = waitForCaption();
+  if (!(await load()) || signal.aborted) return;
+  if (page.rows.length) open(page.rows.at(places > 0 ? 0 : -1));
+  else closeCaption(); // the list says why
 }
 
 function changed(row) {
   const at = page.rows.indexOf(row);
   if (at >= 0) body.rows[at].querySelector(".badges").replaceWith(badges(row));
 }
-
-dialog.addEventListener("close", () => {
-  note(null);
-  body.rows[opened]?.focus();
-});
 
 // ---- the form, the pager, the keyboard ----
 
@@ -230,17 +234,21 @@ document.getElementById("copy-sql").addEventListener("click", (event) => copy(pa
 next.addEventListener("click", () => turn(1));
 previous.addEventListener("click", () => turn(-1));
 
-async function turn(step) {
-  if (step > 0 && page.following) trail.push(page.following);
-  else if (step < 0 && trail.length > 1) trail.pop();
+async function turn(pages) {
+  if (ask_for(pages) && (await load())) body.rows[0]?.focus();
+}
+
+// Changes the trail to an older (1) or newer (-1) page. Returns false if there is none, or if its start is not known.
+function ask_for(pages) {
+  if (pages > 0 && page.following && !loading) trail.push(page.following);
+  else if (pages < 0 && trail.length > 1) trail.pop();
   else return false;
-  await load();
-  body.rows[0]?.focus();
   return true;
 }
 
-export function captionKeys(event) {
-  if (dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
+export function listKeys(event) {
+  if (document.querySelector("dialog[open]")) return captionKeys(event);
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input, select, textarea");
   if (event.key === "Escape" && typing) {
     event.target.blur();

@@ -34,6 +34,25 @@ export function set(field, value) {
 
 export class Problem extends Error {}
 
+const ends = new Set(); // functions that each end one kind of request
+
+// Makes a function that begins a request and returns its signal. This aborts the request before, so that an older answer
+// never replaces a newer one.
+export function newest() {
+  let current = new AbortController();
+  ends.add(() => current.abort());
+  return () => {
+    current.abort();
+    current = new AbortController();
+    return current.signal;
+  };
+}
+
+// Ends all requests that a view has begun, so that no answer is drawn over the next view.
+export function endRequests() {
+  for (const end of ends) end();
+}
+
 // The app's answer as JSON. Throws a Problem with a message for the user; an AbortError passes through.
 export function ask(path, parameters = {}, signal = undefined) {
   const given = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
@@ -54,6 +73,7 @@ export async function send(method, path, object = undefined, signal = undefined)
   }
   if (answer.ok) return answer.json();
   const body = await answer.json().catch(() => ({}));
+  signal?.throwIfAborted(); // catch() above also catches the AbortError
   const right = method === "GET" ? "read" : "edit";
   const known = {
     401: "Your session has ended: log in to Airflow again.",
@@ -128,6 +148,7 @@ export async function copy(text, button) {
     area.select();
     done = document.execCommand("copy");
     area.remove();
+    button.focus();
   }
   const label = button.textContent;
   button.textContent = done ? "Copied" : "Not copied: select the text instead";

@@ -1,5 +1,8 @@
 // The page: the current view, its state in the address, and Airflow's colours.
-import { showCaptions, captionKeys } from "./captions.js";
+import { closeStart } from "./bulk.js";
+import { leaveCaption } from "./caption.js";
+import { listKeys, showCaptions } from "./captions.js";
+import { endRequests } from "./dom.js";
 import { showRuns } from "./runs.js";
 import { showTrends } from "./trends.js";
 
@@ -29,6 +32,9 @@ function query(parameters) {
 }
 
 function show() {
+  endRequests();
+  leaveCaption();
+  closeStart();
   const parameters = Object.fromEntries(new URLSearchParams(location.search));
   const view = parameters.view in VIEWS ? parameters.view : "captions";
   for (const name of Object.keys(VIEWS)) document.getElementById(name).hidden = name !== view;
@@ -85,7 +91,7 @@ for (const button of document.querySelectorAll("nav button")) {
   button.addEventListener("click", () => go(button.dataset.view));
 }
 document.addEventListener("keydown", (event) => {
-  if (!document.getElementById("captions").hidden) captionKeys(event);
+  if (!document.getElementById("captions").hidden) listKeys(event);
 });
 addEventListener("popstate", show);
 window.focus(); // otherwise, the page around the frame gets the keys

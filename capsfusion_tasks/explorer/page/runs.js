@@ -1,12 +1,12 @@
 // Runs: the list, and the figures of one run or of all.
 import { share } from "./charts.js";
-import { Problem, ask, el, number } from "./dom.js";
+import { Problem, ask, el, newest, number } from "./dom.js";
 import { figures } from "./figures.js";
 
 const list = document.getElementById("run-list");
 const place = document.getElementById("figures");
 const DAGS = ["capsfusion", "capsfusion_replay"];
-let request = new AbortController();
+const begin = newest();
 
 // key selects a run by dag_run_id, by replay, or by its interval's start and end. It may also select a fusion_id.
 // An empty key selects all runs.
@@ -15,8 +15,7 @@ export async function showRuns(key, address, dag) {
   const { go } = address;
   const alone = dag !== undefined; // in Airflow's tab of one run
   list.hidden = alone;
-  request.abort();
-  request = new AbortController();
+  const signal = begin();
   if (alone && !DAGS.includes(dag)) {
     place.replaceChildren(
       el("p", { class: "status" }, `Captions come from the DAGs ${DAGS.join(" and ")}; this is a run of ${dag}.`),
@@ -26,8 +25,8 @@ export async function showRuns(key, address, dag) {
   place.replaceChildren(el("p", { class: "status", role: "status" }, "Loading…"));
   const again = () => showRuns(key, address, dag);
   await Promise.all([
-    shown(place, again, async () => figures(await ask("api/figures", key, request.signal), go)),
-    alone || shown(list, again, async () => runs(await ask("api/runs", {}, request.signal), key, go)),
+    shown(place, again, async () => figures(await ask("api/figures", key, signal), go)),
+    alone || shown(list, again, async () => runs(await ask("api/runs", {}, signal), key, go)),
   ]);
 }
 

@@ -1,20 +1,19 @@
 // Trends: acceptance, reasons and speed by day and model.
-import { Problem, ask, el, number, percent, set, shortModel } from "./dom.js";
+import { Problem, ask, el, newest, number, percent, set, shortModel } from "./dom.js";
 import { lines, stacks } from "./lines.js";
 
 const place = document.getElementById("trends");
 const MOST_REASONS = 6;
-let request = new AbortController();
+const begin = newest();
 
 export async function showTrends(parameters, address) {
   const { go } = address;
-  request.abort();
-  request = new AbortController();
+  const signal = begin();
   place.replaceChildren(el("p", { class: "status", role: "status" }, "Loading…"));
   try {
     const [found, choices] = await Promise.all([
-      ask("api/trends", { fusion_id: parameters.fusion_id }, request.signal),
-      ask("api/choices", {}, request.signal),
+      ask("api/trends", { fusion_id: parameters.fusion_id }, signal),
+      ask("api/choices", {}, signal),
     ]);
     place.replaceChildren(...drawn(found, choices.fusions, parameters.fusion_id ?? "", go));
   } catch (error) {
