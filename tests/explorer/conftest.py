@@ -131,6 +131,9 @@ class Held:
             route.fulfill(response=route.fetch())  # has no effect if the page has ended the request
         self._page.evaluate("fetch('api/judge').then(answer => answer.text())")
 
+    def bodies(self) -> list[Any]:
+        return [route.request.post_data_json for route in self._routes]
+
     def stop(self) -> None:
         """Hold no more requests."""
         self._page.unroute(self._pattern)

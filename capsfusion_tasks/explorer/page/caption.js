@@ -35,7 +35,8 @@ export function badges(row) {
 // Shows a caption. What the list knows about it is shown at once, so that the dialog never shows another caption than the
 // one that the keys are for.
 // around: functions of the list of captions. go(view, parameters) shows a view. step(n) opens the caption that is n rows
-// after the open one. changed(row) draws the row's badges again. closed() is called after the user closed the caption.
+// after the open one, open(row) any caption. changed(row) draws the row's badges again. closed() is called after the user
+// closed the caption.
 export async function openCaption(row, around) {
   context = around;
   const signal = waitForCaption(row);
@@ -71,10 +72,23 @@ function draw(children) {
   if (lost) dialog.focus();
 }
 
+// Says that a judgement was not saved, when its caption is no longer shown.
+function unsaved(row, problem) {
+  const show = () => {
+    notice.remove();
+    context.open(row);
+  };
+  const button = el("button", { type: "button", onclick: show }, "Show the caption");
+  const notice = el("p", { class: "problem", role: "alert" }, "A judgement was not saved: ", problem.message, " ", button);
+  if (dialog.open) content.before(notice);
+  else document.getElementById("captions").prepend(notice);
+}
+
 // Closes the dialog for another view, and ends a request that would open it again.
 export function leaveCaption() {
   begin();
   dialog.close();
+  content.replaceChildren();
 }
 
 export function closeCaption() {
@@ -139,7 +153,7 @@ function details(row, listed) {
     judging(row, (judgements) => {
       listed.judgements = judgements;
       context.changed(listed);
-    }),
+    }, (problem) => unsaved(listed, problem)),
     el("h3", {}, "Where it comes from"),
     el(
       "dl",

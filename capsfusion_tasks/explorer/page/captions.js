@@ -158,7 +158,7 @@ function draw() {
 function open(row) {
   opened = row;
   note(row);
-  openCaption(row, { go, step, changed, closed });
+  openCaption(row, { go, open, step, changed, closed });
 }
 
 function closed() {

@@ -25,41 +25,50 @@ async function whoJudges() {
 // Whether the user may edit the DAG. Such users may judge, replay and export captions.
 export const mayEdit = async () => (await whoJudges()) !== null;
 
-// A section with all judgements of the caption and the buttons to judge it. Calls changed(judgements) after a change.
-export function judging(row, changed) {
-  const place = el("section", { class: "judging", "aria-label": "Judgements" });
-  const draw = async (problem = null) => {
-    const name = await whoJudges();
-    place.replaceChildren(
-      ...[
-        name === null ? null : form(row, name, save, withdraw),
-        problem && el("p", { class: "problem", role: "alert" }, problem.message),
-        said(row.judgements, name),
-      ].filter(Boolean),
-    );
-  };
+const unsaved = new Map(); // path of a judgement → the note that could not be saved, and the problem
+
+// A section with all judgements of the caption and the buttons to judge it. Calls changed(judgements) after a change, and
+// failed(problem) if a change fails when the section is no longer shown.
+export function judging(row, changed, failed) {
   const path = `api/captions/${row.pair_id}/${encodeURIComponent(row.fusion_id)}/judgement`;
-  const change = async (method, body, of) => {
+  const problem = el("p", { class: "problem", role: "alert" });
+  const all = el("div");
+  const place = el("section", { class: "judging", "aria-label": "Judgements" }, problem, all);
+  const save = (verdict, note) =>
+    change("PUT", { verdict, note, shown: row.capsfusion }, (judged_by) => [
+      { judged_by, verdict, note, judged_at: new Date().toISOString(), outdated: false },
+    ]);
+  const withdraw = () => change("DELETE", undefined, () => []);
+  const asked = form(save, withdraw);
+
+  const draw = (name) => {
+    problem.textContent = unsaved.get(path)?.problem.message ?? "";
+    problem.hidden = !unsaved.has(path);
+    asked.show(row.judgements.find((each) => each.judged_by === name && !each.outdated), unsaved.get(path)?.note);
+    all.replaceChildren(...said(row.judgements, name));
+  };
+
+  let last = Promise.resolve(); // of two quick changes, the server gets the last one last
+  const change = (method, body, mine) => (last = last.then(() => changeNow(method, body, mine)));
+  const changeNow = async (method, body, mine) => {
+    const name = await whoJudges();
     try {
       await send(method, path, body);
-      row.judgements = of(row.judgements);
+      unsaved.delete(path);
+      row.judgements = [...mine(name), ...row.judgements.filter((each) => each.judged_by !== name)];
       changed(row.judgements);
-      await draw();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      await draw(error);
+      unsaved.set(path, { note: asked.note.value, problem: error });
+      if (!place.isConnected) failed(error);
     }
+    draw(name);
   };
-  const save = async (verdict, note) => {
-    const judged_by = await whoJudges();
-    const mine = { judged_by, verdict, note, judged_at: new Date().toISOString(), outdated: false };
-    await change("PUT", { verdict, note, shown: row.capsfusion }, (all) => [mine, ...without(all, judged_by)]);
-  };
-  const withdraw = async () => {
-    const judged_by = await whoJudges();
-    await change("DELETE", undefined, (all) => without(all, judged_by));
-  };
-  draw();
+
+  whoJudges().then((name) => {
+    if (name !== null) place.prepend(asked.element);
+    draw(name);
+  });
   return place;
 }
 
@@ -68,53 +77,46 @@ export function judgeByKey(place, key) {
   place.querySelector(`.judging button[data-key="${key}"]`)?.click();
 }
 
-const without = (all, name) => all.filter((each) => each.judged_by !== name);
-
-function form(row, name, save, withdraw) {
-  const mine = row.judgements.find((each) => each.judged_by === name && !each.outdated);
+// The form for a judgement. It stays the same while changes are saved, so that it keeps the focus and what a user types.
+function form(save, withdraw) {
+  let mine = null; // the user's judgement as it is saved; null before the first show()
   const note = el("input", { name: "note", placeholder: "Note", "aria-label": "Note", maxlength: 2000 });
-  note.value = mine?.note ?? "";
   const buttons = VERDICTS.map(([verdict, label, key]) =>
     el(
       "button",
-      {
-        type: "button",
-        "data-key": key,
-        "data-verdict": verdict,
-        "aria-pressed": mine?.verdict === verdict ? "true" : "false",
-        onclick: () => save(verdict, note.value),
-      },
+      { type: "button", "data-key": key, "data-verdict": verdict, onclick: () => save(verdict, note.value) },
       `${label} `,
       el("kbd", {}, key),
     ),
   );
-  note.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && mine) save(mine.verdict, note.value);
+  const back = el("button", { type: "button", onclick: withdraw }, "Withdraw");
+  note.addEventListener("keydown", async (event) => {
+    if (event.key !== "Enter" || !mine) return;
+    await save(mine.verdict, note.value);
+    // After a note, keys are commands again.
+    if (note.value === mine?.note && document.activeElement === note) note.closest("dialog").focus();
   });
-  return el(
-    "p",
-    { class: "verdicts" },
-    el("span", { class: "faint" }, "Would you train on this caption?"),
-    buttons,
-    note,
-    mine && el("button", { type: "button", onclick: withdraw }, "Withdraw"),
-  );
+  const show = (judgement, draft = judgement?.note ?? "") => {
+    if (note.value === (mine?.note ?? "")) note.value = draft; // otherwise the user has typed a newer one
+    mine = judgement;
+    for (const button of buttons) button.setAttribute("aria-pressed", `${button.dataset.verdict === mine?.verdict}`);
+    if (!mine && document.activeElement === back) buttons[0].focus();
+    back.hidden = !mine;
+  };
+  const question = el("span", { class: "faint" }, "Would you train on this caption?");
+  return { element: el("p", { class: "verdicts" }, question, buttons, note, back), note, show };
 }
 
 function said(all, name) {
-  if (!all.length) return null;
-  return el(
-    "ul",
-    { class: "said" },
-    all.map((each) =>
-      el(
-        "li",
-        {},
-        el("span", { class: `badge ${each.verdict}` }, LABELS[each.verdict]),
-        ` ${each.judged_by === name ? "you" : each.judged_by}, ${time(each.judged_at)}`,
-        each.note && [": ", el("bdi", { dir: "auto" }, each.note)],
-        each.outdated && " (judged an earlier caption of this pair)",
-      ),
+  const lines = all.map((each) =>
+    el(
+      "li",
+      {},
+      el("span", { class: `badge ${each.verdict}` }, LABELS[each.verdict]),
+      ` ${each.judged_by === name ? "you" : each.judged_by}, ${time(each.judged_at)}`,
+      each.note && [": ", el("bdi", { dir: "auto" }, each.note)],
+      each.outdated && " (judged an earlier caption of this pair)",
     ),
   );
+  return lines.length ? [el("ul", { class: "said" }, lines)] : [];
 }
