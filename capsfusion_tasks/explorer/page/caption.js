@@ -32,11 +32,11 @@ export function badges(row) {
   );
 }
 
-// Shows a caption. What the list knows about it is shown at once, so that the dialog never shows another caption than the
-// one that the keys are for.
-// around: functions of the list of captions. go(view, parameters) shows a view. step(n) opens the caption that is n rows
-// after the open one, open(row) any caption. changed(row) draws the row's badges again. closed() is called after the user
-// closed the caption.
+// Shows a caption. What the list knows about it is shown at once, so that the dialog never shows another caption than
+// the one that the keys are for.
+// around: functions of the list of captions. go(view, parameters) shows a view. step(n) opens the caption that is n
+// rows after the open one, open(row) any caption. changed(row) draws the row's badges again. closed() is called after
+// the user closed the caption.
 export async function openCaption(row, around) {
   context = around;
   const signal = waitForCaption(row);

@@ -21,8 +21,8 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// Sets the value of a form's field. If a select does not offer the value, such as a model from an old address, it gets it
-// as an option, so that the next search keeps it.
+// Sets the value of a form's field. A value that a select does not offer, such as a model from an old address, becomes
+// an option, so that the next search keeps it.
 export function set(field, value) {
   if (field.matches("select")) {
     field.querySelector("option.extra")?.remove();
@@ -36,8 +36,8 @@ export class Problem extends Error {}
 
 const ends = new Set(); // functions that each end one kind of request
 
-// Makes a function that begins a request and returns its signal. This aborts the request before, so that an older answer
-// never replaces a newer one.
+// Makes a function that begins a request and returns its signal. This aborts the request before, so that an older
+// answer never replaces a newer one.
 export function newest() {
   let current = new AbortController();
   ends.add(() => current.abort());

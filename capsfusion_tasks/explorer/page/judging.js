@@ -27,8 +27,8 @@ export const mayEdit = async () => (await whoJudges()) !== null;
 
 const unsaved = new Map(); // path of a judgement → the note that could not be saved, and the problem
 
-// A section with all judgements of the caption and the buttons to judge it. Calls changed(judgements) after a change, and
-// failed(problem) if a change fails when the section is no longer shown.
+// A section with all judgements of the caption and the buttons to judge it. Calls changed(judgements) after a change,
+// and failed(problem) if a change fails when the section is no longer shown.
 export function judging(row, changed, failed) {
   const path = `api/captions/${row.pair_id}/${encodeURIComponent(row.fusion_id)}/judgement`;
   const problem = el("p", { class: "problem", role: "alert" });
@@ -77,7 +77,8 @@ export function judgeByKey(place, key) {
   place.querySelector(`.judging button[data-key="${key}"]`)?.click();
 }
 
-// The form for a judgement. It stays the same while changes are saved, so that it keeps the focus and what a user types.
+// The form for a judgement. It stays the same while changes are saved, so that it keeps the focus and what a user
+// types.
 function form(save, withdraw) {
   let mine = null; // the user's judgement as it is saved; null before the first show()
   const note = el("input", { name: "note", placeholder: "Note", "aria-label": "Note", maxlength: 2000 });
