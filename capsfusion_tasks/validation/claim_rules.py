@@ -14,21 +14,27 @@ from capsfusion_tasks.validation.leak_rules import says_unlike_sources
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, word_set
 
-# Each colour with its shades, and with its names in the most frequent languages of raw captions.
+# Each colour with its shades, and with its names in the most frequent languages of raw captions. A shade between two
+# colours is in both lines, because English speakers name it either way: teal is blue to some and green to others.
 _COLOURS = {
-    "red": "crimson scarlet maroon burgundy ruby rojo roja rouge rosso rossa rot rote roten vermelho rood",
-    "orange": "naranja arancione laranja",
-    "yellow": "amarillo amarilla jaune giallo gialla gelb gelbe amarelo geel",
-    "green": "teal olive emerald lime mint verde vert verte grün grüne groen",
-    "blue": "navy azure turquoise teal cyan indigo cobalt azul bleu bleue blu blau blaue blauw",
-    "purple": "violet lavender lilac plum mauve morado violeta viola lila roxo paars",
-    "pink": "rose rosa magenta fuchsia coral roze",
-    "brown": "tan beige bronze chocolate marrón marron marrone braun braune marrom bruin",
-    "black": "ebony negro negra noir noire nero nera schwarz schwarze schwarzer preto preta zwart",
-    "white": "ivory cream blanco blanca blanc blanche bianco bianca weiß weiße weiss branco branca wit",
+    "red": "crimson scarlet maroon burgundy ruby coral rojo roja rouge rosso rossa rot rote roten vermelho rood",
+    "orange": "coral naranja arancione laranja",
+    "yellow": "lime amarillo amarilla jaune giallo gialla gelb gelbe amarelo geel",
+    "green": "teal turquoise aqua cyan olive emerald lime mint verde vert verte grün grüne groen",
+    "blue": "navy azure turquoise teal aqua cyan indigo cobalt azul bleu bleue blu blau blaue blauw",
+    "purple": "violet lavender lilac plum mauve indigo burgundy magenta fuchsia morado violeta viola lila roxo paars",
+    "pink": "rose rosa magenta fuchsia coral lilac mauve roze",
+    "brown": "tan beige bronze chocolate maroon olive marrón marron marrone braun braune marrom bruin",
+    "black": "ebony charcoal negro negra noir noire nero nera schwarz schwarze schwarzer preto preta zwart",
+    "white": "ivory cream beige blanco blanca blanc blanche bianco bianca weiß weiße weiss branco branca wit",
     "grey": "gray silver charcoal gris grise grigio grigia grau graue cinza grijs",
 }
-COLOUR_OF = {shade: colour for colour, shades in _COLOURS.items() for shade in (colour, *shades.split())}
+_COLOURS_AND_SHADES = {colour: {colour, *shades.split()} for colour, shades in _COLOURS.items()}
+# Word → the colours that it may stand for.
+COLOURS_OF = {
+    word: frozenset(colour for colour, words in _COLOURS_AND_SHADES.items() if word in words)
+    for word in set().union(*_COLOURS_AND_SHADES.values())
+}
 PLAIN_COLOURS = frozenset((*_COLOURS, "gray"))
 
 _DENIAL_HINTS = (" not ", "n't ", "n’t ")
@@ -155,14 +161,17 @@ def changed_colour(fused: Fused, _: RuleSettings) -> bool:
 
     Either the caption lacks a colour of a source ("a brown car" for "a red car"), or the new colour precedes a word
     that has another colour in a source ("the red brand's brown car" for "the red brand's red car"). Shades of a colour
-    and its names in other languages count as the same colour.
+    and its names in other languages count as the same colour, and a shade between two colours as either of them: "blue"
+    and "green" both repeat "teal".
     """
     plain = PLAIN_COLOURS & fused.caption_set
     if not plain:
         return False
-    sources, caption = colours_of(fused.source_words), colours_of(fused.caption_words)
-    new = {COLOUR_OF[word] for word in plain if word not in fused.sources_lower} - sources
-    return bool(new) and (bool(sources - caption) or _on_the_same_word(new, fused))
+    unsaid = [word for word in plain if word not in fused.sources_lower]
+    new = colours_of(words_of_other_colours(unsaid, fused.source_words))
+    if not new:
+        return False
+    return bool(words_of_other_colours(fused.source_words, fused.caption_words)) or _on_the_same_word(new, fused)
 
 
 def _on_the_same_word(new: set[str], fused: Fused) -> bool:
@@ -175,13 +184,20 @@ def _coloured(words: Sequence[str]) -> dict[str, set[str]]:
     """Word → the colours directly before it."""
     found: dict[str, set[str]] = {}
     for colour, word in pairwise(words):
-        if colour in COLOUR_OF and word not in FUNCTION_WORDS:
-            found.setdefault(base_form(word), set()).add(COLOUR_OF[colour])
+        if colour in COLOURS_OF and word not in FUNCTION_WORDS:
+            found.setdefault(base_form(word), set()).update(COLOURS_OF[colour])
     return found
 
 
 def colours_of(words: Iterable[str]) -> set[str]:
-    return {COLOUR_OF[word] for word in words if word in COLOUR_OF}
+    """The colours that ``words`` may stand for."""
+    return {colour for word in words for colour in COLOURS_OF.get(word, ())}
+
+
+def words_of_other_colours(words: Iterable[str], others: Iterable[str]) -> list[str]:
+    """The colour words among ``words`` that share no colour with ``others``."""
+    known = colours_of(others)
+    return [word for word in words if word in COLOURS_OF and COLOURS_OF[word].isdisjoint(known)]
 
 
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:

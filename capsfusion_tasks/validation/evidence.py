@@ -105,8 +105,7 @@ def _repeated(fused: Fused) -> Iterator[Span]:
 
 
 def _new_colours(fused: Fused) -> Iterable[str]:
-    sources = claims.colours_of(fused.source_words)
-    return (word for word in fused.caption_words if word in claims.COLOUR_OF and claims.COLOUR_OF[word] not in sources)
+    return claims.words_of_other_colours(fused.caption_words, fused.source_words)
 
 
 def _names(fused: Fused) -> Iterable[str]:

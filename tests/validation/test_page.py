@@ -110,3 +110,9 @@ def test_evidence_lies_within_the_caption_in_order(raw: str, synthetic: str, cap
         ends = [place for span in evidence(fused, rule.__name__) for place in span]
         assert ends == sorted(ends)
         assert all(0 <= place <= len(caption) for place in ends)
+
+
+def test_a_shade_between_two_colours_is_not_marked_where_another_colour_is() -> None:
+    caption = "The blue dress is a dress with a green hem and a pink belt."
+    fused = Fused("Teal dress, teal belt", "a dress", caption)
+    assert [caption[start:end] for start, end in evidence(fused, "changed_colour")] == ["pink"]
