@@ -130,7 +130,7 @@ _EVIDENCE: dict[str, Callable[[Fused], Iterable[Span]]] = {
     "denial": _anywhere(claims.DENIAL),
     "first_person": lambda fused: (m.span() for m in voice.first_persons(fused.caption, fused.sources)),
     "addresses_reader": lambda fused: [
-        *(m.span() for m in voice.OPENING.finditer(fused.caption) if m.start() == 0),
+        *(m.span() for m in (voice.opening(fused.caption),) if m),
         *_anywhere(voice.READER)(fused),
     ],
     "personal_data": _anywhere(web.EMAIL, web.PHONE),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from capsfusion_tasks.thresholds import RuleSettings
+from capsfusion_tasks.validation import titles
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
@@ -24,11 +25,24 @@ _BEFORE_NUMERAL = re.compile(r"[\w,)] [A-Z][\w'’-]* \Z")
 _AFTER_NUMERAL = re.compile(r"I (?:are|was|were|had|did|didn['’]t|can|could|will|would|also)\Z")
 _NAME_LENGTH = 40  # in characters; longer names before a numeral are not found, which bounds the time
 _NEXT_WORD = re.compile(r"\W+[A-Z]\w*")
-# First words that show that a caption is an advertisement, an instruction or a question.
-OPENING = re.compile(
-    r"(?:Introducing|Buy|Click|Check out|Register|Shop|Order now|Looking for|Please|Enjoy|Learn how|Find out|Don['’]t"
-    r"|Visit|Get (?:a|an|the|your|ready)|Discover (?:the|how|a|our|your)|Welcome to (?:our|my|the)"
-    r"|Here(?:['’]s| is| are)|Are you|Do you|Have you|How (?:about|can you|much do)|Is it)\b"
+# First words that show that a caption is an advertisement, an instruction or a question. Some of these verbs are nouns,
+# too, so the next word decides: "Visit our shop" and "Visit of the Pope", "Shop now" and "Shop front".
+_OFFER = re.compile(
+    r"(?:Introducing|Buy|Click (?:here|on|to|for|the|this|an?|any|each|images?|photos?|links?|below|above|through|now)"
+    r"|Check out(?! (?:counter|desk|line|lane|area|page|process|time))"
+    r"|Register (?:now|today|online|here|for|to|with|your|by|at)"
+    r"|Shop (?:now|online|today|here|for(?! (?:sale|rent|lease))|the|our|all|an?|this|these|by|from|more|your"
+    r"|at (?:our|[A-Z][\w-]*['’]s)|[\w-]+['’]s|[A-Z][\w-]*|[^.]* online)|Order now|Enjoy|Learn how|Find out"
+    r"|Visit(?! (?:of|to|by|from|in|at|with|and|or|during|between|on|for|is|was|[Cc]ards?|[Dd]ays?|[Dd]ates?)\b)(?= )"
+    r"|Get (?:an?|the|your|ready)|Discover (?:the|how|an?|our|your))\b"
+)
+_ADDRESS = re.compile(
+    # A bear may be looking for food: "Looking for food, a bear walks in the snow."
+    r"(?:Looking for(?= [^.!]*\?| [^,]*\Z|.*\b(?:you|your|look no further)\b"
+    r"|[^,]*, (?:check|see|visit|try|shop|look|here)\b)|Please|Don['’]t|Welcome to (?:our|my|the)"
+    # "Here is Greenwood" and "Here are Tom and Ann" name what the picture shows.
+    r"|Here(?:['’]s| is| are)(?! (?!(?:The|An?|Our|My|Your|Some) )[A-Z][\w-]*(?![\w'’-]))"
+    r"|Are you|Do you|Have you|How (?:about|can you|much do)|Is it)\b"
 )
 READER = re.compile(
     r"\bplease (?:note|visit|contact|confirm|click|see|take|call|check|email)\b"
@@ -73,11 +87,23 @@ def addresses_reader(fused: Fused, _: RuleSettings) -> bool:
     """``addresses_reader``: an advertisement, an instruction or a question to the reader.
 
     Examples: "Buy it now", "Click here", "Are you …?", "you can purchase". "Welcome" and "Download" alone do not count,
-    because titles also begin with these words.
+    because titles also begin with these words. Nor does a title that is recognised ("Don't Look Up is a film"), or a
+    noun ("Visit of the Pope", "Shop front").
     """
-    if OPENING.match(fused.caption):
+    if opening(fused.caption) is not None:
         return True
     return not _READER_HINTS.isdisjoint(fused.caption_set) and READER.search(fused.caption_lower) is not None
+
+
+def opening(caption: str) -> re.Match[str] | None:
+    """The first words of ``caption`` if they address the reader, and are not the beginning of a title.
+
+    "Buy Frozen, the film" is an offer, but "Don't Starve, the game" is a title.
+    """
+    if offer := _OFFER.match(caption):
+        return None if titles.is_subject(caption) else offer
+    address = _ADDRESS.match(caption)
+    return None if address and (titles.is_subject(caption) or titles.is_named(caption)) else address
 
 
 def question(fused: Fused, _: RuleSettings) -> bool:
