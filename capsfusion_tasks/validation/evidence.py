@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from capsfusion_tasks.validation import claim_rules as claims
 from capsfusion_tasks.validation import leak_rules as leaks
+from capsfusion_tasks.validation import narrator
 from capsfusion_tasks.validation import voice_rules as voice
 from capsfusion_tasks.validation import web_rules as web
 from capsfusion_tasks.validation.facts import base_form
@@ -128,7 +129,7 @@ _EVIDENCE: dict[str, Callable[[Fused], Iterable[Span]]] = {
     "unsupported": _words(lambda fused: fused.unsupported),
     "little_support": _words(lambda fused: fused.unsupported),
     "denial": _anywhere(claims.DENIAL),
-    "first_person": lambda fused: (m.span() for m in voice.first_persons(fused.caption, fused.sources)),
+    "first_person": lambda fused: narrator.first_persons(fused.caption, fused.sources),
     "addresses_reader": lambda fused: [
         *(m.span() for m in (voice.opening(fused.caption),) if m),
         *_anywhere(voice.READER)(fused),

@@ -38,7 +38,7 @@ _LOOPING_WORD_LENGTH = 10
 # The same sign ten or more times in a row, with or without spaces: "!!!!!!!!!!", "- - - - - - - - - -".
 _SIGN_LOOP = re.compile(r"([^\w\s])(?:\s?\1){9,}")
 
-_QUOTATION = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')
+QUOTATION = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')
 # A sentence ends only after a word of four or more characters, because the full stop after a shorter word may belong to
 # an initial ("J. Smith") or a title ("Dr.", "St.").
 _SENTENCE_END = re.compile(r"(?<=\w\w\w\w)[.!?][\"'”’)]*\s+(?=[\"'“(]?[A-Z])")
@@ -58,7 +58,7 @@ def words(text: str) -> list[str]:
 
 def without_quotations(text: str) -> str:
     """``text`` with a space in place of each quotation, because a quotation is not the caption's own statement."""
-    return _QUOTATION.sub(" ", text) if '"' in text or "“" in text or "«" in text else text
+    return QUOTATION.sub(" ", text) if '"' in text or "“" in text or "«" in text else text
 
 
 def sentences(text: str) -> list[str]:

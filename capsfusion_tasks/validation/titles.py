@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # Two or more capitalised words, with words of grammar between them: "Welcome to the Jungle".
-_SMALL = r"(?:a|an|and|are|at|by|for|from|in|is|it|me|my|of|on|or|our|the|to|with|you|your) "
+_SMALL = r"(?:a|am|an|and|are|at|by|for|from|in|is|it|me|my|of|on|or|our|the|to|with|you|your) "
 _RUN = rf"[A-Z][\w'’]*(?:[ -](?:{_SMALL}){{0,3}}[A-Z0-9][\w'’&-]*){{1,10}}[!?]?"
 _YEAR = r"(?: \((?:19|20)\d\d\))?"
 _RELATIVE = r"(?:which|that|who|whom|whose|where|when|while|if|because|as|so|until|and|or|but)\b"

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from capsfusion_tasks.thresholds import RuleSettings
-from capsfusion_tasks.validation import titles
+from capsfusion_tasks.validation import narrator, titles
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Only captions with one of these words are searched for _FIRST_PERSON or READER, because looking up words in a set is
-# faster than running the pattern.
-_FIRST_PERSON_HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll")
+# Only captions with one of these words are searched for READER, because looking up words is faster than the pattern.
 _READER_HINTS = word_set("please you you're our my click more")
-_FIRST_PERSON = re.compile(
-    r"\b(?:I|[Ww]e)(?:['’](?:m|ve|d|ll|re)"
-    r"| (?:am|are|was|were|have|had|do|don['’]t|did|didn['’]t|can|could|will|would|need|want|love|think|use|used|got"
-    r"|made|found|look|offer|bought|created|decided|desire|discovered|envision|followed|regret|also|just|recently))\b"
-)
-# "I" counts as a Roman numeral between a name that does not begin a sentence and one of the verbs in _AFTER_NUMERAL
-# ("under Queen Elizabeth I were"). In "the Nikon I bought", "I" is the pronoun.
-_BEFORE_NUMERAL = re.compile(r"[\w,)] [A-Z][\w'’-]* \Z")
-_AFTER_NUMERAL = re.compile(r"I (?:are|was|were|had|did|didn['’]t|can|could|will|would|also)\Z")
-_NAME_LENGTH = 40  # in characters; longer names before a numeral are not found, which bounds the time
-_NEXT_WORD = re.compile(r"\W+[A-Z]\w*")
 # First words that show that a caption is an advertisement, an instruction or a question. Some of these verbs are nouns,
 # too, so the next word decides: "Visit our shop" and "Visit of the Pope", "Shop now" and "Shop front".
 _OFFER = re.compile(
@@ -54,33 +40,15 @@ READER = re.compile(
 
 
 def first_person(fused: Fused, _: RuleSettings) -> bool:
-    """``first_person``: "I" or "we" outside quotation marks ("I need to get the oven mitt for my dad").
+    """``first_person``: "I", "we", "my", "our", "me" or "us" of a narrator ("I need to get the mitt for my dad").
 
-    Such a caption repeats a comment on a picture instead of describing the picture. The numeral in "Queen Elizabeth I
-    was" does not count, nor does a title of a source ("We Are Shining Stationery Cards").
+    Such a caption repeats a comment on a picture instead of describing the picture. What others say does not count ("a
+    sign that reads I love you"), nor does a numeral ("Queen Elizabeth I was"), a title ("We Are Marshall", "My Little
+    Pony"), or what all people share ("our solar system").
     """
-    if _FIRST_PERSON_HINTS.isdisjoint(fused.caption_set):
+    if narrator.HINTS.isdisjoint(fused.caption_set):
         return False
-    return next(first_persons(fused.own_words, fused.sources), None) is not None
-
-
-def first_persons(text: str, sources: str) -> Iterator[re.Match[str]]:
-    """The places where ``text`` says "I" or "we", except in Roman numerals and in titles that ``sources`` have."""
-    for match in _FIRST_PERSON.finditer(text):
-        if not _is_numeral(match, text) and not _begins_a_title(match, text, sources):
-            yield match
-
-
-def _is_numeral(match: re.Match[str], text: str) -> bool:
-    before = text[max(0, match.start() - _NAME_LENGTH) : match.start()]
-    return _AFTER_NUMERAL.match(match[0]) is not None and _BEFORE_NUMERAL.search(before) is not None
-
-
-def _begins_a_title(match: re.Match[str], text: str, sources: str) -> bool:
-    """Whether ``match`` and the capitalised word after it are written As A Title in ``sources``."""
-    following = _NEXT_WORD.match(text, match.end())
-    title = " ".join(word[0].upper() + word[1:] for word in match[0].split())
-    return following is not None and f"{title}{following[0]}" in sources
+    return next(narrator.first_persons(fused.caption, fused.sources), None) is not None
 
 
 def addresses_reader(fused: Fused, _: RuleSettings) -> bool:

@@ -392,9 +392,9 @@ def test_the_published_captions_are_rejected_at_their_measured_shares(published_
     assert Counter(reason for row in verdicts for reason in row) == {
         "prompt_leakage": 232,
         "truncated": 119,
+        "first_person": 74,
         "addresses_reader": 60,
         "unsupported": 60,
-        "first_person": 45,
         "denial": 23,
         "continuation": 21,
         "question": 15,
@@ -425,7 +425,7 @@ def test_the_published_captions_are_rejected_at_their_measured_shares(published_
         "invented_name": 58,
         "file_name": 20,
     }
-    assert sum(not row for row in verdicts) == 4438
+    assert sum(not row for row in verdicts) == 4417
 
 
 def test_the_rest_of_a_cut_off_source_is_no_caption() -> None:
