@@ -25,6 +25,7 @@ from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.arrays import among
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
 from capsfusion_tasks.warehouse.ledger_tables import UNIT_STATES, shards, work_units
+from capsfusion_tasks.warehouse.rates import fuses_all_rows
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ EVERYTHING = Scope()
 class RunSummary:
     """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``.
 
-    ``rows_per_second``: rows per second of GPU time.
+    ``rows_per_second``: rows per second of GPU time. It and the tokens leave out units that do not fuse all their rows
+    (``rates.fuses_all_rows``).
     """
 
     units: int
@@ -80,26 +82,26 @@ class RunSummary:
 
 
 def run_summary(connection: Connection, scope: Scope = EVERYTHING) -> RunSummary:
-    units = work_units.c
+    units, fused = work_units.c, fuses_all_rows()
     sums = {
         "rows_in": units.rows_in,
         "accepted": units.accepted,
         "rejected": units.rejected,
         "waiting": case((units.state == "loaded", 0), else_=units.rows_in),
         "superseded": units.superseded,
-        "prompt_tokens": units.prompt_tokens,
-        "caption_tokens": units.caption_tokens,
-        "timed": case((units.gpu_seconds.is_(None), 0), else_=units.rows_in),
+        "prompt_tokens": case((fused, units.prompt_tokens)),
+        "caption_tokens": case((fused, units.caption_tokens)),
+        "gpu_seconds": units.gpu_seconds,
+        "seconds": case((fused, units.gpu_seconds)),
+        "timed": case((and_(fused, units.gpu_seconds.is_not(None)), units.rows_in)),
     }
     statement = select(
-        func.count().label("units"),
-        func.coalesce(func.sum(units.gpu_seconds), 0.0).label("seconds"),
-        *(func.coalesce(func.sum(column), 0).label(name) for name, column in sums.items()),
+        func.count().label("units"), *(func.coalesce(func.sum(column), 0).label(name) for name, column in sums.items())
     )
     found = dict(connection.execute(statement.where(scope.clause())).mappings().one())
-    seconds, timed = float(found.pop("seconds")), int(found.pop("timed"))
+    seconds, timed, gpu_seconds = (float(found.pop(name)) for name in ("seconds", "timed", "gpu_seconds"))
     counts = {name: int(value) for name, value in found.items()}
-    return RunSummary(**counts, gpu_seconds=seconds, rows_per_second=timed / seconds if seconds else None)
+    return RunSummary(**counts, gpu_seconds=gpu_seconds, rows_per_second=timed / seconds if seconds else None)
 
 
 def unit_counts(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:

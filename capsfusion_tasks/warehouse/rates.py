@@ -41,6 +41,16 @@ class Measured(NamedTuple):
     fused: Tokens | None = None
 
 
+def fuses_all_rows() -> ColumnElement[bool]:
+    """Whether all rows of a unit are fused, as SQL on the table ``work_units``.
+
+    False for a replay of captions of its own fusion that does not replace them. It only validates most captions again,
+    so their tokens were counted in earlier units, and its device seconds are those of a few rows.
+    """
+    units = work_units.c
+    return or_(units.replay_of.is_distinct_from(units.fusion_id), units.existing == "replace")
+
+
 def measured(connection: Connection, fusion_id: str) -> Measured | None:
     """The measured speed of the last units of a fusion. None before its first unit is fused."""
     units = work_units.c
@@ -56,8 +66,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
             case((real.is_not(None), units.caption_tokens)).label("caption"),
         )
         .where(units.fusion_id == fusion_id, units.gpu_seconds > 0, units.tokens_estimated > 0)
-        # Leave out replays of captions of this same fusion. They only validate most captions again, without fusing.
-        .where(units.replay_of.is_distinct_from(units.fusion_id))
+        .where(fuses_all_rows())
         .order_by(units.created_at.desc(), units.unit_id.desc())
         .limit(RECENT_UNITS)
         .subquery()

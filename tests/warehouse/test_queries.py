@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.schemas import Shard
+from capsfusion_tasks.schemas import Replay, Shard, Unit
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
@@ -54,6 +54,25 @@ def test_summary_of_everything_and_of_a_day(two_days: Warehouse, connection: Con
     assert (day.units, day.accepted, day.rejected, day.waiting, day.rows_per_second) == (2, 2, 1, 5, 2.0)
     nothing = run_summary(connection, Scope(dag_run_id="run 2"))
     assert (nothing.units, nothing.rows_in, nothing.rows_per_second) == (0, 0, None)
+
+
+def test_captions_that_are_only_validated_again_are_neither_timed_nor_counted_twice(
+    two_days: Warehouse, connection: Connection
+) -> None:
+    before = run_summary(connection)
+    stats = {"gpu_seconds": 0.5, "prompt_tokens": 100, "caption_tokens": 10}
+    for name, existing in (("judged", "skip"), ("replaced", "replace")):
+        unit = Unit(unit_id=name, fusion_id="f1", rows=2, tokens=200)
+        ledger.register_units(connection, [unit], Replay(name=name, fusion_id="f1"), existing=existing)
+    ledger.unit_fused(connection, "judged", stats)
+    judged = run_summary(connection)
+    assert (judged.rows_in, judged.gpu_seconds) == (before.rows_in + 4, before.gpu_seconds + 0.5)
+    assert (judged.prompt_tokens, judged.caption_tokens, judged.rows_per_second) == (200, 20, 2.5)
+    assert run_summary(connection, Scope(replay="judged")).rows_per_second is None
+    # A replay that replaces captions fuses all its rows, even under the fusion of these captions.
+    ledger.unit_fused(connection, "replaced", stats)
+    replaced = run_summary(connection)
+    assert (replaced.prompt_tokens, replaced.caption_tokens, replaced.rows_per_second) == (300, 30, 7 / 2.5)
 
 
 def test_units_by_state(two_days: Warehouse, connection: Connection) -> None:

@@ -61,6 +61,13 @@ def test_a_replay_under_its_own_fusion_says_nothing_about_the_rate(
     found = rates.measured(connection, "f1")
     assert found is not None
     assert found.units == 2
+    # This replay replaces the captions of its own fusion, so it fuses all rows.
+    unit = Unit(unit_id="replaced", fusion_id="f1", rows=10, tokens=1000)
+    ledger.register_units(connection, [unit], Replay(name="replaced", fusion_id="f1"), existing="replace")
+    fuse(connection, "replaced", 10.0)
+    found = rates.measured(connection, "f1")
+    assert found is not None
+    assert found.units == 3
 
 
 def test_units_wait_until_they_are_fused(warehouse: Warehouse, connection: Connection) -> None:
