@@ -71,13 +71,12 @@ class Report:
         if total.units:
             lines.append(
                 f"pairs: {total.rows_in} = {total.accepted} accepted + {total.rejected} rejected"
-                f" + {total.waiting} waiting"
+                f" + {total.waiting} waiting{_replaced(total)}"
             )
         if self.whole:
-            replaced = f"; {self.whole.superseded} of them were replaced later" if self.whole.superseded else ""
             lines.append(
                 f"interval: {self.whole.accepted} accepted + {self.whole.rejected} rejected in all runs of the"
-                f" interval{replaced}"
+                f" interval{_replaced(self.whole)}"
             )
         if self.unplanned:
             lines.append(
@@ -236,6 +235,10 @@ def _headline(good: str, bad: str, total: RunSummary) -> str:
     if total.rows_per_second:
         parts.append(f"{total.rows_per_second:.1f} captions/s")
     return ", ".join(parts)
+
+
+def _replaced(total: RunSummary) -> str:
+    return f"; {total.superseded} of them were replaced later" if total.superseded else ""
 
 
 def _failed_units(connection: Connection, scope: Scope) -> list[str]:

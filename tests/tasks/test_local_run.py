@@ -28,6 +28,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import unit_tasks
 from capsfusion_tasks.tasks.local_run import run_pipeline
+from capsfusion_tasks.tasks.report import report_all
 from capsfusion_tasks.warehouse import ledger, queries
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -199,6 +200,7 @@ def test_fusing_again_replaces_whoever_loads_it_and_the_counts_still_add_up(sett
     ]
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         assert queries.consistency(connection) == []
+        assert f" + 0 waiting; {len(before)} of them were replaced later\n" in report_all(connection).text
 
 
 def test_a_unit_that_cannot_be_loaded_fails_alone(settings: Settings) -> None:
