@@ -1,4 +1,4 @@
-"""Opens DuckDB for one join, with limited memory and cores, and a scratch folder for data that do not fit in memory."""
+"""Opens DuckDB with the limited memory and cores of a join, and a scratch folder for data that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ def join_memory(settings: Settings) -> int:
 
 
 class DoesNotFit(NotReadyError):
-    """The rows of a join fit neither in its memory nor on scratch disk."""
+    """Data, such as the rows of a join, fit neither in its memory nor on scratch disk."""
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+def database(settings: Settings, what: str = "the rows of a join") -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB with the limit ``join_memory``. Data that do not fit go to a folder on scratch disk.
 
-    Raises DoesNotFit if rows fit neither in memory nor on scratch disk.
+    Raises DoesNotFit if the data, which ``what`` names, fit neither in memory nor on scratch disk.
     """
-    what = "the rows of a join"
     limits: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{join_memory(settings)}B",
         "threads": -(-len(os.sched_getaffinity(0)) // JOINS_AT_ONCE),

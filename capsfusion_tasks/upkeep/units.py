@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, finish
 from capsfusion_tasks.upkeep.listing import Listing
+from capsfusion_tasks.upkeep.repeated_pairs import repeated_pairs
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit, forget_unit
 from capsfusion_tasks.warehouse.queries import Scope
@@ -106,7 +104,8 @@ def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Findi
         by_fusion[unit.fusion_id].append(unit)
     for together in by_fusion.values():
         owners: dict[bytes, LedgerUnit] = {}
-        for unit, pair_ids in zip(together, _repeated(evidence, together), strict=True):
+        repeated = repeated_pairs(evidence.storage, evidence.settings, [unit.unit_id for unit in together])
+        for unit, pair_ids in zip(together, repeated, strict=True):
             if shared := [pair_id for pair_id in pair_ids if pair_id in owners]:
                 first = owners[shared[0]].unit_id
                 what = f"{len(shared)} of its pairs are also in other unloaded units; the first is also in {first}"
@@ -114,14 +113,6 @@ def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Findi
                 yield Finding("pair-in-two-units", unit.unit_id, what, mend, partial(_forget, evidence, unit))
             else:
                 owners |= dict.fromkeys(pair_ids, unit)
-
-
-def _repeated(evidence: Evidence, units: list[LedgerUnit]) -> list[list[bytes]]:
-    """For each unit, the ids of those of its pairs that occur more than once in these units."""
-    ids = [evidence.storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id"]) for unit in units]
-    counts = pa.concat_tables(ids).group_by("pair_id").aggregate([("pair_id", "count")])
-    repeated = counts.filter(pc.greater(counts["pair_id_count"], 1))["pair_id"].combine_chunks()
-    return [table.filter(pc.is_in(table["pair_id"], value_set=repeated))["pair_id"].to_pylist() for table in ids]
 
 
 def _unknown(evidence: Evidence) -> Iterator[Finding]:
