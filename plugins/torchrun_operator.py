@@ -45,20 +45,21 @@ class TorchrunOperator(BaseOperator):
 
     def _fuse(self, work: PipelineContext, unit: Unit) -> dict[str, Any]:
         unit_tasks.fuse_started(work, unit)
-        if unit_tasks.is_fused(work, unit):
-            return unit_tasks.fuse_finished(work, unit)
-        argv, timeouts = unit_tasks.fuse_argv(work, unit), Timeouts.of(work.settings)
-        defaults = environment_defaults(work.settings)
-        self._torchrun = Torchrun(argv, on_line=self.log.info, timeouts=timeouts, defaults=defaults)
         try:
+            if unit_tasks.is_fused(work, unit):
+                return unit_tasks.fuse_finished(work, unit)
+            argv, timeouts = unit_tasks.fuse_argv(work, unit), Timeouts.of(work.settings)
+            defaults = environment_defaults(work.settings)
+            self._torchrun = Torchrun(argv, on_line=self.log.info, timeouts=timeouts, defaults=defaults)
             with fusion_metrics.timed("fuse"):
                 self._torchrun.start()
                 self._torchrun.wait()
+            figures = unit_tasks.fuse_finished(work, unit)
         except BaseException as error:  # BaseException, because Airflow's timeout is not an Exception
-            self._torchrun.terminate()
+            if self._torchrun:
+                self._torchrun.terminate()
             unit_tasks.fuse_failed(work, unit, str(error))
             raise
-        figures = unit_tasks.fuse_finished(work, unit)
         fusion_metrics.send(metrics.fused(figures))
         return figures
 

@@ -107,6 +107,16 @@ def fuse_failed(context: Context, unit: Unit, error: str) -> None:
         ledger.unit_failed(connection, unit.unit_id, error)
 
 
+@contextmanager
+def _recorded(context: Context, unit: Unit) -> Iterator[None]:
+    """Record an InputError of the block in the ledger, because no retry will help. Airflow tries other errors again."""
+    try:
+        yield
+    except InputError as error:
+        fuse_failed(context, unit, str(error))
+        raise
+
+
 def validate(
     context: Context,
     unit: Unit,
@@ -120,22 +130,25 @@ def validate(
     If captions of other beams are kept and the best caption is rejected, the best other caption that passes replaces
     it. The row then counts as accepted and ``rescued``.
 
-    Raises InputError if a row is not fused. If the unit has too many rejections, the gate closes, so that the unit is
-    not loaded, and the ledger records the error. Then, if ``hold`` is set, the unit is held until somebody answers. If
-    not, validate raises InputError with the table of reasons. The gate stays open if ``accept_rejections`` is set, or
-    if somebody has already accepted the unit with the same counts. The verdicts are published in all cases.
+    Raises InputError if a row is not fused, and records the error in the ledger. If the unit has too many rejections,
+    the gate closes, so that the unit is not loaded, and the ledger records the error. Then, if ``hold`` is set, the
+    unit is held until somebody answers. If not, validate raises InputError with the table of reasons. The gate stays
+    open if ``accept_rejections`` is set, or if somebody has already accepted the unit with the same counts. The
+    verdicts are published even if the gate closes.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
-    fused, engine = _fused(context, unit), context.warehouse.engine
-    if missing := chunk_files.what_is_missing(fused, unit.rows):
-        raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: the task fuses only missing rows")
+    engine = context.warehouse.engine
 
     def loaded_before(captions: Set[str]) -> dict[str, set[str]]:
         with engine.begin() as connection:  # a short transaction, because validation takes minutes
             return raws_by_caption(connection, captions)
 
-    validated = validate_unit(context.storage, unit, fused, context.settings.rules, loaded=loaded_before)
+    with _recorded(context, unit):
+        fused = _fused(context, unit)
+        if missing := chunk_files.what_is_missing(fused, unit.rows):
+            raise InputError(f"unit {unit.unit_id}: {missing}. Run its fuse task again: it fuses only missing rows")
+        validated = validate_unit(context.storage, unit, fused, context.settings.rules, loaded=loaded_before)
     with engine.connect() as connection:
         recent = [gate.Verdicts(*row) for row in ledger.recent_verdicts(connection, unit.fusion_id)]
     tally = Tally().add(validated)
@@ -221,7 +234,9 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     """Load the unit's rows and mark the unit as loaded, in one transaction. Does nothing if the unit is loaded already.
 
     If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
-    Otherwise, raises InputError if captions of the same pairs are loaded, and records the error in the ledger.
+    Otherwise, raises InputError if captions of the same pairs are loaded. Also raises InputError if the gate holds the
+    unit, or if the unit was planned or validated with other settings. The ledger records these errors, except that of
+    the gate, because ``validate`` has recorded it with the reasons.
     """
     if loaded := _loaded(context, unit):  # check this first: the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}
@@ -230,14 +245,10 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
             f"the gate holds unit {unit.unit_id}, because too many of its captions were rejected: accept the unit with"
             " --accept-rejections (in Airflow: Param accept_rejections), or answer the question of Airflow's ask task"
         )
-    _require_pull_rules(context, unit)
-    rows = _validated(context, unit)
-    try:
+    with _recorded(context, unit):
+        _require_pull_rules(context, unit)
+        rows = _validated(context, unit)
         result = load_unit(context.warehouse, unit.unit_id, rows, dag_run_id, replace=existing == "replace")
-    except InputError as error:
-        with context.warehouse.engine.begin() as connection:
-            ledger.unit_failed(connection, unit.unit_id, str(error))
-        raise
     return {"accepted": result.accepted, "rejected": result.rejected, "already_loaded": result.already_loaded}
 
 

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,34 @@ print(json.dumps({"opened": opened, "rows": rows, "resumed": resumed}))
         code = code.replace("json.loads(sys.argv[1])", f"json.loads({unit.model_dump_json()!r})")
         found = run_code(code, settings, tmp_path)
     assert found == {"opened": [1, 1, 1], "rows": [unit.rows] * 3, "resumed": unit.fusion_id}
+
+
+def test_a_unit_whose_model_is_not_on_the_node_is_recorded_as_failed(
+    tmp_path: Path, postgres: EmbeddedPostgres, tiny_model: Path
+) -> None:
+    write_sample_data(tmp_path / "shards", rows_per_day=16)
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    with new_warehouse(postgres) as url:
+        settings = settings_for(tmp_path / "shards", tmp_path / "home", url)
+        unit = plan_day(settings.model_copy(update={"model": str(model), "num_beams": 2}), DAYS[0])[0]
+        shutil.rmtree(model)
+        code = f"""
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse import queries
+from run_context import working
+from torchrun_operator import TorchrunOperator
+unit = json.loads({unit.model_dump_json()!r})
+try:
+    TorchrunOperator(task_id="fuse", unit=unit).execute({{}})
+except InputError as error:
+    raised = str(error)
+with working() as work, work.warehouse.engine.connect() as connection:
+    failed = queries.failed_units(connection)
+print(json.dumps({{"raised": raised, "failed": failed}}))
+"""
+        found = run_code(code, settings, tmp_path)
+    assert str(model) in found["raised"]
+    assert found["failed"] == [[unit.unit_id, 1, found["raised"]]]
 
 
 INTERVALS = """

@@ -55,6 +55,13 @@ def urls(settings: Settings) -> list[str]:
         return list(execute_sql(warehouse, sql).to_pydict()["image_url"])
 
 
+def recorded_error(settings: Settings) -> str:
+    """The error of the only failed unit in the ledger."""
+    with open_warehouse(settings) as warehouse:
+        [found] = execute_sql(warehouse, "select error from work_units where state = 'failed'").to_pydict()["error"]
+        return str(found)
+
+
 @pytest.mark.parametrize("case", PULL_RULES, ids=names)
 def test_with_other_rules_shards_are_pulled_paired_and_planned_anew(
     place: Place, case: dict[str, tuple[Any, Any]]
@@ -204,14 +211,19 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     [unit] = interval_tasks.plan(before, DAY)
     with pytest.raises(InputError, match=r"was planned with .*\. To finish it, use CAPSFUSION_PUNSAFE_MAX=0\.5\. To"):
         unit_tasks.fuse_started(after, unit)
+    with pytest.raises(InputError, match=r"4 of its 4 rows are not fused.* Run its fuse task again"):
+        unit_tasks.validate(before, unit)
+    assert "Run its fuse task again" in recorded_error(before)
     fuse_by_hand(before, unit)
     unit_tasks.validate(before, unit)
     with pytest.raises(InputError, match="was planned with"):
         unit_tasks.load(after, unit)
+    assert "was planned with" in recorded_error(before)
     assert urls(before) == []
     stricter = before.model_copy(update={"rules": before.rules.model_copy(update={"min_words": 9})})
     with pytest.raises(InputError, match="CAPSFUSION_RULES__MIN_WORDS=3, now 9: run its validate task again"):
         unit_tasks.load(stricter, unit)
+    assert recorded_error(before).endswith("run its validate task again")
     unit_tasks.validate(stricter, unit, accept_rejections=True)
     assert unit_tasks.load(stricter, unit)["accepted"] == 0
 
