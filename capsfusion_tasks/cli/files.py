@@ -127,10 +127,15 @@ def fuse(
     files = inputs_and_outputs(sources, target)
     if stats is not None:
         for each in files:
-            # With --skip-existing, the statistics of an earlier run are replaced, so that the command can be repeated.
-            check_writable(stats, overwrite=overwrite or (skip_existing and _has_stats(stats)), but=each.source)
+            check_writable(stats, overwrite=overwrite or skip_existing, but=each.source)
             if stats.absolute() == each.target.absolute():
                 raise InputError(f"OUT and --stats are both {stats}: choose another name for one of them")
+        # With --skip-existing, the statistics of an earlier run are replaced, so that the command can be repeated.
+        if skip_existing and stats.exists() and not _has_stats(stats):
+            raise InputError(
+                f"{stats} exists already, but does not have the statistics of an earlier run, so it is not replaced:"
+                " choose another name for --stats, or move that file away"
+            )
     with Working(stderr) as working:
         result = fuse_files(
             files,

@@ -179,7 +179,9 @@ def test_a_repeated_run_that_skips_files_replaces_its_statistics_only(fuse: Fuse
     assert done.exit_code == 0, done.exception
     assert json.loads(Path("s.json").read_text())["rows"] == 0
     Path("s.json").write_text('{"rows": "precious"}')
-    assert "s.json exists already" in fail(fuse(*again))
+    said = fail(fuse(*again))
+    assert "s.json exists already, but does not have the statistics" in said
+    assert "--overwrite" not in said, "it cannot be combined with --skip-existing"
     assert "precious" in Path("s.json").read_text()
 
 
