@@ -1,13 +1,17 @@
-"""Folders and addresses that users give: ``~`` is the home folder, and a relative path becomes absolute at once.
+"""Folders and addresses that users give, and the files in such a folder.
 
-Tasks and the command that starts them have different working folders, so paths must not depend on the working folder.
+``~`` is the home folder, and a relative path becomes absolute at once. Tasks and the command that starts them have
+different working folders, so paths must not depend on the working folder.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _LACKS_SLASHES = re.compile(r"(s3|gs|gcs|az|abfss?|hf|https?|file):(?!//)", re.IGNORECASE)
 
@@ -53,3 +57,58 @@ def parts_path(target: Path) -> Path:
     if path.name == "..":
         path = path.resolve()
     return path.parent / f"{path.name}.parts"
+
+
+def is_hidden(path: str) -> bool:
+    """Whether the file or a folder in ``path`` has a name that begins with "." or "_".
+
+    Hadoop and many copying tools use such names for unfinished files.
+    """
+    return any(part.startswith((".", "_")) for part in path.split("/"))
+
+
+class Met(NamedTuple):
+    """A file that ``walk`` met, or what it could not read. ``path``: relative to the walked folder.
+
+    ``status`` is the error of a file that cannot be reached, such as a dead link, or of a folder that cannot be listed.
+    """
+
+    path: str
+    status: os.stat_result | OSError
+    entry: os.DirEntry[str] | None = None  # None for a folder that cannot be listed
+
+
+def walk(folder: Path, leave_out: Callable[[str, os.DirEntry[str]], bool]) -> Iterator[Met]:
+    """All files at any depth below ``folder``. Follows links to folders.
+
+    ``leave_out``: whether to skip a file or folder; its arguments are the path relative to ``folder``, and the entry.
+    """
+    # List each folder only once, and follow links last. Otherwise a link to a parent folder would cause an endless
+    # loop, and a link latest → v3 would list all files of v3 twice.
+    folders, links, visited = [""], list[str](), set[tuple[int, int]]()
+    while folders or links:
+        path = folders.pop() if folders else links.pop(0)
+        try:
+            status = os.stat(folder / path)
+            inode = (status.st_dev, status.st_ino)
+            if inode in visited:
+                continue
+            visited.add(inode)
+            with os.scandir(folder / path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            yield Met(path, error)
+            continue
+        for entry in entries:
+            below = path + entry.name
+            if leave_out(below, entry):
+                continue
+            try:
+                status = entry.stat()
+            except OSError as error:
+                yield Met(below, error, entry)
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                (links if entry.is_symlink() else folders).append(f"{below}/")
+            else:
+                yield Met(below, status, entry)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import glob
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from capsfusion_tasks.caption_files.formats import NAMES, has_format
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.locations import parts_path
+from capsfusion_tasks.locations import is_hidden, parts_path, walk
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
 def _found(source: Path) -> list[Path]:
     """The caption files in a folder, or the files that match a pattern. Raises InputError if there are none."""
     if source.is_dir():
-        found = sorted(path for path in _below(source) if has_format(path) and path.is_file())
+        found = sorted(path for path in _below(source) if has_format(path))
         missing = f"{source} has no caption files: their names must end in {NAMES}"
     else:
         found = [path for name in sorted(glob.glob(str(source), recursive=True)) if (path := Path(name)).is_file()]
@@ -99,30 +101,20 @@ def _found(source: Path) -> list[Path]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """All files at any depth below ``folder``. Links to folders are followed, unless their names are hidden."""
-    # List each folder only once, and follow links last, as shards/local.py does. Otherwise a link to a parent folder
-    # would cause an endless loop, and a link latest → v3 would list all files of v3 twice.
-    folders, links, visited = [folder], list[Path](), set[tuple[int, int]]()
-    while folders or links:
-        path = folders.pop() if folders else links.pop(0)
-        try:
-            status = path.stat()
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            entries = sorted(path.iterdir())
-        except OSError:  # a folder that may not be read, such as lost+found, is left out
-            continue
-        for entry in entries:
-            if not entry.is_dir():
-                yield entry
-            elif not entry.is_symlink():
-                folders.append(entry)
-            elif not _is_hidden(Path(entry.name)):
-                links.append(entry)
+
+    def leave_out(_: str, entry: os.DirEntry[str]) -> bool:
+        return is_hidden(entry.name) and entry.is_symlink() and entry.is_dir()
+
+    # Leave out what cannot be read, such as the folder lost+found or a dead link.
+    return (
+        folder / path
+        for path, status, _ in walk(folder, leave_out)
+        if not isinstance(status, OSError) and stat.S_ISREG(status.st_mode)
+    )
 
 
 def _is_hidden(place: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in place.parts)
+    return any(is_hidden(part) for part in place.parts)
 
 
 def _before_magic(pattern: Path) -> Path:

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 
 from capsfusion_tasks.errors import InputError, printable
 from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.locations import is_hidden
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.failures import system_errors
 from capsfusion_tasks.shards.passed_over import PassedOver
-from capsfusion_tasks.shards.patterns import is_hidden, path_matcher
+from capsfusion_tasks.shards.patterns import path_matcher
 from capsfusion_tasks.shards.source import SourceFile, Unreadable
 from capsfusion_tasks.shards.sources import SideSource, image_results_source
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.locations import is_hidden, walk
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards.failures import system_error, system_errors
-from capsfusion_tasks.shards.patterns import is_hidden
 from capsfusion_tasks.shards.source import SourceFile, Unreadable
 
 
@@ -37,43 +37,36 @@ class LocalSource:
             if not self._folder.is_dir():
                 raise InputError(f"no folder {self.uri}: name the folder that has the files")
             os.listdir(self._folder)
-        # List each folder only once, and follow links last. Otherwise a link to a parent folder would cause an endless
-        # loop, and a link latest → v3 would list all files of v3 twice.
-        folders, links, visited = [""], list[str](), set[tuple[int, int]]()
-        while folders or links:
-            path = folders.pop() if folders else links.pop(0)
-            try:
-                status = os.stat(self._folder / path)
-                inode = (status.st_dev, status.st_ino)
-                if inode in visited:
-                    continue
-                visited.add(inode)
-                with os.scandir(self._folder / path) as found:
-                    entries = sorted(found, key=lambda entry: entry.name)
-            except OSError as error:
-                removed = isinstance(error, FileNotFoundError)  # the folder was deleted after its parent was listed
-                if not removed and os.path.basename(path.rstrip("/")) != "lost+found":  # only root can read this folder
-                    yield self._unreadable(path, error)
-                continue
-            for entry in entries:
-                below = path + entry.name
-                # Do not list a hidden folder. A link with another name may still lead to it.
-                if is_hidden(entry.name):
-                    wanted(below)  # this call counts the hidden file; if the list is empty, the count explains why
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError as error:
-                    dead_link = isinstance(error, FileNotFoundError) and entry.is_symlink()
-                    gone = isinstance(error, FileNotFoundError) and not dead_link
-                    # Report every link that cannot be followed, because it may lead to a folder of shards.
-                    if not gone and (wanted(below) or entry.is_symlink() or entry.is_dir(follow_symlinks=False)):
-                        yield self._unreadable(below, error, dead_link)
-                    continue
-                if stat.S_ISDIR(status.st_mode):
-                    (links if entry.is_symlink() else folders).append(f"{below}/")
-                elif wanted(below) and stat.S_ISREG(status.st_mode):
-                    yield self._describe(below, status)
+
+        def leave_out(path: str, entry: os.DirEntry[str]) -> bool:
+            # Do not list a hidden folder. A link with another name may still lead to it.
+            if is_hidden(entry.name):
+                wanted(path)  # this call counts the hidden file; if the list is empty, the count explains why
+                return True
+            return False
+
+        for path, status, entry in walk(self._folder, leave_out):
+            if isinstance(status, OSError):
+                if problem := self._problem(path, status, entry, wanted):
+                    yield problem
+            elif wanted(path) and stat.S_ISREG(status.st_mode):
+                yield self._describe(path, status)
+
+    def _problem(
+        self, path: str, error: OSError, entry: os.DirEntry[str] | None, wanted: Callable[[str], bool]
+    ) -> Unreadable | None:
+        """A file or folder that cannot be read. None if it was deleted meanwhile, or is no shard."""
+        gone = isinstance(error, FileNotFoundError)
+        if entry is None:
+            # Only root can read the folder lost+found.
+            return None if gone or os.path.basename(path.rstrip("/")) == "lost+found" else self._unreadable(path, error)
+        dead_link = gone and entry.is_symlink()
+        if gone and not dead_link:
+            return None
+        # Report every link that cannot be followed, because it may lead to a folder of shards.
+        if wanted(path) or entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+            return self._unreadable(path, error, dead_link)
+        return None
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[pa.NativeFile]:

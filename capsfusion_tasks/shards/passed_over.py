@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from capsfusion_tasks.errors import printable
-from capsfusion_tasks.shards.patterns import is_hidden
+from capsfusion_tasks.locations import is_hidden
 
 _HIDDEN = "or folders begin with . or _"
 _NO_MATCH = "do not match the side's include and exclude patterns"

@@ -9,6 +9,7 @@ from fnmatch import translate
 import bracex
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.locations import is_hidden
 
 _MOST_ALTERNATIVES = 10_000  # maximum number of alternatives of a pattern with braces, such as {00000..09999}
 _NOTHING = r"(?!)"  # a regular expression that matches nothing
@@ -35,14 +36,6 @@ def path_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     names = re.compile("|".join(translate(glob) for glob in globs if "/" not in glob) or _NOTHING)
     paths = re.compile("|".join(translate(glob) for glob in globs if "/" in glob) or _NOTHING)
     return lambda path: bool(names.match(path.rpartition("/")[2]) or paths.match(path))
-
-
-def is_hidden(path: str) -> bool:
-    """Whether the file or a folder in ``path`` has a name that begins with "." or "_".
-
-    Hadoop and many copying tools use such names for unfinished files.
-    """
-    return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
 def _globs(pattern: str) -> Iterator[str]:
