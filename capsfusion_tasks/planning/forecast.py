@@ -27,8 +27,9 @@ from capsfusion_tasks.shards.listing import image_result_files
 from capsfusion_tasks.shards.sources import image_results_source
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.warehouse import fusions, ledger, rates
+from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
 from capsfusion_tasks.warehouse.known_pairs import known_pairs
+from capsfusion_tasks.warehouse.plans import WholePlan
 
 log = logging.getLogger(__name__)
 
@@ -136,17 +137,31 @@ def unplanned_work(
     Returns the work of pairs to fuse, then the work of pairs whose images are gone according to ``images``.
     """
     with engine.connect() as connection:
-        in_units = [rates.pairs_in_units(connection, fusion_id, interval) for interval in intervals]
+        in_units = {interval: rates.pairs_in_units(connection, fusion_id, interval) for interval in intervals}
+        whole = plans.whole_plans(connection, fusion_id)
         open_units = ledger.open_units(connection, fusion_id)
     unfinished = [
-        interval
-        for interval, rows in zip(intervals, in_units, strict=True)
-        if waiting.paired_rows(storage, interval) > rows
+        interval for interval, rows in in_units.items() if not _is_planned(storage, interval, rows, whole.get(interval))
     ]
     if not unfinished:
         return NOTHING, NOTHING
     is_known = partial(known_pairs, engine.begin, fusion_id)
     return count_new_pairs(storage, unfinished, is_known, open_units, tokens, images)
+
+
+def _is_planned(storage: Storage, interval: Interval, in_units: int, last: WholePlan | None) -> bool:
+    """Whether all pairs of the interval are certainly in its units. Does not read the pairs.
+
+    Counts are not enough: if the interval was paired again with other settings or shards, its units have other pairs
+    than its pair files. So the last plan must have seen these files and must have left none of their pairs out.
+    """
+    paired = waiting.paired_rows(storage, interval)
+    if not paired:
+        return True
+    if last is None or last.pairs != paired or in_units < paired:  # a unit can be lost after the plan
+        return False
+    written = waiting.paired_at(storage, interval)
+    return written is not None and written <= last.planned_at
 
 
 def rate_of(connection: Connection, decoding: Decoding) -> Rate | None:

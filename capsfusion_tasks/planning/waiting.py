@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pull_rules import PairRules
@@ -32,6 +33,11 @@ def paired_rows(storage: Storage, interval: Interval, known: Mapping[str, int] |
     paths = storage.files(layout.pairs_folder(interval))
     footers = read_ahead(storage.footer, (path for path in paths if path not in known))
     return sum(rows for _, rows in footers) + sum(known[path] for path in paths if path in known)
+
+
+def paired_at(storage: Storage, interval: Interval) -> datetime | None:
+    """When the newest of the interval's pair files was written. None if there are no such files."""
+    return max((file.modified for file in storage.tree(layout.pairs_folder(interval))), default=None)
 
 
 def paired_buckets(storage: Storage, interval: Interval) -> int:

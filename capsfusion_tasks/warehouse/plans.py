@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import Connection, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -61,6 +63,25 @@ def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPair
             row.pairs, row.already_fused, row.pairs - row.already_fused - row.planned - row.gone, row.gone
         )
         for row in connection.execute(select(plans).where(columns.plan_id.in_(last)))
+    }
+
+
+class WholePlan(NamedTuple):
+    """A plan that left no pair out: each of its ``pairs`` is in a unit of this plan or of an earlier one."""
+
+    pairs: int
+    planned_at: datetime
+
+
+def whole_plans(connection: Connection, fusion_id: str) -> dict[Interval, WholePlan]:
+    """The last plan of each interval under this fusion. Leaves out last plans that left pairs out."""
+    columns = plans.c
+    mine = select(func.max(columns.plan_id)).where(columns.fusion_id == fusion_id)
+    last = mine.group_by(columns.interval_start, columns.interval_end)
+    whole = select(plans).where(columns.plan_id.in_(last), columns.already_fused + columns.planned == columns.pairs)
+    return {
+        Interval(start=row.interval_start, end=row.interval_end): WholePlan(row.pairs, row.planned_at)
+        for row in connection.execute(whole)
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import pulled
+from capsfusion_tasks.planning import forecast as _forecast
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
@@ -226,6 +227,29 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     assert recorded_error(before).endswith("run its validate task again")
     unit_tasks.validate(stricter, unit, accept_rejections=True)
     assert unit_tasks.load(stricter, unit)["accepted"] == 0
+
+
+def test_pairs_that_replaced_those_of_loaded_units_count_as_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = place.settings(punsafe_max=0.25)  # pairs the images 0, 2, 8
+    after = place.settings(punsafe_max=0.5, unscored="drop")  # pairs the images 0, 2, 4
+    for unit in plan_day(before, DAY):
+        loaded(before, unit)
+
+    def waiting_unread() -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(_forecast, "count_new_pairs", lambda *_: pytest.fail("pairs were read"))
+            rows: int = forecast.estimate(before).total.rows
+            return rows
+
+    assert waiting_unread() == 0
+    pair(after)
+    assert len(paired(after)) == len(urls(after)) == 3
+    assert forecast.estimate(after).total.rows == 1
+    [unit] = interval_tasks.plan(after, DAY)
+    assert unit.rows == 1
+    assert waiting_unread() == 1
 
 
 @pytest.mark.parametrize(
