@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 
 from capsfusion_tasks.context import Context
@@ -24,7 +24,7 @@ from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import Existing, Replay, Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
-from capsfusion_tasks.warehouse import fusions, ledger, plans, rates
+from capsfusion_tasks.warehouse import fusions, ledger, plans, rates, replacements
 from capsfusion_tasks.warehouse.invariants import drop_plan, hold_units
 from capsfusion_tasks.warehouse.ledger import PlannedUnit
 from capsfusion_tasks.warehouse.sessions import LockedSession
@@ -32,9 +32,10 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
-# A function that finds new pairs. Its arguments are the database session that holds the planning lock, and the ids of
-# the unfinished units that are dropped, so that their pairs count as new.
-FindPairs = Callable[[LockedSession, Set[str]], list[NewPairs]]
+# A function that finds the pairs to plan. Its arguments are the database session that holds the planning lock; the ids
+# of the unfinished units that are dropped, so that their pairs count as new; and the ids of the loaded units of an
+# unfinished replacement, whose pairs are already replaced (see ``replacements``).
+FindPairs = Callable[[LockedSession, Set[str], Sequence[str]], list[NewPairs]]
 
 
 def plan_units(
@@ -42,6 +43,7 @@ def plan_units(
     work: Interval | Replay,
     find_pairs: FindPairs,
     *,
+    limit: int | None,
     existing: Existing,
     dag_run_id: str | None,
     budget: Budget,
@@ -58,7 +60,8 @@ def plan_units(
     Drops unfinished units that were planned with other rules (``pull_rules.UnitRules``) than the current ones, and
     plans their pairs again. If one of these units was started, raises InputError instead, unless ``replan`` is set.
 
-    Plans at most ``max_units`` new units, and leaves the remaining pairs for another run. Raises NotReadyError if the
+    Plans at most ``max_units`` new units, and leaves the remaining pairs for another run. If that run replaces
+    captions, it continues with these pairs, and the run after the last one begins anew. Raises NotReadyError if the
     planning lock is lost, or if a task works on a unit that would be dropped. After any error, no new unit is
     registered.
     """
@@ -98,7 +101,13 @@ def plan_units(
             to_fuse = (one.unit for one in planned if one.state not in ("fused", "loaded"))
             check(session, "planned by an earlier run, to fuse", Work.of(to_fuse, longest_row(decoding)))
             return unfinished
-        pairs = find_pairs(session, dropped)
+        with session.transaction() as connection:
+            replaced = replacements.replaced_units(connection, decoding.fusion_id, work, existing, dropped)
+        pairs = find_pairs(session, dropped, replaced)
+        if replaced and not any(len(part.rows) for part in pairs):
+            replaced, pairs = [], find_pairs(session, dropped, [])
+        if replaced:
+            log.info("plan: continues an earlier run, and leaves out the pairs of its %d loaded units", len(replaced))
         total = Work(sum(len(part.rows) for part in pairs), sum(int(part.tokens.sum()) for part in pairs))
         gone = sum((part.gone for part in pairs), start=NOTHING)
         check(session, "to fuse", total, gone)
@@ -112,22 +121,14 @@ def plan_units(
         units = unit_files.cut_units(storage, pairs, work, decoding.fusion_id, size, loaded, made_with, most)
         rows = sum(unit.rows for unit in units)
         if left := total.rows - rows:
-            more = (
-                "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}"
-            )
-            log.warning(
-                "%d pairs are left for another run, because a run has at most %d units. Run again when these units are"
-                " loaded, or raise CAPSFUSION_UNIT_TOKENS%s",
-                left,
-                most,
-                more,
-            )
+            _warn_of_left(left, most, work, existing)
         known = {part.path: part.rows_in_file for part in pairs}
         paired = waiting.paired_rows(storage, work, known) if isinstance(work, Interval) else 0
+        leaves_pairs = rows < total.rows or total.rows == limit
         with session.transaction() as connection:
             if isinstance(work, Interval) and dropped:
                 drop_plan(connection, work, decoding.fusion_id, dropped)
-            ledger.register_units(connection, units, work, dag_run_id, existing)
+            ledger.register_units(connection, units, work, dag_run_id, existing, leaves_pairs=leaves_pairs)
             if isinstance(work, Interval):
                 plans.record(
                     connection,
@@ -140,6 +141,19 @@ def plan_units(
                     gone=gone.rows,
                 )
     return units
+
+
+def _warn_of_left(left: int, most: int, work: Interval | Replay, existing: Existing) -> None:
+    again = "Run again" if isinstance(work, Interval) else "Run this replay again (in Airflow: clear its run)"
+    log.warning(
+        "%d pairs are left for another run, because a run has at most %d units. %s%s when these units are loaded, or"
+        " raise CAPSFUSION_UNIT_TOKENS%s",
+        left,
+        most,
+        again,
+        ", again with existing: replace," if existing == "replace" else "",
+        "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}",
+    )
 
 
 def outdated(

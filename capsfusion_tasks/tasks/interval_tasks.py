@@ -29,6 +29,7 @@ from capsfusion_tasks.planning import waiting
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
 from capsfusion_tasks.planning.forecast import known_images, pair_paths, unplanned_work
 from capsfusion_tasks.planning.new_pairs import NewPairs, new_pairs
+from capsfusion_tasks.planning.pair_files import IsKnown
 from capsfusion_tasks.planning.plan import OnEstimate, outdated, plan_units
 from capsfusion_tasks.planning.tokens import estimate_for
 from capsfusion_tasks.pull_rules import PairRules, PullRules
@@ -207,19 +208,23 @@ def plan(
 
     ``existing``: whether to skip pairs that are already fused, or to fuse them again. Raises InputError and plans
     nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this check. Pairs that do not
-    fit in ``max_units`` units are left for another run.
+    fit in ``max_units`` units are left for another run. With replace, another run continues with the pairs that are not
+    replaced yet. After all are replaced, or 30 days without a run, the next run begins with all pairs.
     """
     fusion_id = context.decoding.fusion_id
     read_image_results(context)
     images = known_images(context.settings, context.storage)
 
-    def find(session: LockedSession, dropped: Set[str]) -> list[NewPairs]:
+    def find(session: LockedSession, dropped: Set[str], replaced: Sequence[str]) -> list[NewPairs]:
         with session.transaction() as connection:
             in_flight = set(ledger.open_units(connection, fusion_id)) - dropped
+        is_known: IsKnown = partial(
+            known_pairs, session.transaction, fusion_id, unit_ids=None if existing == "skip" else replaced
+        )
         return new_pairs(
             context.storage,
             interval,
-            is_known=partial(known_pairs, session.transaction, fusion_id) if existing == "skip" else lambda _: None,
+            is_known=is_known,
             in_flight=in_flight,
             limit=limit,
             rules=PairRules.of(context.settings),
@@ -231,6 +236,7 @@ def plan(
         context,
         interval,
         find,
+        limit=limit,
         existing=existing,
         dag_run_id=dag_run_id,
         budget=budget,

@@ -7,6 +7,7 @@ The functions in ``unit_tasks`` fuse, validate and load the units of a replay, a
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Engine
@@ -59,7 +60,8 @@ def plan(
     units = plan_units(
         context,
         replay,
-        lambda session, _: _select(context, session, replay, existing),
+        lambda session, _, judged: _select(context, session, replay, existing, judged),
+        limit=replay.limit,
         existing=existing,
         dag_run_id=dag_run_id,
         budget=budget,
@@ -73,8 +75,13 @@ def plan(
     return units
 
 
-def _select(context: Context, session: LockedSession, replay: Replay, existing: Existing) -> list[NewPairs]:
-    """Select rejected captions that no other replay has taken, and write their pairs to the staging area."""
+def _select(
+    context: Context, session: LockedSession, replay: Replay, existing: Existing, judged: Sequence[str]
+) -> list[NewPairs]:
+    """Select rejected captions that no other replay has taken, and write their pairs to the staging area.
+
+    ``judged``: units of this replay whose captions are left out, because an earlier run rejected them again.
+    """
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
     # Only one replay may take a row. The planning lock does not ensure this, because each fusion has its own planning
     # lock.
@@ -88,6 +95,7 @@ def _select(context: Context, session: LockedSession, replay: Replay, existing: 
         context.warehouse,
         replay,
         untried_under=fusion_id if is_other and existing == "skip" else None,
+        not_of=judged,
         most=None if replay.limit is None else replay.limit + taken,
     )
     split_pairs(tables, replay, storage, settings, bucket_count(storage, settings))

@@ -15,6 +15,7 @@ from capsfusion_tasks.warehouse import fusions, plans, quarantine, queries
 from capsfusion_tasks.warehouse.plans import PlannedPairs
 from capsfusion_tasks.warehouse.queries import Rescued, RunSummary, Scope, SideSummary
 from capsfusion_tasks.warehouse.rejections import reasons_line, rejected_count
+from capsfusion_tasks.warehouse.replacements import is_unfinished
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Report:
     rescued: Rescued  # accepted captions that are not from the best beam
     failures: list[str]
     unplanned: int = 0  # number of pairs that are in no unit and can be fused
+    unreplaced: int = 0  # number of pairs that a run with existing = replace has left for another run
     fused_again: int = 0  # number of rejected captions that a replay fused or validated again
     replayed: int = 0  # number of those that passed and are now accepted captions
     found: PlannedPairs | None = None  # sums of the counts of all plans; None if nothing was planned
@@ -82,6 +84,11 @@ class Report:
             lines.append(
                 f"left: {self.unplanned} pairs that are in no unit, because of a limit or because a run has at most"
                 " 1,024 units; run the interval again to fuse them"
+            )
+        if self.unreplaced:
+            lines.append(
+                f"left: {self.unreplaced} pairs that still have their older captions; run the interval again, again"
+                " with existing: replace, to replace them"
             )
         if self.reasons:
             lines.append(reasons_line(self.in_quarantine, self.reasons))
@@ -185,6 +192,8 @@ def report_interval(
     scope = Scope(interval=interval, fusion_id=fusion_id)
     report = _report(connection, scope if unit_ids is None else replace(scope, unit_ids=unit_ids), shard_ids)
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
+    is_left = found is not None and fusion_id is not None and is_unfinished(connection, fusion_id, interval)
+    unreplaced = max(0, found.left - unplanned) if found and is_left else 0
     # A plan with a limit counts all unread pairs as ``left``, even fused pairs and pairs whose images are gone.
     recounted = False
     if found and gone is not None and (found.left or unplanned):
@@ -193,7 +202,9 @@ def report_interval(
         fused_before = found.pairs - found.left - found.gone - report.summary.rows_in
         found = replace(found, already_fused=max(0, fused_before))
     whole_if_more = whole if whole.units > report.summary.units else None
-    return replace(report, unplanned=unplanned, left_out=left_out, found=found, whole=whole_if_more)
+    return replace(
+        report, unplanned=unplanned, unreplaced=unreplaced, left_out=left_out, found=found, whole=whole_if_more
+    )
 
 
 def report_all(connection: Connection) -> Report:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, select, update
 
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
@@ -89,7 +90,18 @@ def forget_unit(engine: Engine, unit_id: str) -> None:
     Raises NotReadyError if a task works on the unit.
     """
     with alone_with(engine, unit_id) as connection:
-        connection.execute(delete(work_units).where(work_units.c.unit_id == unit_id, work_units.c.state != "loaded"))
+        _delete_units(connection, work_units.c.unit_id == unit_id, work_units.c.state != "loaded")
+
+
+def _delete_units(connection: Connection, *conditions: ColumnElement[bool]) -> Sequence[Row[Any]]:
+    """Delete units from the ledger. The other units of their plans then leave pairs. Returns ids and rows."""
+    units = work_units.c
+    columns = (units.unit_id, units.rows_in, units.fusion_id, units.created_at)
+    gone = connection.execute(delete(work_units).where(*conditions).returning(*columns)).all()
+    for fusion_id, created_at in {(row.fusion_id, row.created_at) for row in gone}:
+        planned_together = (units.fusion_id == fusion_id, units.created_at == created_at)
+        connection.execute(update(work_units).where(*planned_together).values(leaves_pairs=True))
+    return gone
 
 
 def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
@@ -110,7 +122,7 @@ def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_i
     unfinished = (*mine, units.state != "loaded")
     for unit_id in connection.scalars(select(units.unit_id).where(*unfinished)).all():
         keep_others_off(connection, unit_id)
-    gone = connection.execute(delete(work_units).where(*unfinished).returning(units.unit_id, units.rows_in)).all()
+    gone = _delete_units(connection, *unfinished)
     if {row.unit_id for row in gone} != unit_ids:
         raise NotReadyError("units were loaded or dropped while their interval was planned again; try again")
     rows = sum(row.rows_in for row in gone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 from uuid import UUID
@@ -34,10 +34,22 @@ _KNOWN = " union all ".join(
     " where fusion_id = %(fusion_id)s and pair_id between %(first)s and %(last)s"
     for table in ("fused_captions", "rejected_captions", "replayed_captions")
 )
+_OF_UNITS = _KNOWN.replace("where fusion_id", "where unit_id = any(%(unit_ids)s) and fusion_id")
 
 
-def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
-    """For each of ``pair_ids`` (binary(16)): whether the pair was loaded under ``fusion_id``, accepted or rejected."""
+def known_pairs(
+    begin: Transactions,
+    fusion_id: str,
+    pair_ids: pa.Array | pa.ChunkedArray,
+    *,
+    unit_ids: Sequence[str] | None = None,
+) -> pa.BooleanArray:
+    """For each of ``pair_ids`` (binary(16)): whether the pair was loaded under ``fusion_id``, accepted or rejected.
+
+    ``unit_ids``: count only captions of these units.
+    """
+    if unit_ids is not None and not unit_ids:
+        return pa.array([False] * len(pair_ids), pa.bool_())
     if isinstance(pair_ids, pa.ChunkedArray):
         pair_ids = pair_ids.combine_chunks()
     # Sort the ids in the order of the tables' keys. Each transaction then reads one part of the indexes, and each page
@@ -49,14 +61,14 @@ def known_pairs(begin: Transactions, fusion_id: str, pair_ids: pa.Array | pa.Chu
     while start < len(ids):
         began = time.monotonic()
         with begin() as connection:
-            found += _look_up(connection, fusion_id, ids[start : start + rows])
+            found += _look_up(connection, fusion_id, ids[start : start + rows], unit_ids)
         start += rows
         rate = rows / max(time.monotonic() - began, 1e-3)
         rows = max(1, min(int(rate * _TRANSACTION_SECONDS), 4 * rows, _MOST_ROWS))
     return pc.is_in(pair_ids, value_set=pa.array(found, pa.binary(16)))
 
 
-def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray) -> list[bytes]:
+def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray, unit_ids: Sequence[str] | None) -> list[bytes]:
     """The ``ids`` that are in the warehouse, possibly with duplicates. ``ids`` are sorted by their first 8 bytes."""
     # The table exists already if the caller made an earlier call in the same transaction.
     connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
@@ -67,7 +79,11 @@ def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray) -> list[by
             copy.write(_as_copy(ids))
         cursor.execute("analyze candidates")
         first, last = UUID(bytes=ids[0].tobytes()[:8] + bytes(8)), UUID(bytes=ids[-1].tobytes()[:8] + b"\xff" * 8)
-        cursor.execute(_KNOWN, {"fusion_id": fusion_id, "first": first, "last": last})
+        values = {"fusion_id": fusion_id, "first": first, "last": last}
+        if unit_ids is None:
+            cursor.execute(_KNOWN, values)
+        else:
+            cursor.execute(_OF_UNITS, {**values, "unit_ids": list(unit_ids)})
         return [pair_id for (pair_id,) in cursor]
 
 

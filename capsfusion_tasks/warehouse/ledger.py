@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from capsfusion_tasks.errors import InputError
@@ -162,10 +162,13 @@ def register_units(
     work: Interval | Replay,
     dag_run_id: str | None = None,
     existing: Existing = "skip",
+    *,
+    leaves_pairs: bool = False,
 ) -> None:
     """Register the units of an interval or a replay as planned. A unit that is already registered keeps its row.
 
-    If ``existing`` is replace, loading the units replaces older captions of their pairs.
+    If ``existing`` is replace, loading the units replaces older captions of their pairs. ``leaves_pairs``: whether
+    there are more pairs than these units have.
     """
     if not units:
         return
@@ -180,6 +183,7 @@ def register_units(
             **origin,
             "dag_run_id": dag_run_id,
             "existing": existing,
+            "leaves_pairs": leaves_pairs,
             "rows_in": unit.rows,
             "tokens_estimated": unit.tokens,
         }
@@ -270,16 +274,17 @@ def units_of(connection: Connection, fusion_id: str | None, work: Interval | Rep
 
     ``fusion_id``: only units of this fusion. None: units of all fusions.
     """
-    units = work_units.c
-    is_its: tuple[ColumnElement[bool], ...]
-    if isinstance(work, Interval):
-        is_its = (units.interval_start == work.start, units.interval_end == work.end)
-    else:
-        is_its = (units.replay == work.name, units.replay_of == work.fusion_id)
-    if fusion_id is not None:
-        is_its = (*is_its, units.fusion_id == fusion_id)
-    statement = select(work_units).where(*is_its).order_by(units.unit_id)
+    statement = select(work_units).where(its_units(work, fusion_id)).order_by(work_units.c.unit_id)
     return [PlannedUnit(_unit(row), row.state, row.tries) for row in connection.execute(statement)]
+
+
+def its_units(work: Interval | Replay, fusion_id: str | None) -> ColumnElement[bool]:
+    """The condition that a unit belongs to the interval or the replay, and to the fusion if one is given."""
+    units = work_units.c
+    its = [units.fusion_id == fusion_id] if fusion_id is not None else []
+    if isinstance(work, Interval):
+        return and_(*its, units.interval_start == work.start, units.interval_end == work.end)
+    return and_(*its, units.replay == work.name, units.replay_of == work.fusion_id)
 
 
 def units(connection: Connection, unit_ids: Sequence[str]) -> list[Unit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Double,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     func,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -100,6 +102,8 @@ work_units = Table(
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
     # What to do with a pair that already has a caption of this fusion: skip the pair, or replace the caption.
     text_column("existing", server_default="skip"),
+    # Whether the unit's plan left pairs for another run.
+    Column("leaves_pairs", Boolean, nullable=False, server_default=false()),
     one_of("state", UNIT_STATES),
     one_of("existing", EXISTING),
     CheckConstraint(

@@ -5,7 +5,7 @@ A replay fuses or validates rejected captions again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
@@ -102,11 +102,18 @@ def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
 
 
 def rejected_pairs(
-    warehouse: Warehouse, replay: Replay, *, untried_under: str | None, most: int | None
+    warehouse: Warehouse,
+    replay: Replay,
+    *,
+    untried_under: str | None,
+    not_of: Sequence[str],
+    most: int | None,
 ) -> Iterator[pa.Table]:
-    """Stream the pairs (``schemas.PAIRS``) that the replay selects, in the order of pair_id, at most ``most`` pairs.
+    """Stream the pairs (``schemas.PAIRS``) that the replay selects, at most ``most``.
 
-    ``untried_under``: leave out pairs that were ever loaded under this fusion_id.
+    ``untried_under``: leave out pairs that were ever loaded under this fusion_id. ``not_of``: leave out captions of
+    these units. If ``most`` is given, selects the captions that were loaded first: a caption that is rejected again is
+    a new row, so another replay with a limit selects the captions behind it.
     """
     columns = [
         sql.SQL("uuid_send(pair_id) as pair_id") if name == "pair_id" else sql.Identifier(name) for name in PAIRS.names
@@ -119,12 +126,15 @@ def rejected_pairs(
     with warehouse.engine.connect() as opened:
         asked = _asked(opened, replay)
     query = sql.SQL(
-        "select {} from capsfusion.rejected_captions rejected where {}{} order by rejected.pair_id{}"
+        "select {} from capsfusion.rejected_captions rejected where {}{} and unit_id <> all({}::text[]) order by {}"
     ).format(
         sql.SQL(", ").join(columns),
         asked,
         sql.SQL("").join(tried.format(sql.Identifier(table), sql.Literal(untried_under)) for table in tables),
-        sql.SQL("") if most is None else sql.SQL(" limit {}").format(sql.Literal(most)),
+        sql.Literal(list(not_of)),
+        sql.SQL("rejected.pair_id")
+        if most is None
+        else sql.SQL("rejected.loaded_at, rejected.pair_id limit {}").format(sql.Literal(most)),
     )
     # Use COPY, the driver's default. Without COPY, the driver would keep the whole result in memory.
     with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:

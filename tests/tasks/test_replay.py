@@ -29,6 +29,7 @@ from capsfusion_tasks.tasks.local_run import run_replay
 from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 from capsfusion_tasks.warehouse import ledger, quarantine, queries, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.invariants import forget_unit
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests import one_process
 from tests.command import capsfusion
@@ -449,6 +450,89 @@ def chunks_of_replays(storage: Storage) -> dict[str, bytes]:
     units = [unit for unit in storage.folders("units") if unit.startswith("replay-")]
     paths = [path for unit in units for path in storage.files(layout.chunks_folder(unit))]
     return {path: Path(storage.path(path)).read_bytes() for path in paths}
+
+
+# ---- more pairs than a run can plan ----
+
+
+def small(settings: Settings) -> Settings:
+    """Settings with which 12 pairs are two units of six."""
+    return Settings(**{**settings.model_dump(), "unit_tokens": 200})
+
+
+def replace_day(settings: Settings, **options: Any) -> list[int]:
+    """Run DAY with existing = replace. Returns the numbers of the planned pairs."""
+    units = interval_tasks.plan(settings, DAY, existing="replace", **options)
+    for unit in units:
+        finish(settings, unit, good)
+    return numbers_of(settings, units)
+
+
+def test_runs_that_replace_a_day_continue_until_all_is_replaced_and_then_begin_anew(settings: Settings) -> None:
+    settings = small(settings)
+    fused_day(settings, rex(range(12)), good)
+    first = replace_day(settings, max_units=1)
+    assert len(first) == 6
+    assert "left: 6 pairs that still have their older captions" in interval_tasks.report(settings, DAY)["text"]
+    assert interval_tasks.plan(settings, DAY) == [], "a run that skips pairs does not end the replacement"
+    second = replace_day(settings, max_units=1)
+    assert sorted([*first, *second]) == list(range(12))
+    assert "older captions" not in interval_tasks.report(settings, DAY)["text"]
+    assert replace_day(settings) == list(range(12)), "the last replacement has ended"
+    parts = [replace_day(settings, limit=5) for _ in range(3)]
+    assert [len(part) for part in parts] == [5, 5, 2]
+    assert sorted(number for part in parts for number in part) == list(range(12))
+    assert len(replace_day(settings, limit=5)) == 5
+    assert_consistent(settings)
+
+
+def test_a_replacement_that_was_abandoned_begins_anew(settings: Settings) -> None:
+    settings = small(settings)
+    fused_day(settings, rex(range(12)), good)
+    first = replace_day(settings, max_units=1)
+    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+        age = "update capsfusion.work_units set loaded_at = loaded_at - interval '31 days'"
+        connection.exec_driver_sql(f"{age}, created_at = created_at - interval '31 days'")
+    assert replace_day(settings, max_units=1) == first
+
+
+def test_pairs_of_a_unit_that_is_dropped_or_deleted_are_left_to_replace(settings: Settings) -> None:
+    settings = small(settings)
+    fused_day(settings, rex(range(12)), good)
+    one, two = interval_tasks.plan(settings, DAY, existing="replace")
+    finish(settings, one, good)
+    with open_warehouse(settings) as warehouse:
+        forget_unit(warehouse.engine, two.unit_id)
+    [two] = interval_tasks.plan(settings, DAY, existing="replace", limit=5)
+    assert not set(numbers_of(settings, [one])) & set(numbers_of(settings, [two]))
+    # Other rules: the unit is planned again, from the same pairs.
+    changed = Settings(**{**settings.model_dump(), "gone_images": "skip"})
+    [again] = interval_tasks.plan(changed, DAY, existing="replace", limit=5)
+    assert numbers_of(settings, [again]) == numbers_of(settings, [two])
+    finish(changed, again, good)
+    assert len(replace_day(changed)) == 1
+    assert replace_day(changed) == list(range(12))
+
+
+def test_a_replay_under_its_own_fusion_judges_each_caption_once_before_it_begins_anew(settings: Settings) -> None:
+    settings = small(settings)
+    fused_day(settings, rex(range(12)), cut_off)
+
+    def judge(name: str, max_units: int | None = None, **selection: Any) -> list[int]:
+        units = replay.plan(settings, rejections_of(settings, name, **selection), max_units=max_units)
+        for unit in units:
+            finish_as_fused(settings, unit)
+        return numbers_of(settings, units)
+
+    halves = [judge("run 1", max_units=1) for _ in range(2)]
+    assert sorted(halves[0] + halves[1]) == list(range(12))
+    assert judge("run 1") == list(range(12))
+    # With a limit, replays of other names continue, too: they take the captions that were judged longest ago.
+    for names in (["run 2"] * 3, ["run 3", "run 4", "run 5"]):
+        parts = [judge(name, limit=4) for name in names]
+        assert sorted(number for part in parts for number in part) == list(range(12))
+    assert numbers_in(settings, "rejected_captions") == list(range(12))
+    assert_consistent(settings)
 
 
 # ---- which replays are refused ----

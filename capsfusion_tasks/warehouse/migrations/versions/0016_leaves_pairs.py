@@ -1,0 +1,18 @@
+"""Records for each unit whether its plan left pairs for another run, so that this run can continue a replacement."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0016"
+down_revision: str | None = "0015"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+SCHEMA = "capsfusion"
+
+
+def upgrade() -> None:
+    column = sa.Column("leaves_pairs", sa.Boolean, nullable=False, server_default=sa.false())
+    op.add_column("work_units", column, schema=SCHEMA)

@@ -1,0 +1,72 @@
+"""Finds out which units of an unfinished replacement are loaded.
+
+A replacement makes loaded captions again under their own fusion: all pairs of an interval, with existing = replace, or
+all captions that a replay selects. If one run cannot plan all pairs, further runs continue it. It ends with the run
+whose plan leaves no pair. The next run then begins another replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from datetime import timedelta
+from itertools import groupby
+
+from sqlalchemy import Connection, func, select
+
+from capsfusion_tasks.intervals import Interval
+from capsfusion_tasks.schemas import Existing, Replay
+from capsfusion_tasks.warehouse.ledger import its_units
+from capsfusion_tasks.warehouse.ledger_tables import work_units
+
+# A replacement that nobody continued for so long is not continued any more: the next run begins another one.
+ABANDONED_AFTER = timedelta(days=30)
+
+
+def replaces(work: Interval | Replay, fusion_id: str, existing: Existing) -> bool:
+    """Whether loading the units of ``work`` leaves its pairs where the next plan finds them again."""
+    return existing == "replace" if isinstance(work, Interval) else work.fusion_id == fusion_id
+
+
+def replaced_units(
+    connection: Connection,
+    fusion_id: str,
+    work: Interval | Replay,
+    existing: Existing,
+    dropped: Set[str] = frozenset(),
+) -> list[str]:
+    """The loaded units of the unfinished replacement of ``work``. Empty: the next plan begins a replacement.
+
+    ``dropped``: ids of units that the next plan deletes. Their pairs are then left to plan.
+    """
+    if not replaces(work, fusion_id, existing):
+        return []
+    units = work_units.c
+    last = func.greatest(units.created_at, units.loaded_at)
+    statement = (
+        select(
+            units.unit_id,
+            units.state,
+            units.created_at,
+            units.leaves_pairs,
+            (func.max(last).over() > func.now() - ABANDONED_AFTER).label("continues"),
+        )
+        .where(its_units(work, fusion_id), units.existing == existing)
+        .order_by(units.created_at.desc(), units.unit_id)
+    )
+    found: list[str] = []
+    # One transaction registers all units of a plan, so they have the same time.
+    for _, group in groupby(connection.execute(statement).all(), key=lambda row: row.created_at):
+        planned = list(group)
+        left = any(unit.leaves_pairs or unit.unit_id in dropped for unit in planned)
+        if not left or not planned[0].continues:
+            break
+        found += [unit.unit_id for unit in planned if unit.state == "loaded"]
+    return found
+
+
+def is_unfinished(connection: Connection, fusion_id: str, interval: Interval) -> bool:
+    """Whether the interval's last units replace captions, and their plan left pairs for another run."""
+    units = work_units.c
+    statement = select(units.existing, units.leaves_pairs).where(its_units(interval, fusion_id))
+    last = connection.execute(statement.order_by(units.created_at.desc()).limit(1)).one_or_none()
+    return last is not None and last.existing == "replace" and last.leaves_pairs
