@@ -60,15 +60,19 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
     """Write a chunk of captions that already exist, so that no rank fuses their rows.
 
     ``known`` has the columns of ``fused_schema`` except ``input``. ``known["row"]`` contains row numbers of ``pairs``.
-    The chunk's device time is 0.
+    The chunk's device time is 0. Leaves out rows that other chunks have, because these were fused later.
     """
+    path = f"{folder}/{_KNOWN}"
+    others = [chunk.rows["row"] for chunk in read_all(storage, folder, fusion_id, ["row"]) if chunk.path != path]
+    fused = pa.chunked_array(others, pa.int64()).combine_chunks()
+    known = known.filter(pc.invert(pc.is_in(known["row"], value_set=fused)))
     if not known.num_rows:
         return
     sources = pairs.select(CAPTION_COLUMNS).take(known["row"]).to_pylist()
     inputs = [input_digest(*(source[name] for name in CAPTION_COLUMNS)) for source in sources]
     schema = fused_schema(with_beams=has_beams(known))
     rows = known.append_column("input", pa.array(inputs, pa.binary(16))).select(schema.names).cast(schema)
-    publish(storage, f"{folder}/{_KNOWN}", rows, fusion_id, Figures(rows=rows.num_rows))
+    publish(storage, path, rows, fusion_id, Figures(rows=rows.num_rows))
 
 
 def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Iterator[Chunk | BrokenChunk]:

@@ -69,7 +69,9 @@ def plan_units(
     settings, storage, decoding = context.settings, context.storage, context.decoding
     rules = UnitRules.of(settings)
 
-    def check(session: LockedSession, where: str, to_fuse: Work, gone: Work = NOTHING) -> None:
+    def check(
+        session: LockedSession, where: str, to_fuse: Work, gone: Work = NOTHING, *, needs_gpu: bool = needs_gpu
+    ) -> None:
         with session.transaction() as connection:
             estimate = Estimate(
                 {where: to_fuse if needs_gpu else Work()},
@@ -99,7 +101,9 @@ def plan_units(
             hold_units(session, dropped)
         elif unfinished:
             to_fuse = (one.unit for one in planned if one.state not in ("fused", "loaded"))
-            check(session, "planned by an earlier run, to fuse", Work.of(to_fuse, longest_row(decoding)))
+            work_left = Work.of(to_fuse, longest_row(decoding))
+            replaces = any(one.existing == "replace" for one in planned if one.state != "loaded")
+            check(session, "planned by an earlier run, to fuse", work_left, needs_gpu=needs_gpu or replaces)
             return unfinished
         with session.transaction() as connection:
             replaced = replacements.replaced_units(connection, decoding.fusion_id, work, existing, dropped)

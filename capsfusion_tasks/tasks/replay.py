@@ -69,9 +69,14 @@ def plan(
         needs_gpu=needs_gpu,
         max_units=max_units,
     )
-    if as_they_are:
+    if replay.fusion_id == context.decoding.fusion_id:
+        # Units of an earlier run keep its value of ``existing``: those that replace captions are fused.
+        with engine.connect() as connection:
+            planned = ledger.units_of(connection, replay.fusion_id, replay)
+        skips = {one.unit.unit_id for one in planned if one.existing == "skip"}
         for unit in units:
-            _take_over_captions(engine, context.storage, unit)
+            if unit.unit_id in skips:
+                _take_over_captions(engine, context.storage, unit)
     return units
 
 

@@ -262,6 +262,7 @@ class PlannedUnit(NamedTuple):
     unit: Unit
     state: str
     tries: int
+    existing: Existing
 
     @property
     def begun(self) -> bool:
@@ -275,7 +276,7 @@ def units_of(connection: Connection, fusion_id: str | None, work: Interval | Rep
     ``fusion_id``: only units of this fusion. None: units of all fusions.
     """
     statement = select(work_units).where(its_units(work, fusion_id)).order_by(work_units.c.unit_id)
-    return [PlannedUnit(_unit(row), row.state, row.tries) for row in connection.execute(statement)]
+    return [PlannedUnit(_unit(row), row.state, row.tries, row.existing) for row in connection.execute(statement)]
 
 
 def its_units(work: Interval | Replay, fusion_id: str | None) -> ColumnElement[bool]:

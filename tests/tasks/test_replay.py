@@ -300,6 +300,31 @@ def test_rows_that_could_not_be_fused_are_fused_again_with_the_same_settings(set
     assert_consistent(settings)
 
 
+def test_a_unit_keeps_its_value_of_existing_so_old_captions_do_not_hide_what_was_fused(settings: Settings) -> None:
+    fused_day(settings, rex(range(4)), cut_off)
+    [unit] = replay.plan(settings, rejections_of(settings), existing="replace")
+    assert not unit_tasks.is_fused(settings, unit)
+    with pytest.raises(InputError, match="over budget"):  # its rows are still to be fused
+        replay.plan(settings, rejections_of(settings), budget=Budget(max_gpu_hours=0))
+    fuse(settings, unit, good)
+    assert replay.plan(settings, rejections_of(settings)) == [unit]
+    finish_as_fused(settings, unit)
+    assert numbers_in(settings, "fused_captions") == list(range(4))
+    assert_consistent(settings)
+
+
+def test_captions_that_a_unit_takes_over_do_not_hide_rows_that_were_fused(settings: Settings) -> None:
+    fused_day(settings, rex(range(4)), cut_off)
+    [unit] = replay.plan(settings, rejections_of(settings))
+    storage, folder = Storage(settings.staging_uri), layout.chunks_folder(unit.unit_id)
+    [known] = storage.files(folder)
+    fuse(settings, unit, good)
+    storage.delete(known)
+    assert replay.plan(settings, rejections_of(settings)) == [unit]
+    assert known not in storage.files(folder)
+    assert finish_as_fused(settings, unit)["accepted"] == 4
+
+
 # ---- exactly once ----
 
 
