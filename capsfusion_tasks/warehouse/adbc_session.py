@@ -13,8 +13,8 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.connection import IN_UTC, Warehouse
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, REFUSED, unreachable, user_error
 
-# By default, the driver wraps each statement in COPY (…) TO, which streams the rows. But COPY accepts only queries, and
-# the driver's errors then have no SQLSTATE. Pass WITHOUT_COPY for other statements, and where the SQLSTATE matters.
+# By default, the driver wraps each statement in COPY (…) TO, which streams the rows. But COPY accepts only queries.
+# Pass WITHOUT_COPY for other statements.
 WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
 
@@ -41,14 +41,24 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
             raise _as_user_error(warehouse, connection, error, read_only) from error
 
 
-def batches(warehouse: Warehouse, connection: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """The batches of ``reader``, which streams the result of a query in a read-only session.
+def stream(
+    warehouse: Warehouse, connection: Any, cursor: Any, query: str
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The schema and the batches of the query's result, which COPY streams, in a read-only session.
 
-    Raises the same errors as ``adbc_session``. The driver would raise OSErrors without an SQLSTATE.
+    Raises the same errors as ``adbc_session``.
     """
+    cursor.execute(query)
+    # The driver's own reader. Not fetch_record_batch: the reader that it returns raises OSErrors without an SQLSTATE,
+    # so a query that was cancelled could not be told from a query that the server refuses.
+    reader = cursor._results.reader
+    return reader.schema, _batches(warehouse, connection, reader)
+
+
+def _batches(warehouse: Warehouse, connection: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     try:
         yield from reader
-    except (pa.ArrowException, OSError) as error:
+    except (adbc.Error, pa.ArrowException, OSError) as error:
         raise _as_user_error(warehouse, connection, error, read_only=True) from error
 
 

@@ -14,7 +14,7 @@ from psycopg import sql
 from sqlalchemy.dialects.postgresql import UUID
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, batches, message
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, message, stream
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
@@ -189,9 +189,7 @@ class ExportSession:
         )
         # Use COPY, the driver's default. Without it, the driver would keep the whole result in memory.
         with self._connection.cursor() as cursor:
-            cursor.execute(statement.as_string())
-            reader = cursor.fetch_record_batch()
-            yield reader.schema, batches(self._warehouse, self._connection, reader)
+            yield stream(self._warehouse, self._connection, cursor, statement.as_string())
 
     def _rows(self, statement: str | sql.Composed) -> list[dict[str, Any]]:
         text = statement if isinstance(statement, str) else statement.as_string()

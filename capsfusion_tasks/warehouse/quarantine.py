@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import PAIRS, Replay, fused_schema
-from capsfusion_tasks.warehouse.adbc_session import adbc_session, batches
+from capsfusion_tasks.warehouse.adbc_session import adbc_session, stream
 from capsfusion_tasks.warehouse.arrays import among
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
@@ -138,8 +138,8 @@ def rejected_pairs(
     )
     # Use COPY, the driver's default. Without COPY, the driver would keep the whole result in memory.
     with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:
-        cursor.execute(query.as_string())
-        for batch in batches(warehouse, connection, cursor.fetch_record_batch()):
+        _, batches = stream(warehouse, connection, cursor, query.as_string())
+        for batch in batches:
             yield pa.Table.from_batches([batch]).cast(PAIRS)
 
 

@@ -17,7 +17,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import ledger, ownership
-from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, stream
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 from capsfusion_tasks.warehouse.handshake import failed_handshake
@@ -226,6 +226,32 @@ def test_a_load_whose_client_was_suspended_may_be_tried_again(warehouse: Warehou
 
     with pytest.raises(NotReadyError, match="try again"):
         suspended()
+
+
+@pytest.mark.parametrize(
+    ("statement", "query", "error", "said"),
+    [
+        ("set statement_timeout = '100ms'", "select pg_sleep(30)", NotReadyError, "statement timeout; try again"),
+        ("set temp_file_limit = '1MB'", "select md5(g::text) from many order by 1", NotReadyError, "temp_file_limit"),
+        ("select 1", "select 1 / (100000 - g) from many", InputError, "refuses the request: division by zero"),
+    ],
+    ids=["cancelled", "disk full", "bad value"],
+)
+def test_a_streamed_query_that_ends_in_the_middle_is_tried_again_unless_it_is_wrong(
+    warehouse: Warehouse, statement: str, query: str, error: type[Exception], said: str
+) -> None:
+    def read_all() -> None:
+        with adbc_session(warehouse, read_only=True) as connection, connection.cursor() as cursor:
+            with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as before:
+                before.execute("set work_mem = '64kB'")
+                before.execute(statement)
+            many = "with many as (select generate_series(1, 200000) as g)"
+            _, batches = stream(warehouse, connection, cursor, f"{many} {query}")
+            for _ in batches:
+                pass
+
+    with pytest.raises(error, match=said):
+        read_all()
 
 
 def test_a_lock_has_one_number_in_every_statement_and_another_for_each_kind(warehouse: Warehouse) -> None:
