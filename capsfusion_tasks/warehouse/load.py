@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy import func, select
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import OTHER_BEAMS, has_beams, validated_schema
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
 from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.locks import lock_sql
+from capsfusion_tasks.warehouse.ledger_tables import fusions
+from capsfusion_tasks.warehouse.locks import lock_key, lock_sql
 from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sessions import KEEPALIVE
 
@@ -98,6 +101,8 @@ def load_unit(
         # ensure this.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
             _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
+        # ``now()`` would be the time before the wait for the lock: see ``loads_until``.
+        [[moment]] = _query(cursor, "select clock_timestamp()")
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
         if replace or existing == "replace":
@@ -105,17 +110,33 @@ def load_unit(
             _supersede(cursor, fusion_id, _STORED[:2] if replay_of else _STORED)
         else:
             _refuse_known_pairs(cursor, unit_id, fusion_id)
-        origin, columns = (fusion_id, unit_id, dag_run_id), table.schema.names
+        origin, columns = (fusion_id, unit_id, dag_run_id, moment), table.schema.names
         _insert(cursor, "fused_captions", columns, "reasons = '{}'", origin)
         _insert(cursor, "rejected_captions", columns, "reasons <> '{}'", origin)
         accepted = pc.sum(pc.equal(pc.list_value_length(table["reasons"]), 0)).as_py() or 0
         rejected = table.num_rows - accepted
         cursor.execute(
             "update capsfusion.work_units set state = 'loaded', accepted = $2, rejected = $3, error = null,"
-            " loaded_at = now() where unit_id = $1",
-            (unit_id, accepted, rejected),
+            " loaded_at = $4 where unit_id = $1",
+            (unit_id, accepted, rejected, moment),
         )
     return LoadResult(accepted, rejected, already_loaded=False)
+
+
+def loads_until(warehouse: Warehouse, moment: datetime) -> None:
+    """Wait until all captions with a ``loaded_at`` before ``moment`` can be read.
+
+    A load takes its ``loaded_at`` and commits while it has the lock of its fusion. So after a wait for the lock, only
+    loads with a later ``loaded_at`` can follow. Raises NotReadyError if ``moment`` is in the future.
+    """
+    with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:
+            raise NotReadyError(
+                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future, and captions that are loaded until then would be in"
+                " no export that starts there: give an end that has passed, or try again after this time"
+            )
+        for fusion_id in connection.scalars(select(fusions.c.fusion_id).order_by(fusions.c.fusion_id)).all():
+            connection.execute(select(func.pg_advisory_xact_lock_shared(lock_key("load", fusion_id))))
 
 
 @contextmanager
@@ -194,13 +215,16 @@ def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
         )
 
 
-def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin: tuple[str, str, str | None]) -> None:
-    """Insert the incoming rows that meet ``condition``. Leaves out ``columns`` that the table does not have."""
+def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin: tuple[Any, ...]) -> None:
+    """Insert the incoming rows that meet ``condition``. Leaves out ``columns`` that the table does not have.
+
+    ``origin``: fusion_id, unit_id, dag_run_id and loaded_at of the rows.
+    """
     names = [name for name in columns if name in rejected_captions.metadata.tables[f"{SCHEMA}.{table}"].columns]
     values = [f"{name}::jsonb" if name == OTHER_BEAMS.name else name for name in names]
     cursor.execute(
-        f"insert into capsfusion.{table} ({', '.join(names)}, fusion_id, unit_id, dag_run_id)"  # noqa: S608
-        f" select {', '.join(values)}, $1, $2, $3 from incoming where {condition}",
+        f"insert into capsfusion.{table} ({', '.join(names)}, fusion_id, unit_id, dag_run_id, loaded_at)"  # noqa: S608
+        f" select {', '.join(values)}, $1, $2, $3, $4 from incoming where {condition}",
         origin,
     )
 

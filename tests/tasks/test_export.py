@@ -10,7 +10,9 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -334,6 +336,55 @@ def test_what_is_loaded_meanwhile_is_not_mixed_in(own: Warehouse, tmp_path: Path
 FILTERS = [CaptionFilter(day=DAY.start.date()), CaptionFilter(dag_run_id="run"), CaptionFilter(shard="0")]
 
 
+# Holds a load just before its commit, while a test has the lock 42.
+HELD_AT_COMMIT = """
+create function capsfusion.hold() returns trigger language plpgsql as
+$$ begin perform pg_advisory_xact_lock(42); return null; end $$;
+create constraint trigger hold after update on capsfusion.work_units deferrable initially deferred
+for each row execute function capsfusion.hold()
+"""
+
+
+def test_a_load_that_runs_at_the_end_of_an_export_is_in_it_or_in_the_next(own: Warehouse, tmp_path: Path) -> None:
+    def waiting(*others: int) -> set[int]:
+        query = "select pid from pg_locks where locktype = 'advisory' and not granted"
+        with own.engine.connect() as connection:
+            return set(connection.scalars(text(query))) - {*others}
+
+    before, after = Storage(str(tmp_path / "before")), Storage(str(tmp_path / "after"))
+    plan(own, ("u3", 3), ("u4", 3))
+    with ThreadPoolExecutor(3) as threads, own.engine.connect() as holder:
+        holder.exec_driver_sql(HELD_AT_COMMIT)
+        holder.commit()
+        holder.execute(text("select pg_advisory_xact_lock(42)"))
+        first = threads.submit(load_unit, own, "u3", rows(*range(ROWS, ROWS + 3)))
+        [committing] = until(waiting)
+        second = threads.submit(load_unit, own, "u4", rows(*range(ROWS + 3, ROWS + 6)))
+        [merging] = until(lambda: waiting(committing))
+        cut = holder.execute(text("select clock_timestamp()")).scalar_one()
+        export = threads.submit(run, own, before, fusion_id="f1", loaded_before=cut)
+        until(lambda: export.done() or waiting(committing, merging))
+        holder.rollback()
+    assert [done.result().already_loaded for done in (first, second)] == [False, False]
+    assert export.result().rows == 400 + 3
+    assert run(own, after, fusion_id="f1", loaded_from=cut).rows == 3
+
+
+def until(find: Callable[[], Any]) -> Any:
+    """The first result of ``find`` that is true."""
+    for _ in range(600):
+        if found := find():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("nothing happened for a minute")
+
+
+def test_an_export_to_a_time_in_the_future_is_refused(filled: Warehouse, tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError, match=r"2999-01-01 00:00:00 UTC is in the future.*give an end that has passed"):
+        run(filled, Storage(str(tmp_path)), loaded_before=datetime(2999, 1, 1, tzinfo=UTC))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("wanted", FILTERS, ids=["day", "run", "shard"])
 def test_a_filtered_export_is_gone_on_with_when_the_ledger_says_more(
     own: Warehouse, tmp_path: Path, wanted: CaptionFilter
@@ -561,7 +612,7 @@ def test_the_commands_of_the_page_are_good(filled: Warehouse, tmp_path: Path, mo
             assert done.exit_code == 0, (command, done.exception)
     assert hub.files_of("owner/name").keys() >= {"README.md", *parts(0)}
     folders = sorted(manifest.parent.name for manifest in tmp_path.glob("*/_manifest.json"))
-    assert folders == ["captions", "everything", "kept", "november", "one-model", "one-release", "small"]
+    assert folders == ["captions", "everything", "january", "kept", "one-model", "one-release", "small"]
 
 
 KILLED = """
