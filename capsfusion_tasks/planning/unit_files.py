@@ -73,6 +73,11 @@ def cut_units(
     return units
 
 
+def may_be_of(unit_id: str, fusion_id: str) -> bool:
+    """Whether a unit with this id may be one of this fusion: an id has only the first characters of the fusion_id."""
+    return f"-{fusion_id[:6]}-" in unit_id
+
+
 def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
     """The rules of the unit. None if its file cannot be read, or has no rules, like the file of a replay."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,13 +13,16 @@ from typing import Any
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing.image_results import batches_of
+from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.shards.sources import image_results_source
 from capsfusion_tasks.staging import layout, scratch
 from capsfusion_tasks.staging.storage import Storage, StoredFile
-from capsfusion_tasks.warehouse import invariants, ledger, ownership
+from capsfusion_tasks.warehouse import fusions, invariants, ledger, ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit
-from capsfusion_tasks.warehouse.queries import EVERYTHING
+from capsfusion_tasks.warehouse.locks import Kind
+from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
+from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 
 _SHOWN = 10  # number of items of each kind to show on a terminal
 
@@ -108,7 +112,7 @@ def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list
     found = [
         # Keep new files of units that are not in the ledger: a plan may be about to register the units.
         *_units(context, files, units, now - keep, unknown_before=now - max(keep, safe_age)),
-        *_replays(storage, files, units, now - max(keep, safe_age)),
+        *_replays(context, files, units, now - max(keep, safe_age)),
     ]
     found += _image_results(context, files, now - safe_age)
     for file in files:
@@ -152,7 +156,7 @@ def _units(
         unit = by_id.get(unit_id)
         if unit is None:
             if all(file.modified < unknown_before for file in its):
-                yield Garbage("unknown units", where, size, partial(context.storage.delete_folder, where))
+                yield Garbage("unknown units", where, size, partial(_delete_unknown, context, unit_id))
         elif unit.loaded_at is not None and unit.loaded_at < before and _work(unit) not in unfinished:
             yield Garbage("units", where, size, partial(_delete_unit, context, unit_id))
 
@@ -168,13 +172,43 @@ def _delete_unit(context: Context, unit_id: str) -> None:
         context.storage.delete_folder(f"units/{unit_id}")
 
 
-def _replays(storage: Storage, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
+def _delete_unknown(context: Context, unit_id: str) -> None:
+    """Delete the files of a unit that is not in the ledger, unless it is planned meanwhile: planning the same pairs
+    again gives the same unit id.
+    """
+    with context.warehouse.engine.connect() as connection:
+        known = fusions.all_ids(connection)
+    with _no_planning(context, "plan", [each for each in known if unit_files.may_be_of(unit_id, each)]) as session:
+        with session.transaction() as connection:
+            if invariants.ledger_units(connection, Scope(unit_ids=[unit_id])):
+                raise NotReadyError(f"unit {unit_id} is in the ledger now")
+        context.storage.delete_folder(f"units/{unit_id}")
+
+
+def _delete_replay(context: Context, where: str) -> None:
+    with context.warehouse.engine.connect() as connection:
+        known = fusions.all_ids(connection)
+    with _no_planning(context, "replay", known):  # the folder does not tell the fusion of its captions
+        context.storage.delete_folder(where)
+
+
+@contextmanager
+def _no_planning(context: Context, kind: Kind, fusion_ids: Iterable[str]) -> Iterator[LockedSession]:
+    """Keep units of these fusions from being planned while the block runs. Raises NotReadyError if they are now."""
+    with locked_session(context.warehouse.engine) as session:
+        for fusion_id in fusion_ids:
+            if not session.try_lock(kind, fusion_id):
+                raise NotReadyError(f"another process plans units of fusion {fusion_id}; try again when it has ended")
+        yield session
+
+
+def _replays(context: Context, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
     """Files with the pairs of finished replays. Only planning reads them, and a repeated replay writes them again."""
     open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
     for key, its in _by_folder(files, layout.REPLAYS).items():
         if key not in open_ones and all(file.modified < before for file in its):
             where = f"{layout.REPLAYS}/{key}"
-            yield Garbage("replays", where, sum(file.size for file in its), partial(storage.delete_folder, where))
+            yield Garbage("replays", where, sum(file.size for file in its), partial(_delete_replay, context, where))
 
 
 def _image_results(context: Context, files: list[StoredFile], before: datetime) -> Iterator[Garbage]:

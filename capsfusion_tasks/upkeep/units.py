@@ -15,7 +15,7 @@ from capsfusion_tasks.upkeep.findings import REPAIR, Finding, finish
 from capsfusion_tasks.upkeep.listing import Listing
 from capsfusion_tasks.upkeep.repeated_pairs import repeated_pairs
 from capsfusion_tasks.warehouse import ownership
-from capsfusion_tasks.warehouse.invariants import LedgerUnit, forget_unit
+from capsfusion_tasks.warehouse.invariants import LedgerUnit, forgotten
 from capsfusion_tasks.warehouse.queries import Scope
 
 
@@ -155,8 +155,8 @@ def _forget_without_pairs(evidence: Evidence, unit: LedgerUnit) -> str:
 
 
 def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
-    forget_unit(evidence.warehouse.engine, unit.unit_id)
-    evidence.storage.delete_folder(f"units/{unit.unit_id}")
+    with forgotten(evidence.warehouse.engine, unit.unit_id):
+        evidence.storage.delete_folder(f"units/{unit.unit_id}")
     planned_for = "its interval" if unit.interval is not None else f"the replay {unit.replay!r}"
     return f"dropped from the ledger: once {planned_for} has no unfinished unit, the next run plans its pairs again"
 

@@ -42,6 +42,11 @@ def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
     return {**about, _DECODING: decoding.model_dump(mode="json")}
 
 
+def all_ids(connection: Connection) -> list[str]:
+    """The ids of all fusions, sorted. Planning registers a fusion before it writes a file for it."""
+    return list(connection.scalars(select(fusions.c.fusion_id).order_by(fusions.c.fusion_id)))
+
+
 def descriptions(connection: Connection, scope: Scope) -> list[str]:
     """Describe the model and settings of each fusion that the units in ``scope`` use: one line each, newest last."""
     units = select(work_units.c.fusion_id).where(scope.clause())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -84,13 +85,17 @@ def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
         connection.execute(statement.values(state="discovered", rows=None, dropped=None, updated_at=func.now()))
 
 
-def forget_unit(engine: Engine, unit_id: str) -> None:
-    """Delete a unit from the ledger unless it is loaded. The next plan puts its pairs into a new unit.
+@contextmanager
+def forgotten(engine: Engine, unit_id: str) -> Iterator[None]:
+    """Delete a unit from the ledger at the end of the block, which deletes the unit's files.
 
-    Raises NotReadyError if a task works on the unit.
+    The next plan puts the unit's pairs into a new unit, which may have the same id. So the files must be gone before.
+    Raises NotReadyError if a task works on the unit, or if it was loaded or deleted meanwhile.
     """
     with alone_with(engine, unit_id) as connection:
-        _delete_units(connection, work_units.c.unit_id == unit_id, work_units.c.state != "loaded")
+        if not _delete_units(connection, work_units.c.unit_id == unit_id, work_units.c.state != "loaded"):
+            raise NotReadyError(f"unit {unit_id} was loaded or dropped meanwhile")
+        yield
 
 
 def _delete_units(connection: Connection, *conditions: ColumnElement[bool]) -> Sequence[Row[Any]]:

@@ -15,10 +15,10 @@ from sqlalchemy import func, select
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import OTHER_BEAMS, has_beams, validated_schema
+from capsfusion_tasks.warehouse import fusions
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session
 from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
-from capsfusion_tasks.warehouse.ledger_tables import fusions
 from capsfusion_tasks.warehouse.locks import lock_key, lock_sql
 from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sessions import KEEPALIVE
@@ -135,7 +135,7 @@ def loads_until(warehouse: Warehouse, moment: datetime) -> None:
                 f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future, and captions that are loaded until then would be in"
                 " no export that starts there: give an end that has passed, or try again after this time"
             )
-        for fusion_id in connection.scalars(select(fusions.c.fusion_id).order_by(fusions.c.fusion_id)).all():
+        for fusion_id in fusions.all_ids(connection):
             connection.execute(select(func.pg_advisory_xact_lock_shared(lock_key("load", fusion_id))))
 
 

@@ -429,6 +429,21 @@ def test_an_area_on_s3_is_checked_too(area: Area, s3_bucket: str) -> None:
     assert check(remote, safe_age=timedelta(0)).findings == []
 
 
+def test_a_unit_is_planned_again_only_after_its_files_are_gone(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit_id = area.planned
+    delete_folder, in_ledger = Storage.delete_folder, []
+
+    def seen(storage: Storage, path: str) -> None:
+        in_ledger.append(area.one(f"select count(*) from work_units where unit_id = '{unit_id}'"))
+        delete_folder(storage, path)
+
+    monkeypatch.setattr(Storage, "delete_folder", seen)
+    area.storage.delete(layout.unit_pairs(unit_id))
+    area.check(repair=True)
+    assert in_ledger == [1]
+    assert area.planned != unit_id
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ESTALE, "Stale file handle"), OSError("AWS Error NETWORK_CONNECTION")])
 def test_a_temporary_error_deletes_no_captions(area: Area, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     footer, errors = Storage.footer, [error]

@@ -14,12 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.context import open_context
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.upkeep import garbage
 from capsfusion_tasks.upkeep.garbage import Collection
+from capsfusion_tasks.warehouse import ledger
 from tests.opened import collect, unit_tasks
 from tests.upkeep.conftest import DAYS, Area
 
@@ -121,6 +124,35 @@ def test_what_a_planning_is_about_to_enter_is_kept_however_short_units_are_kept(
     settings = area.with_settings(keep_units_days=0)
     assert kinds(collect(settings, safe_age=timedelta(hours=1), delete=False)) == {"units"}
     assert kinds(collect(settings, safe_age=timedelta(0), delete=False)) == {"units", "unknown units", "replays"}
+
+
+def test_a_unit_that_is_planned_again_before_its_old_files_go_is_kept(area: Area) -> None:
+    [unit_id, other] = [area.planned, area.storage.folders("units")[-1]]
+    row = "(unit_id, fusion_id, interval_start, interval_end, rows_in, tokens_estimated)"
+    area.execute(f"create table planned as select * from work_units where unit_id = '{unit_id}'")
+    area.execute(f"delete from work_units where unit_id = '{unit_id}'")
+    fusion_id = area.one("select distinct fusion_id from work_units")
+    replayed = f"{layout.pairs_folder(Replay(name='planned', fusion_id=''))}/00000.parquet"
+    area.storage.write_json(replayed, {})
+    with open_context(area.settings) as context:
+        found = {one.where: one for one in garbage.find_garbage(context, NOW, NOW)}
+        mine = [found[f"units/{unit_id}"], found[replayed.partition("/pairs")[0]]]
+        with ledger.planning_lock(context.warehouse.engine, fusion_id) as session:
+            session.lock("replay", fusion_id)
+            for one in mine:
+                with pytest.raises(NotReadyError, match=f"another process plans units of fusion {fusion_id}"):
+                    one.delete()
+        area.execute(f"insert into work_units {row} select {row.strip('()')} from planned")
+        with pytest.raises(NotReadyError, match=f"unit {unit_id} is in the ledger now"):
+            mine[0].delete()
+        assert area.storage.exists(layout.unit_pairs(unit_id))
+        assert area.storage.exists(replayed)
+        area.execute(f"delete from work_units where unit_id = '{unit_id}'")
+        for one in mine:
+            one.delete()
+    left = {file.path for file in area.storage.tree()}
+    assert not {layout.unit_pairs(unit_id), replayed} & left
+    assert layout.unit_pairs(other) in left
 
 
 def test_a_unit_that_somebody_is_at_work_on_is_kept(area: Area) -> None:
