@@ -27,7 +27,7 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
     ``source_bytes`` is None.
     """
     if storage.exists(layout.BUCKETS_CONFIG):
-        fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]
+        fixed = _stored(storage)
         if settings.buckets not in ("auto", fixed):
             raise InputError(
                 f"the staging area {storage.root} was split into {fixed} buckets, but CAPSFUSION_BUCKETS is "
@@ -44,6 +44,17 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
         )
     storage.write_json(layout.BUCKETS_CONFIG, {"buckets": chosen})
     return chosen
+
+
+def _stored(storage: Storage) -> int:
+    try:
+        fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]
+    except InputError as error:  # do not advise to delete the file: another number would lose pairs
+        raise InputError(
+            f'{storage.path(layout.BUCKETS_CONFIG)} is damaged: expected {{"buckets": N}}. Write this text into it,'
+            " where N is the number of buckets of the earlier runs: the highest number of a folder in buckets/*, plus 1"
+        ) from error
+    return fixed
 
 
 def choose_bucket_count(source_bytes: int) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.pairing.records import read_records
 from capsfusion_tasks.pull_rules import PullRules
 from capsfusion_tasks.schemas import Side
@@ -74,7 +75,7 @@ def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int],
         if path.endswith(".json"):
             try:
                 said = storage.read_json(path)
-            except FileNotFoundError:  # another task has deleted the lookup since it was listed
+            except (FileNotFoundError, InputError):  # another task has deleted the lookup since, or it is damaged
                 continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
                 lookup = Lookup(**said)

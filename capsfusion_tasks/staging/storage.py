@@ -8,12 +8,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -192,15 +193,27 @@ class Storage:
             spooled = full_disk.explained(
                 Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
             )
-            with spooled, tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
+            with spooled, ExitStack() as stack:
+                spool = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY))
                 yield spool
                 spool.seek(0)
-                with self.answering(), self.filesystem.open_output_stream(path) as upload:
-                    shutil.copyfileobj(spool, upload, 8 << 20)
+                self._upload(path, spool, stack.pop_all())
             return
         target = Path(self._base) / path
         with full_disk.explained(target.parent, target.name), durable.replacing(target, suffix=_SUFFIX) as stream:
             yield stream
+
+    def _upload(self, path: str, content: IO[bytes], opened: ExitStack) -> None:
+        """Upload ``content`` to S3, and close ``opened``. An exception that a signal raises does not cut the upload."""
+
+        def upload() -> None:
+            with opened, self.answering(), self.filesystem.open_output_stream(path) as stream:
+                shutil.copyfileobj(content, stream, 8 << 20)
+
+        # Arrow completes an upload whatever ends it, so an exception here would publish an empty or truncated file.
+        # Signal handlers (Ctrl-C, Airflow's timeouts) raise in the main thread only, which waits for this thread.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(upload).result()
 
     def write_table(self, path: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
         """Publish ``table`` as Parquet (zstd), with ``metadata`` in its footer."""
@@ -262,7 +275,14 @@ class Storage:
     @_asks
     def read_json(self, path: str) -> Any:
         with self.filesystem.open_input_stream(path) as stream:
-            return json.loads(stream.read())
+            content = stream.read()
+        try:
+            return json.loads(content)
+        except ValueError as error:  # not JSON, or not UTF-8
+            raise InputError(
+                f"{self.path(path)} is damaged: expected JSON, found {len(content)} bytes ({error}). Delete the file,"
+                " then run what writes it again"
+            ) from error
 
 
 def _files(infos: Iterable[fs.FileInfo]) -> Iterator[StoredFile]:

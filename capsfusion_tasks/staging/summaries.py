@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 
@@ -69,7 +70,7 @@ class Summaries:
         """The changes that the summary includes, and the facts about each file, by the file's name."""
         try:
             summary = self.storage.read_json(self._path)
-        except FileNotFoundError:
+        except (FileNotFoundError, InputError):  # a damaged summary is written again, like a missing one
             return set(), {}
         return set(summary["seen"]), {name: summary["facts"][number] for name, number in summary["names"].items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -161,7 +160,7 @@ def _lists(storage: Storage, intervals: Iterable[Interval], broken: dict[str, st
             if not storage.exists(path):
                 return interval, None
             return interval, [Shard.model_validate(shard) for shard in storage.read_json(path)["shards"]]
-        except (ValueError, KeyError) as error:  # the file is not JSON, or not a list of shards
+        except (InputError, ValueError, KeyError) as error:  # the file is not JSON, or not a list of shards
             broken[path] = _short(error)
             return interval, None
 
@@ -177,7 +176,7 @@ def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: 
             mark = storage.read_json(path)
             if mark.get("whole", True):  # False while a task pulls the shard again
                 return shard.shard_id, PullMark(mark["rows"], mark["dropped"], mark["buckets"])
-        except (json.JSONDecodeError, KeyError) as error:
+        except (InputError, KeyError) as error:
             broken[path] = _short(error)
         return shard.shard_id, None
 

@@ -34,6 +34,14 @@ def test_a_number_that_is_set_wins_over_the_sources_size(tmp_path: Path) -> None
         bucket_count(storage, load_settings(buckets=6))
 
 
+def test_a_damaged_number_is_not_chosen_again(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert bucket_count(storage, load_settings(buckets=5)) == 5
+    (tmp_path / "buckets/config.json").write_bytes(b"")
+    with pytest.raises(InputError, match=r'config\.json is damaged: expected {"buckets": N}. Write this text into it'):
+        bucket_count(storage, load_settings(), lambda: GB)
+
+
 def test_without_discovery_there_is_nothing_to_choose_by(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no buckets yet: run the discover step for an interval first"):
         bucket_count(Storage(str(tmp_path)), load_settings())

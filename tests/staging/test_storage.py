@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -77,6 +81,82 @@ def test_a_file_that_failed_to_be_replaced_stays_as_it_was(any_storage: Storage)
         fail()
     assert any_storage.read_json("x.json") == {"old": True}
     assert any_storage.files("") == ["x.json"]
+
+
+class Interrupted(BaseException):
+    """The exception of a signal handler, like Ctrl-C's KeyboardInterrupt and the timeout of an Airflow task."""
+
+
+def interrupting(times: int) -> Callable[[], None]:
+    """A function that interrupts the main thread by a signal, ``times`` times one after the other."""
+    raised = threading.Event()
+
+    def handle(*_: object) -> None:
+        raised.set()
+        raise Interrupted
+
+    signal.signal(signal.SIGUSR1, handle)
+
+    def interrupt() -> None:
+        for _ in range(times):
+            raised.clear()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            assert raised.wait(30)
+
+    return interrupt
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("moment", ["just opened", "half written"])
+def test_an_interrupted_upload_leaves_the_whole_file(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, times: int
+) -> None:
+    storage = Storage(f"{s3_bucket}/{tmp_path.name}")
+    storage.write_json("x.json", {"old": True})
+    filesystem, handler, closed = storage.filesystem, signal.getsignal(signal.SIGUSR1), threading.Event()
+    interrupt = interrupting(times)
+
+    class Interrupting:
+        """S3, with uploads that are interrupted."""
+
+        def open_output_stream(self, path: str) -> AbstractContextManager[Interrupting]:
+            self._upload = filesystem.open_output_stream(path)
+            if moment == "just opened":
+                interrupt()
+            return self._opened()
+
+        @contextmanager
+        def _opened(self) -> Iterator[Interrupting]:
+            with self._upload:
+                yield self
+            closed.set()
+
+        def write(self, content: bytes) -> None:
+            if moment == "half written":
+                self._upload.write(content[:3])
+                interrupt()
+                content = content[3:]
+            self._upload.write(content)
+
+    monkeypatch.setattr(storage, "filesystem", Interrupting())
+    try:
+        with pytest.raises(Interrupted):
+            storage.write_json("x.json", {"new": True})
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    monkeypatch.undo()
+    assert closed.wait(30)  # after a second interruption, nobody waits for the upload
+    assert storage.read_json("x.json") == {"new": True}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"half": ', b"\xff"])
+def test_a_damaged_json_file_is_named(storage: Storage, content: bytes) -> None:
+    with storage.publish("a/x.json") as stream:
+        stream.write(content)
+    with pytest.raises(
+        InputError, match=r"area/a/x\.json is damaged: expected JSON, found \d bytes .* Delete the file"
+    ):
+        storage.read_json("a/x.json")
 
 
 def test_what_a_killed_writer_leaves_is_not_listed(storage: Storage, tmp_path: Path) -> None:

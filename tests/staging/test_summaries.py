@@ -66,6 +66,13 @@ def test_files_of_the_summary_are_not_opened_again(files: Files) -> None:
     assert files.opened == ["new"]
 
 
+def test_a_damaged_summary_is_written_again(files: Files) -> None:
+    (files.folder / "summaries/numbers/summary.json").write_bytes(b"")
+    assert files.facts() == {f"{number}": number for number in range(4)}
+    assert files.facts() == {f"{number}": number for number in range(4)}
+    assert files.opened == []
+
+
 def test_a_changed_file_is_opened_whenever_its_change_was_noted(files: Files) -> None:
     files.write("1", 7)
     for hours in (0, 2, 2, 48):
