@@ -56,11 +56,11 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
         # interval could be paired until the shard is pulled again.
         if (done := split_counts(shard, storage, settings)) is not None:
             return done
-        before = pulled.begin_replacing(storage, shard.side, shard.shard_id)
+        rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
+        before = pulled.begin(storage, shard, rules, rows_of_buckets)
         with ThreadPoolExecutor(_WRITERS) as writers:
             for _ in writers.map(write, spill.buckets()):
                 pass
-    rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
     # With earlier settings, the shard may have had rows in more buckets. Delete its files there, because a join would
     # read them.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())

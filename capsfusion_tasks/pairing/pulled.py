@@ -20,7 +20,7 @@ from capsfusion_tasks.staging.summaries import Summaries
 
 
 def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
-    """Return the shard's mark, even if the pull is incomplete. None if the shard was never pulled."""
+    """Return the shard's mark, even if the pull is incomplete. None if no pull wrote files of the shard."""
     path = layout.pulled_mark(side, shard_id)
     if not storage.exists(path):
         return None
@@ -67,13 +67,22 @@ def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
         _write(storage, side, shard_id, {**mark, "whole": False})
 
 
-def begin_replacing(storage: Storage, side: Side, shard_id: str) -> set[str]:
-    """Make joins refuse the shard's bucket files, because a task will replace them. Return the names of the buckets."""
-    mark = read(storage, side, shard_id)
+def begin(storage: Storage, shard: Shard, rules: PullRules, buckets: Iterable[str]) -> set[str]:
+    """Mark the shard as incomplete, with the buckets that a task will write. Return the buckets of earlier pulls.
+
+    If the task is killed, the next pull or ``remove`` finds all its files by this mark. Joins refuse files that were
+    made with other rules until the pull is complete.
+    """
+    mark = read(storage, shard.side, shard.shard_id)
+    before = mark["buckets"] if mark else {}
     if mark is None:
-        return set()
-    _write(storage, side, shard_id, {**mark, "whole": False, "rules": None})
-    return set(mark["buckets"])
+        mark = {**asdict(Counts()), "rules": asdict(rules)}
+    elif rules_of(mark) != rules:
+        mark["rules"] = None
+    # Counts are unknown until the pull is complete.
+    mark |= {"whole": False, "buckets": {**dict.fromkeys(buckets, 0), **before}}
+    _write(storage, shard.side, shard.shard_id, mark)
+    return set(before)
 
 
 def delete_files(storage: Storage, side: Side, shard_id: str, buckets: Iterable[str]) -> None:
@@ -83,10 +92,15 @@ def delete_files(storage: Storage, side: Side, shard_id: str, buckets: Iterable[
 
 
 def remove(storage: Storage, shard: Shard) -> None:
-    """Delete the shard's bucket files and its mark."""
-    delete_files(storage, shard.side, shard.shard_id, begin_replacing(storage, shard.side, shard.shard_id))
+    """Delete the shard's bucket files and its mark. Until then, joins refuse the files."""
+    side, shard_id = shard.side, shard.shard_id
+    mark = read(storage, side, shard_id)
+    if mark is None:
+        return
+    _write(storage, side, shard_id, {**mark, "whole": False, "rules": None})
+    delete_files(storage, side, shard_id, mark["buckets"])
     with suppress(FileNotFoundError):
-        storage.delete(layout.pulled_mark(shard.side, shard.shard_id))
+        storage.delete(layout.pulled_mark(side, shard_id))
 
 
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:

@@ -23,11 +23,13 @@ def pulled_folder(side: Side) -> str:
 
 
 def pulled_mark(side: Side, shard_id: str) -> str:
-    """The shard's mark: a JSON file that records the pull of the shard. It is written after the last bucket file.
+    """The shard's mark: a JSON file that records the pull of the shard.
+
+    It is written before the first bucket file, with ``whole`` false, and again after the last one.
 
     - ``rows``: the number of rows in the shard
     - ``dropped``: the number of dropped rows by reason
-    - ``buckets``: the number of rows by bucket
+    - ``buckets``: the number of rows by bucket, for each bucket that may have a file of the shard
     - ``columns``: the name that each column has in the shard
     - ``rules``: the settings of the pull (``pull_rules.py``)
     - ``whole``: false if bucket files are broken or being replaced, so that the shard must be pulled again

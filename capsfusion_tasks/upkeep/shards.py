@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Shard
@@ -115,7 +116,9 @@ def _buckets(
         if not evidence.storage.exists(path):
             yield found("bucket-file-missing", path, f"the pull of {shard.label} wrote {noted[bucket]} rows to it")
     for bucket in files.keys() - noted.keys():
-        yield found("bucket-file-unexpected", files[bucket].path, f"{shard.label} has no rows in this bucket")
+        delete = partial(_delete_unexpected, evidence, shard, bucket)
+        what = f"{shard.label} has no rows in this bucket"
+        yield found("bucket-file-unexpected", files[bucket].path, what, repair=delete)
     there = sorted(noted.keys() & files.keys())
     if footers:
         with ThreadPoolExecutor(_READERS) as readers:
@@ -156,6 +159,15 @@ def _image_results(evidence: Evidence) -> Iterator[Finding]:
                 "run any interval: each run tries failed files again",
             )
             yield Finding("image-results-failed", f"{shard.side}/{shard.path}", what, mend)
+
+
+def _delete_unexpected(evidence: Evidence, shard: Shard, bucket: str) -> str:
+    # Read the mark again, because a pull may have begun since. It names its files before it writes them.
+    mark = pulled.read(evidence.storage, shard.side, shard.shard_id)
+    if mark is None or not pulled.is_whole(mark) or bucket in mark["buckets"]:
+        raise NotReadyError(f"a task is pulling {shard.label} again: try again later")
+    pulled.delete_files(evidence.storage, shard.side, shard.shard_id, [bucket])
+    return "the file is deleted"
 
 
 def _pull_again(evidence: Evidence, shard: Shard) -> str:

@@ -39,12 +39,14 @@ class Area:
     def put(self, side: Side, name: str, rows: list[dict[str, Any]]) -> Shard:
         file = self.folder / f"{name}.parquet"
         pq.write_table(pa.Table.from_pylist(rows), file)
-        shard = Shard(
-            shard_id=name, side=side, source=str(self.folder), path=file.name, etag="1", size_bytes=1, arrived_at=START
-        )
+        shard = self.shard(side, name)
         with pa.memory_map(str(file)) as stream:
             split_shard(stream, shard, self.storage, self.settings)
         return shard
+
+    def shard(self, side: Side, name: str) -> Shard:
+        source, path = str(self.folder), f"{name}.parquet"
+        return Shard(shard_id=name, side=side, source=source, path=path, etag="1", size_bytes=1, arrived_at=START)
 
     def join(self, day: Interval, *new: Shard) -> list[dict[str, Any]]:
         for bucket in range(self.buckets):

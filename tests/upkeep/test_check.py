@@ -44,6 +44,11 @@ def without_last_row(file: Path) -> None:
     pq.write_table(table.slice(0, table.num_rows - 1), file)
 
 
+def copy_to_bucket(file: Path, bucket: str) -> None:
+    (file.parent.parent / bucket).mkdir()
+    (file.parent.parent / bucket / file.name).write_bytes(file.read_bytes())
+
+
 def test_nothing_is_wrong_where_nothing_is_broken(area: Area) -> None:
     result = area.check(footers=True, pairs=True)
     assert [*result.lines()][-1] == "nothing is wrong"
@@ -90,6 +95,12 @@ FILES_BROKEN: dict[str, tuple[Callable[[Area], Any], list[str], bool]] = {
         ),
         ["bucket-files-of-unknown-shard"],
         False,
+    ),
+    # Earlier versions left such files if a pull was killed.
+    "a bucket file that the pull of its shard does not name": (
+        lambda area: copy_to_bucket(first(area.staging, BUCKET_FILE), "00099"),
+        ["bucket-file-unexpected"],
+        True,
     ),
     "the sign that a shard is there whole is gone": (
         lambda area: first(area.staging, "buckets/laion_2b/pulled/*").unlink(),
