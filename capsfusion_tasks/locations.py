@@ -62,9 +62,11 @@ def parts_path(target: Path) -> Path:
 def is_hidden(path: str) -> bool:
     """Whether the file or a folder in ``path`` has a name that begins with "." or "_".
 
-    Hadoop and many copying tools use such names for unfinished files.
+    Hadoop and many copying tools use such names for unfinished files. If ``path`` is a whole web address, only the
+    file's name counts, because the folders are not part of the source.
     """
-    return any(part.startswith((".", "_")) for part in path.split("/"))
+    parts = path.rpartition("/")[2:] if path.startswith(("http://", "https://")) else path.split("/")
+    return any(part.startswith((".", "_")) for part in parts)
 
 
 class Met(NamedTuple):

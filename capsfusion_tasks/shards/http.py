@@ -14,6 +14,7 @@ import httpx2
 import pyarrow as pa
 
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.locations import is_hidden
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
@@ -102,19 +103,24 @@ class HttpSource:
         )
 
     def _entries(self, client: httpx2.Client) -> dict[str, Entry]:
-        """Stored name → entry of the list. The name of a file in the list's folder is relative to this folder."""
+        """Stored name → entry of the list. The name of a file in the list's folder is relative to this folder.
+
+        A name with a part such as "..", which would count as hidden, is stored as the address that it leads to. Other
+        names are stored as they are, because a shard's id depends on its name.
+        """
         address = self._address(str(self._list))
         entries = read_list(client, address, is_json=self._list.path.endswith(".json"))
         folder, found = str(httpx2.URL(self.uri).join(".")), dict[str, Entry]()
         for entry in entries:
-            relative = entry.url.removeprefix(folder)
+            url, relative = self._url(entry.url), entry.url.removeprefix(folder)
+            if is_hidden(relative.partition("?")[0]):
+                relative = str(url).removeprefix(folder)
             name, mark, _ = relative.partition("?")
             first = found.setdefault(name + mark, entry.model_copy(update={"url": relative}))
             if first.url != relative:
                 raise InputError(
                     f"{self.uri} names {name} twice, with different queries (after ?): leave out one of them"
                 )
-            self._url(relative)
         return {path: found[path] for path in sorted(found)}
 
     def _describe(self, client: httpx2.Client, path: str, entry: Entry) -> SourceFile | Unreadable | NotReadyError:

@@ -306,6 +306,29 @@ def test_a_list_names_files_by_line(web: WebServer, scratch: Path) -> None:
     assert {shard.arrived_at for shard in found} == {START}
 
 
+def test_a_list_may_name_files_by_any_way_to_them(web: WebServer, scratch: Path) -> None:
+    ways = {
+        "./a.parquet": "a.parquet",
+        "a.parquet": "a.parquet",
+        "b/../b/./b.parquet?sig=1": "b/b.parquet?",
+        "../other/c.parquet": f"{web.url}/other/c.parquet",
+        "/_mirror/d.parquet": f"{web.url}/_mirror/d.parquet",
+        f"{web.url}/_mirror/e.parquet": f"{web.url}/_mirror/e.parquet",
+    }
+    hidden = ["_tmp/x.parquet", "./.x.parquet", "/data/_tmp/x.parquet", "../other/_x.parquet"]
+    web.files = {
+        "/data/list.txt": File("\n".join([*ways, *hidden]).encode()),
+        **{f"/data/{name}": File(b"123", arrived=START) for name in ("a.parquet", "b/b.parquet")},
+        **{
+            path: File(b"123", arrived=START)
+            for path in ("/other/c.parquet", "/_mirror/d.parquet", "/_mirror/e.parquet")
+        },
+    }
+    found = discovered(web, scratch, "data/list.txt")
+    assert [shard.path for shard in found] == sorted(set(ways.values()))
+    assert [read(shard, scratch) for shard in found] == [b"123"] * 5
+
+
 def test_a_server_that_refuses_head_or_sends_no_etag_works(web: WebServer, scratch: Path) -> None:
     web.files = {
         "/list.txt": File(b"a.parquet"),
