@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.shards import shard_list
-from capsfusion_tasks.shards.listing import listed_shards
+from capsfusion_tasks.shards.listing import listed_shards, require_one_source
 from capsfusion_tasks.shards.shard_list import Origin, ShardList, told
 from capsfusion_tasks.shards.sources import SideSource
 from capsfusion_tasks.staging.storage import Storage
@@ -25,6 +25,7 @@ def discover(
     *,
     relist: bool = False,
     units: int = 0,
+    image_results: Sequence[Shard] = (),
     remove: Callable[[list[Shard]], None] = lambda _: None,
     claim: Callable[[list[Shard]], set[str]] = lambda _: set(),
     on_listing: Callable[[Side, int], None] = lambda *_: None,
@@ -46,6 +47,8 @@ def discover(
     longer in it. If the interval already has units (``units`` is their number), raises InputError instead. ``relist``
     avoids this error: it adds the shards of the new sources to the list.
 
+    Raises InputError if a file is in the sources of both sides, or is one of the ``image_results``.
+
     Calls ``on_listing`` for each side that it lists, with the side and the total bytes of its shards.
     """
     now = {side: place.origin for side, place in sources.items()}
@@ -61,6 +64,7 @@ def discover(
     for side, shards in there.items():
         on_listing(side, sum(shard.size_bytes for shard in shards))
     arrived = [shard for shards in there.values() for shard in shards]
+    require_one_source([*arrived, *image_results])
     own = [shard for shard in arrived if interval.start <= shard.arrived_at < interval.end]
     if listed.is_closed and listed.made_from(now) == now:
         known_ids = {shard.shard_id for shard in known}

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from capsfusion_tasks.errors import InputError, printable
@@ -114,6 +114,19 @@ def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Sha
             last,
         )
     return shards
+
+
+def require_one_source(shards: Iterable[Shard]) -> None:
+    """Raise InputError if a file is in the sources of two sides. Its id, and its row in the ledger, is for one side."""
+    seen: dict[str, Shard] = {}
+    for shard in shards:
+        other = seen.setdefault(shard.shard_id, shard)
+        if other.side != shard.side:
+            raise InputError(
+                f"{shard.source}/{shard.path} is in two sources, {other.side} and {shard.side}, but must be in"
+                " one: name another source, or give each its own files with CAPSFUSION_…_INCLUDE and _EXCLUDE. To pair"
+                " the captions of each LAION-COCO row with each other, set CAPSFUSION_LAION2B=none"
+            )
 
 
 def _shard(side: Side, place: SideSource, file: SourceFile) -> Shard:

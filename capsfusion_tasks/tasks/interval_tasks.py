@@ -68,7 +68,9 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     if context.fusion_id is None:
         configured_template(settings)  # read the prompt now, to report its errors before the listing
     sources = configured_sources(settings)
-    image_result_files(settings)  # planning reads these files; listing them here reports a wrong address early
+    image_results = image_result_files(
+        settings
+    )  # planning reads these files; listing them here reports a wrong address early
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
@@ -94,6 +96,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
         storage,
         relist=relist,
         units=len(planned),
+        image_results=image_results,
         remove=lambda gone: _remove_shards(context, interval, gone),
         claim=claim,
         on_listing=listed.__setitem__,

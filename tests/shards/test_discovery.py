@@ -16,7 +16,7 @@ from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards.discovery import discover, discovered
 from capsfusion_tasks.shards.failures import system_errors
-from capsfusion_tasks.shards.listing import dates
+from capsfusion_tasks.shards.listing import dates, image_result_files
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.source import Unreadable
@@ -57,6 +57,19 @@ def test_an_error_of_a_source_that_nobody_set_says_that_it_is_the_default(tmp_pa
         list(unset.source.files(unset.wanted))
     with pytest.raises(InputError, match=r"no folder [^(]*$"):
         list(named.source.files(named.wanted))
+
+
+def test_a_file_in_both_sources_is_refused(tmp_path: Path, both: dict[Side, SideSource], storage: Storage) -> None:
+    arrive(tmp_path / "raw/a.parquet", START - timedelta(days=9))
+    arrive(tmp_path / "coco/b.parquet", START)
+    same = {**both, "laion_coco": both["laion_2b"]}
+    with pytest.raises(InputError, match=r"raw/a\.parquet is in two sources, laion_2b and laion_coco, .*_INCLUDE"):
+        discover(same, DAY, storage)
+    assert discovered(DAY, storage) == []
+    results = image_result_files(load_settings(image_results=str(tmp_path / "coco")))
+    with pytest.raises(InputError, match=r"coco/b\.parquet is in two sources, laion_coco and image_results, "):
+        discover(both, DAY, storage, image_results=results)
+    assert labels(discover(both, DAY, storage)) == ["laion_coco/b.parquet"]
 
 
 def labels(shards: list[Shard]) -> list[str]:
