@@ -18,6 +18,32 @@ from capsfusion_tasks.shards.failures import system_error, system_errors
 from capsfusion_tasks.shards.source import SourceFile, Unreadable
 
 
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+class _Unchanged(pa.OSFile):  # type: ignore[misc]
+    """An open file. A read fails if the file was overwritten in place, instead of mixing both versions.
+
+    A file that was replaced by renaming another file is read to its end.
+    """
+
+    file: Path
+    etag: str
+
+    def check(self) -> None:
+        if _etag(os.fstat(self.fileno())) != self.etag:
+            raise InputError(
+                f"{self.file} has changed since it was discovered: it counts as a new shard with its new modification"
+                " time"
+            )
+
+    def read_at(self, nbytes: int, offset: int) -> bytes:
+        content: bytes = super().read_at(nbytes, offset)
+        self.check()  # after the read, because the file may change during it
+        return content
+
+
 class LocalSource:
     """Files at any depth below a folder; links to folders are followed.
 
@@ -75,13 +101,10 @@ class LocalSource:
             raise InputError(
                 f"{file} is gone: put it back with its old modification time. With a new time, it counts as a new shard"
             )
-        found = self._describe(shard.path, file.stat())
-        if isinstance(found, Unreadable) or found.etag != shard.etag:
-            raise InputError(
-                f"{file} has changed since it was discovered: it counts as a new shard with its new modification time"
-            )
         # Not memory-mapped, because truncating the file while it is read would kill the process.
-        with pa.OSFile(str(file)) as stream:
+        with _Unchanged(str(file)) as stream:
+            stream.file, stream.etag = file, shard.etag
+            stream.check()
             yield stream
 
     def _describe(self, path: str, status: os.stat_result) -> SourceFile | Unreadable:
@@ -94,7 +117,7 @@ class LocalSource:
                 f"{self._folder / path} has the time {when}, which is outside the years 1 to 9999: set a new time with"
                 " `touch`",
             )
-        return SourceFile(path, f"{status.st_size:x}-{status.st_mtime_ns:x}", status.st_size, arrived)
+        return SourceFile(path, _etag(status), status.st_size, arrived)
 
     def _unreadable(self, path: str, error: OSError, dead_link: bool = False) -> Unreadable:
         file = self._folder / path

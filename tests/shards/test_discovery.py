@@ -16,7 +16,7 @@ from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards.discovery import discover, discovered
 from capsfusion_tasks.shards.failures import system_errors
-from capsfusion_tasks.shards.listing import dates, image_result_files
+from capsfusion_tasks.shards.listing import all_shards, dates, image_result_files
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.source import Unreadable
@@ -57,6 +57,21 @@ def test_an_error_of_a_source_that_nobody_set_says_that_it_is_the_default(tmp_pa
         list(unset.source.files(unset.wanted))
     with pytest.raises(InputError, match=r"no folder [^(]*$"):
         list(named.source.files(named.wanted))
+
+
+def test_a_file_that_is_overwritten_while_it_is_read_is_not_read_on(tmp_path: Path) -> None:
+    arrive(tmp_path / "replaced.parquet", START, b"old and long")
+    arrive(tmp_path / "written.parquet", START, b"old and long")
+    source = LocalSource(str(tmp_path))
+    replaced, written = all_shards("laion_2b", side(tmp_path))
+    with source.open(replaced) as stream:
+        os.replace(arrive(tmp_path / "new", START, b"new and long"), tmp_path / "replaced.parquet")
+        assert stream.read_at(12, 0) == b"old and long"
+    with source.open(written) as stream:
+        assert stream.read_at(3, 0) == b"old"
+        (tmp_path / "written.parquet").write_bytes(b"new and long")
+        with pytest.raises(InputError, match=r"written\.parquet has changed since it was discovered"):
+            stream.read_at(3, 9)
 
 
 def test_a_file_in_both_sources_is_refused(tmp_path: Path, both: dict[Side, SideSource], storage: Storage) -> None:
