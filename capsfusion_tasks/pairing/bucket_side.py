@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.pairing import lookups
 from capsfusion_tasks.pairing.lookups import Lookup
 from capsfusion_tasks.pull_rules import PullRules
@@ -79,17 +80,40 @@ class BucketSide:
         """Bytes of the files that are read completely. Lookups do not count, because a join reads few of their rows."""
         return sum(self.files[path] for path in self._read_whole())
 
-    def rows(self) -> pa.RecordBatchReader:
+    def rows(self, failures: list[Exception] | None = None) -> pa.RecordBatchReader:
         """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads one batch after another.
 
-        Old rows from lookups are included only if a new row has the same URL.
+        Old rows from lookups are included only if a new row has the same URL. An error is also added to ``failures``,
+        because DuckDB replaces the errors of a reader by its own.
         """
-        return pa.RecordBatchReader.from_batches(_ROWS, self._batches())
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                with self._no_file_gone():
+                    yield from self._batches()
+            except Exception as error:
+                if failures is not None:
+                    failures.append(error)
+                raise
+
+        return pa.RecordBatchReader.from_batches(_ROWS, batches())
 
     def urls(self) -> Iterator[pa.Array]:
         """The URLs of all rows, read from the files, not from lookups."""
-        for read in self._scanned(list(self.files), ["url"]):
-            yield read.record_batch["url"]
+        with self._no_file_gone():
+            for read in self._scanned(list(self.files), ["url"]):
+                yield read.record_batch["url"]
+
+    @contextmanager
+    def _no_file_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            where = self.storage.path(layout.bucket_folder(self.side, self.bucket))
+            raise NotReadyError(
+                f"a file of {where} was deleted while it was joined ({error}), for example because another task pulls"
+                " its shard again: try again"
+            ) from error
 
     def _in_lookups(self) -> set[str]:
         return {shard for lookup in self.lookups for shard in lookup.shards} - self.new

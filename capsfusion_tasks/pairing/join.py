@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import duckdb
 import pyarrow as pa
 
 from capsfusion_tasks.intervals import Interval
@@ -173,17 +175,29 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
     match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
     part = {"passes": passes, "number": number}
     most, left_out = PairRules.of(settings).url_pairs_max, LeftOut()
-    with database(settings) as connection:
-        connection.register("coco_rows", coco.rows())
+    with database(settings) as connection, _errors_of_readers() as failures:
+        connection.register("coco_rows", coco.rows(failures))
         columns = "url, text, synthetic" if by_text else "url, synthetic"
         connection.execute(_DISTINCT.format(side="coco", columns=columns, and_wanted="", **part))
         if settings.self_paired:
             return connection.sql(_SELF_PAIRS).to_arrow_table(), left_out
-        connection.register("raw_rows", raw.rows())
+        connection.register("raw_rows", raw.rows(failures))
         connection.execute(_DISTINCT.format(side="raw", columns="url, text", and_wanted=_HAS_PARTNER, **part))
         if most != "none":
             left_out = leave_out(connection, most)
         return connection.sql(_PAIRS.format(match=match)).to_arrow_table(), left_out
+
+
+@contextmanager
+def _errors_of_readers() -> Iterator[list[Exception]]:
+    """Yield a list for the errors of readers. Raise the first of them, instead of DuckDB's error that repeats it."""
+    failures: list[Exception] = []
+    try:
+        yield failures
+    except duckdb.Error as error:
+        if failures:
+            raise failures[0] from error
+        raise
 
 
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:

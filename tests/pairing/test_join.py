@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,44 @@ def test_laion_coco_alone_is_paired_with_itself(tmp_path: Path) -> None:
     origin = second["u1", "A synthetic caption."]
     assert (origin["similarity"], origin["laion_2b_shard"], origin["laion_2b_row"]) == (0.4, "b", 0)
     assert {pair["pair_id"] for pair in first} & {pair["pair_id"] for pair in second.values()}
+
+
+def replace_rules(area: Area) -> None:
+    area.settings = area.settings.model_copy(update={"punsafe_max": 0.2})
+    area.put("laion_2b", "a", [raw("u")])
+
+
+def delete_file(area: Area) -> None:
+    [file] = [file.path for file in area.storage.tree("buckets/laion_2b") if file.path.endswith("a.parquet")]
+    area.storage.delete(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (replace_rules, InputError, r"a\.parquet was pulled with .*: run the shard's interval again"),
+        (delete_file, NotReadyError, r"laion_2b/00000 was deleted while it was joined .*: try again"),
+    ],
+)
+def test_a_file_that_another_task_changes_during_a_join_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Area], None],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    area = Area(tmp_path, buckets=1)
+    shards = area.put("laion_2b", "a", [raw("u")]), area.put("laion_coco", "b", [coco("u")])
+    sides = join._sides
+
+    def changed(*arguments: Any) -> Any:
+        listed = sides(*arguments)
+        change(area)
+        return listed
+
+    monkeypatch.setattr(join, "_sides", changed)
+    with pytest.raises(kind, match=message):
+        area.join(DAYS[0], *shards)
 
 
 def test_a_shard_that_is_split_already_is_not_read_again(area: Area) -> None:
