@@ -6,6 +6,7 @@ A pull reads a shard from its source and distributes its rows over buckets. The 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,8 @@ from capsfusion_tasks.schemas import PAIRED, Shard, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.staging.summaries import Summaries
+
+_DELETERS = 16  # number of bucket files to delete in parallel; on S3 each file takes three round trips
 
 
 def read(storage: Storage, side: Side, shard_id: str) -> dict[str, Any] | None:
@@ -86,9 +89,13 @@ def begin(storage: Storage, shard: Shard, rules: PullRules, buckets: Iterable[st
 
 
 def delete_files(storage: Storage, side: Side, shard_id: str, buckets: Iterable[str]) -> None:
-    for bucket in buckets:
+    def delete(bucket: str) -> None:
         with suppress(FileNotFoundError):
             storage.delete(layout.bucket_file(side, int(bucket), shard_id))
+
+    with ThreadPoolExecutor(_DELETERS) as deleters:
+        for _ in deleters.map(delete, buckets):
+            pass
 
 
 def remove(storage: Storage, shard: Shard) -> None:

@@ -127,8 +127,9 @@ def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> N
     kept = {shard.shard_id for one in others for shard in discovery.discovered(one, storage)}
     gone = [shard for shard in gone if shard.shard_id not in kept]
     pull_again(context.warehouse.engine, [shard.shard_id for shard in gone])
-    for shard in gone:
+    for number, shard in enumerate(gone, start=1):
         pulled.remove(storage, shard)
+        log.info("discover: removed %s from the buckets (%d of %d)", shard.label, number, len(gone))
 
 
 def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def test_a_removed_shard_leaves_no_file_of_its_killed_pull(tmp_path: Path, monke
     assert [file.path for file in area.storage.tree("buckets/laion_2b")] == []
     found = area.join(DAYS[0], area.put("laion_coco", "b", [coco(url) for url in URLS.values()]))
     assert found == []
+
+
+def test_the_files_of_a_shard_are_deleted_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    area, all_begun = Area(tmp_path), threading.Barrier(3)
+    shard, delete = area.put("laion_2b", "a", ROWS), Storage.delete
+
+    def meeting(self: Storage, path: str) -> None:
+        if path.endswith(".parquet"):
+            all_begun.wait(30)
+        delete(self, path)
+
+    monkeypatch.setattr(Storage, "delete", meeting)
+    pulled.remove(area.storage, shard)
+    assert bucket_files(area, "a") == []
 
 
 def test_a_pull_with_other_rules_leaves_no_file_of_a_killed_pull(
