@@ -11,17 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object
 from capsfusion_tasks.fusion.model_tokenizer import FILES, load_tokenizer, tokenizer_file
-from capsfusion_tasks.fusion.weight_files import (
-    PICKLES,
-    SAFETENSORS,
-    check_start,
-    has_safetensors,
-    refuse_adapter,
-    weight_files,
-)
+from capsfusion_tasks.fusion.weight_files import check_start, refuse_adapter, weight_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -34,20 +27,28 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     does not answer.
     """
     folder = Path(model).expanduser()
-    if not _reached(folder, Path.is_dir):
-        if not _HUB_ID.fullmatch(model) or folder.is_absolute():
-            raise InputError(
-                f"no model at {model}: give a folder with config.json, tokenizer and weights, or a hub id"
-                " such as BAAI/CapsFus-LLaMA"
-            )
-        folder = _hub_snapshot(model, weights=weights)
+    if _reached(folder, Path.is_dir):
+        _require_files(folder, weights=weights)
+        return folder
+    if not _HUB_ID.fullmatch(model) or folder.is_absolute():
+        raise InputError(
+            f"no model at {model}: give a folder with config.json, tokenizer and weights, or a hub id"
+            " such as BAAI/CapsFus-LLaMA"
+        )
+    from capsfusion_tasks.fusion import hub_model  # imported only here, because most commands need no hub
+
+    folder = hub_model.download(model, weights=weights)
+    _require_files(folder, weights=weights)
+    return folder
+
+
+def _require_files(folder: Path, *, weights: bool) -> None:
     for names in (("config.json",), FILES):
         if not any(_reached(folder / name, Path.is_file) for name in names):
             refuse_adapter(folder)
             raise InputError(f"{folder} has no {' or '.join(names)}: it is not a checkpoint in Hugging Face's layout")
     for file in weight_files(folder) if weights else ():
         check_start(file)
-    return folder
 
 
 def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
@@ -106,28 +107,3 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
             " that ends a caption: set eos_token_id in generation_config.json"
         )
     return (tokenizer.eos_id,)
-
-
-def _hub_snapshot(model: str, *, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    name, _, revision = model.partition("@")
-    patterns = ["*.json", "tokenizer.model", *([SAFETENSORS] if weights else ())]
-    try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-        if weights and not has_safetensors(folder):
-            # Fetch pickles only if there are no safetensors. Many repositories have the weights in both formats.
-            commit = folder.name
-            snapshot_download(name, revision=commit, allow_patterns=[*patterns, PICKLES])
-        return folder
-    except LocalEntryNotFoundError as error:  # huggingface_hub raises this if the hub does not answer
-        raise NotReadyError(
-            f"the model {model} is not on this machine, and the hub does not answer ({error.__cause__ or error}): check"
-            " the network, or give a folder"
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"no model {model}: there is no such folder, and the hub says: {reason}; check the name and HF_TOKEN"
-        ) from error

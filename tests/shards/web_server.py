@@ -88,7 +88,7 @@ class WebServer:
 
 
 class Hub(WebServer):
-    """A server with the part of the Hugging Face hub's API that is needed to list and read data sets."""
+    """A server with the part of the Hugging Face hub's API that is needed to list and read data sets and models."""
 
     page = 2  # entries in each page of a listing
 
@@ -111,10 +111,11 @@ class Hub(WebServer):
 
     def answer(self, handler: _Handler, path: str, query: dict[str, list[str]]) -> None:
         for repo, commits in self.repos.items():
-            if path.startswith(f"/api/datasets/{repo}/"):
-                return self._api(handler, repo, commits, path.removeprefix(f"/api/datasets/{repo}/"), query)
-            if path.startswith(f"/datasets/{repo}/resolve/"):
-                return self._resolve(handler, repo, path.removeprefix(f"/datasets/{repo}/resolve/"))
+            for api, pages in (("/api/datasets/", "/datasets/"), ("/api/models/", "/")):
+                if path.startswith(f"{api}{repo}/"):
+                    return self._api(handler, repo, commits, path.removeprefix(f"{api}{repo}/"), query)
+                if path.startswith(f"{pages}{repo}/resolve/"):
+                    return self._resolve(handler, repo, path.removeprefix(f"{pages}{repo}/resolve/"))
         if path.startswith("/storage/"):
             return super().answer(handler, path, query)
         return handler.send(401, headers={"X-Error-Code": "RepoNotFound", "X-Error-Message": "not found"})
@@ -141,7 +142,9 @@ class Hub(WebServer):
             return handler.send(404, headers={"X-Error-Code": "RevisionNotFound"})
         if kind == "revision":
             gated = "auto" if repo in self.gated else False
-            return handler.send_json({"id": repo, "sha": revision, "gated": gated, "private": False, "tags": []})
+            siblings = [{"rfilename": path} for path in commits[upto][2]]
+            answer = {"id": repo, "sha": revision, "gated": gated, "private": False, "tags": [], "siblings": siblings}
+            return handler.send_json(answer)
         assert (kind, query["recursive"]) == ("tree", ["true"])
         start = f"{folder}/" if folder else ""
         paths = [path for path in commits[upto][2] if path.startswith(start)]

@@ -1,0 +1,66 @@
+"""Downloads a model's files from the hub. Distinguishes errors that may pass from errors that will stay.
+
+Does not import torch, because Airflow tasks use this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.fusion.weight_files import PICKLES, SAFETENSORS, has_safetensors
+from capsfusion_tasks.staging import full_disk
+
+_FILES = ["*.json", "tokenizer.model"]
+_MAY_PASS = (408, 425, 429)  # HTTP statuses, besides those from 500 on, with which a hub refuses only for some time
+# Errors that no retry mends: a name or an address that is none, and a cache that this account may not write to.
+_WILL_STAY = (ValueError, PermissionError, httpx2.InvalidURL, httpx2.UnsupportedProtocol)
+
+
+def download(model: str, *, weights: bool) -> Path:
+    """The folder of the hub model ``model`` in the hub's cache. Downloads missing files, if the hub answers.
+
+    Raises InputError if the hub refuses, and NotReadyError if the download fails for a reason that may pass.
+    """
+    name, _, revision = model.partition("@")
+    patterns = [*_FILES, SAFETENSORS] if weights else _FILES
+    with _explained(model):
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        if weights and not has_safetensors(folder):
+            # Fetch pickles only if there are no safetensors. Many repositories have the weights in both formats.
+            huggingface_hub.snapshot_download(name, revision=folder.name, allow_patterns=[*patterns, PICKLES])
+    return folder
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    """Raise errors of the hub as InputError or NotReadyError. Many are OSErrors."""
+    try:
+        with full_disk.explained(Path(constants.HF_HUB_CACHE), f"the model {model}"):
+            yield
+    except (OSError, ValueError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+        # huggingface_hub raises LocalEntryNotFoundError for each error of the hub if the cache lacks the file, too.
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        if _will_stay(cause):
+            raise InputError(
+                f"no model {model}: there is no such folder, and the hub says: {reason}; check the name and HF_TOKEN"
+            ) from error
+        raise NotReadyError(
+            f"the model {model} is not on this machine, and the hub does not answer ({reason}): check the network, or"
+            " give a folder"
+        ) from error
+
+
+def _will_stay(error: BaseException) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return status < 500 and status not in _MAY_PASS
+    return isinstance(error, _WILL_STAY)
