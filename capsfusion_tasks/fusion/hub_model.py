@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx2
@@ -27,7 +28,8 @@ _WILL_STAY = (ValueError, PermissionError, httpx2.InvalidURL, httpx2.Unsupported
 def download(model: str, *, weights: bool) -> Path:
     """The folder of the hub model ``model`` in the hub's cache. Downloads missing files, if the hub answers.
 
-    Raises InputError if the hub refuses, and NotReadyError if the download fails for a reason that may pass.
+    If the hub does not answer, the folder may lack files (``require_complete``). Raises InputError if the hub refuses,
+    and NotReadyError if the download fails for a reason that may pass.
     """
     name, _, revision = model.partition("@")
     patterns = [*_FILES, SAFETENSORS] if weights else _FILES
@@ -37,6 +39,27 @@ def download(model: str, *, weights: bool) -> Path:
             # Fetch pickles only if there are no safetensors. Many repositories have the weights in both formats.
             huggingface_hub.snapshot_download(name, revision=folder.name, allow_patterns=[*patterns, PICKLES])
     return folder
+
+
+def require_complete(model: str, folder: Path, *, weights: bool) -> None:
+    """Raise NotReadyError if ``folder``, a result of ``download``, lacks files that the hub has.
+
+    While the hub does not answer, ``download`` returns what is in the cache. That may be only what planning downloaded,
+    or what a download had fetched before it was interrupted.
+    """
+    patterns = list(_FILES)
+    if weights:
+        patterns += [SAFETENSORS] if has_safetensors(folder) else [SAFETENSORS, PICKLES]
+    name, seconds = model.partition("@")[0], constants.HF_HUB_ETAG_TIMEOUT
+    with _explained(model):
+        found = huggingface_hub.HfApi().model_info(name, revision=folder.name, timeout=seconds)
+    listed = [file.rfilename for file in found.siblings or []]
+    wanted = [file for file in listed if any(fnmatch(file, pattern) for pattern in patterns)]
+    if lacking := [file for file in wanted if not (folder / file).exists()]:
+        raise NotReadyError(
+            f"the model {model} is not complete on this machine, because the hub did not answer when it was loaded:"
+            f" {folder} lacks {lacking[0]}. Try again"
+        )
 
 
 @contextmanager

@@ -38,7 +38,11 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     from capsfusion_tasks.fusion import hub_model  # imported only here, because most commands need no hub
 
     folder = hub_model.download(model, weights=weights)
-    _require_files(folder, weights=weights)
+    try:
+        _require_files(folder, weights=weights)
+    except InputError:
+        hub_model.require_complete(model, folder, weights=weights)
+        raise
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,9 @@ from tests.shards.web_server import Fault, Hub
 
 NAME = "team/model"
 FILES = {file: (BUNDLED_MODEL / file).read_bytes() for file in ("config.json", "tokenizer.model", "model.safetensors")}
+INDEX = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
+SHARDS = {"model.safetensors.index.json": INDEX, "model-1.safetensors": b"1", "model-2.safetensors": b"2"}
+OUTAGE = Fault(520)  # a status with which huggingface_hub does not repeat a request
 
 
 @pytest.fixture
@@ -106,3 +110,49 @@ def test_errors_of_disks_and_networks_may_pass_but_missing_rights_stay(
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(expected, match=message):
         model_folder(NAME)
+
+
+def api_paths(model: str) -> list[str]:
+    oid = model.partition("@")[2]
+    return [f"/api/models/{NAME}/{kind}/{oid}" for kind in ("revision", "tree")]
+
+
+def cached(model: str, cache: Path, *files: str) -> Path:
+    """Write ``files`` to the cache, without the listing of all files that newer versions of huggingface_hub keep."""
+    name, _, oid = model.partition("@")
+    folder = cache / f"models--{name.replace('/', '--')}" / "snapshots" / oid
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_bytes(FILES[file])
+    return folder
+
+
+@pytest.mark.parametrize("weights", [{"model.safetensors": b"x"}, SHARDS, {"pytorch_model.bin": b"x"}])
+def test_a_hub_that_fails_after_planning_is_no_model_without_weights(
+    hub: Hub, tmp_path: Path, weights: dict[str, bytes]
+) -> None:
+    small = ("config.json", "tokenizer.model")
+    model = commit(hub, {**{name: FILES[name] for name in small}, **weights})
+    cached(model, tmp_path / "cache", *small)
+    hub.faults = {f"{path}!": [OUTAGE] for path in api_paths(model)}
+    with pytest.raises(NotReadyError, match=r"the hub does not answer .*520"):
+        model_folder(model)
+    hub.faults = {f"{path}!": [OUTAGE] for path in api_paths(model) if "/tree/" in path}
+    with pytest.raises(NotReadyError, match=rf"is not complete on this machine, .* lacks \S*{min(weights)[:5]}"):
+        model_folder(model)
+    hub.faults.clear()
+    assert {file.name for file in model_folder(model).iterdir()} == {*small, *weights}
+
+
+def test_a_planning_that_was_interrupted_is_no_model_without_a_tokenizer(hub: Hub, tmp_path: Path) -> None:
+    model = commit(hub, FILES)
+    cached(model, tmp_path / "cache", "config.json")
+    hub.faults = {f"{path}!": [OUTAGE] for path in api_paths(model)}
+    with pytest.raises(NotReadyError, match="the hub does not answer"):
+        model_folder(model, weights=False)
+
+
+def test_a_model_without_weights_is_not_tried_again(hub: Hub) -> None:
+    model = commit(hub, {"config.json": b"{}", "tokenizer.model": b"x", "model.safetensors.index.json": INDEX})
+    with pytest.raises(InputError, match="names files that are not there: model-1"):
+        model_folder(model)
