@@ -17,8 +17,10 @@ from typing import IO
 import psutil
 import torch
 
+from capsfusion_tasks.decoding import BUNDLED, Decoding
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.launcher import STARTED_BY
+from capsfusion_tasks.fusion.torchrun_command import GPUS
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,26 @@ def _is_orphan(parent: int) -> bool:
     """Whether torchrun has died, so that init or a service manager is now the parent of this rank."""
     started_by = os.environ.get(STARTED_BY)
     return parent == 1 or (started_by is not None and psutil.Process(parent).ppid() != int(started_by))
+
+
+def require_gpu(decoding: Decoding) -> None:
+    """Raise InputError if ``decoding`` is for a GPU, but torch cannot use the GPUs that this node has.
+
+    Without this, the ranks would fuse on the CPU, far slower, and perhaps in a dtype that was chosen for a GPU.
+    """
+    gpus = os.environ.get(GPUS)
+    for_cpu = decoding.location == BUNDLED and decoding.dtype == "float32"  # how the demo model is planned by default
+    if gpus is None or for_cpu or torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.current_device()
+        reason = ""
+    except (AssertionError, RuntimeError) as error:  # AssertionError: this torch was built without CUDA
+        reason = f" ({str(error).strip().splitlines()[0]})"
+    raise InputError(
+        f"this node has {gpus} GPUs, but torch {torch.__version__} finds none{reason}: install a torch that fits the"
+        " GPU's driver, or set CAPSFUSION_DEVICE=cpu and plan again to fuse on the CPU"
+    )
 
 
 def take_device(

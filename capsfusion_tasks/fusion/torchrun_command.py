@@ -21,6 +21,8 @@ from capsfusion_tasks.settings import Settings
 # seven times slower than one job. With 2,000 turns, each of two jobs has half the speed of a single job, and a single
 # job is as fast as with the default.
 DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
+# Variable of the ranks: the number of GPUs that were counted here. Set if the ranks must not fuse on the CPU instead.
+GPUS = "TORCHRUN_GPUS"
 # Variables that torchrun must not get.
 _NOT_FOR_TORCHRUN = re.compile(
     # Variables of other launchers. They are set in Kubeflow's pods and in processes that another torchrun started.
@@ -45,12 +47,14 @@ _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")
 
 def environment_defaults(settings: Settings) -> dict[str, str]:
     """The argument ``defaults`` of ``Torchrun``: variables that torchrun gets if the environment does not set them."""
-    cores = len(os.sched_getaffinity(0))
+    cores, gpus = len(os.sched_getaffinity(0)), gpu_count()
     environment = {
         **DEFAULTS,
         # Without this, torchrun sets one thread per rank if there are several ranks.
-        "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node))),
+        "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node, gpus))),
     }
+    if settings.device == "gpu" or (settings.device == "auto" and gpus):
+        environment[GPUS] = str(gpus)
     if settings.nproc_per_node != "auto":
         # The setting may come from the command line. Ranks read this variable, and then do not warn of idle GPUs.
         environment["CAPSFUSION_NPROC_PER_NODE"] = str(settings.nproc_per_node)
@@ -88,9 +92,11 @@ def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[s
     ]
 
 
-def rank_count(nproc_per_node: Literal["auto"] | int) -> int:
-    """Number of ranks to start on this node. For auto: one per GPU, or one on the CPU."""
-    return gpu_count() or 1 if nproc_per_node == "auto" else nproc_per_node
+def rank_count(nproc_per_node: Literal["auto"] | int, gpus: int | None = None) -> int:
+    """Number of ranks to start on this node. For auto: one per GPU, or one on the CPU. ``gpus``: the ``gpu_count``."""
+    if nproc_per_node != "auto":
+        return nproc_per_node
+    return (gpu_count() if gpus is None else gpus) or 1
 
 
 def gpu_count() -> int:

@@ -24,7 +24,7 @@ from capsfusion_tasks.fusion.launcher import INPUT_ERROR_MARK, NOT_READY_MARK
 from capsfusion_tasks.fusion.model_check import check_model
 from capsfusion_tasks.fusion.model_files import model_folder
 from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer
-from capsfusion_tasks.fusion.node import die_with_parent, take_device
+from capsfusion_tasks.fusion.node import die_with_parent, require_gpu, take_device
 from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Prompt
 from capsfusion_tasks.fusion.results import COUNTED, Results
@@ -57,6 +57,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
 
     first, taken = None, None
     if feed.has_unfinished():
+        require_gpu(job.decoding)
         # Take the device before claiming rows. If another job uses the GPU, other ranks fuse the rows in the meantime.
         taken = take_device(local_rank, local_world_size, on_wait=keep_waiting)
         first = feed.next(wait=True) if taken else None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from capsfusion_tasks.decoding import BUNDLED
 from capsfusion_tasks.errors import InputError, NotReadyError, TorchrunFailed
 from capsfusion_tasks.fusion import torchrun_command
 from capsfusion_tasks.fusion.identity import decide
@@ -299,6 +301,44 @@ def test_more_ranks_than_gpus_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="2 ranks were started on a node with 1 GPUs"):
         take_device(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "counted", "dtype", "bundled", "refused"),
+    [
+        ("auto", 2, "bfloat16", False, True),
+        ("auto", 2, "float32", False, True),
+        ("gpu", 0, "bfloat16", False, True),
+        ("auto", 2, "bfloat16", True, True),
+        ("auto", 2, "float32", True, False),  # the demo model is planned for a CPU
+        ("cpu", 2, "bfloat16", False, False),
+        ("auto", 0, "bfloat16", False, False),
+    ],
+)
+def test_gpus_that_torch_cannot_use_are_not_replaced_by_the_cpu(
+    job: FuseJob,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    counted: int,
+    dtype: str,
+    bundled: bool,
+    refused: bool,
+) -> None:
+    import torch
+    from torch.distributed import HashStore
+
+    from capsfusion_tasks.fusion import worker
+
+    monkeypatch.setattr(torchrun_command, "gpu_count", lambda: counted)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(worker, "take_device", lambda *_, **__: None)  # as if others fused all rows
+    for name, value in environment_defaults(load_settings(device=device)).items():
+        monkeypatch.setenv(name, value)
+    place = {"location": BUNDLED} if bundled else {}
+    tried = job.model_copy(update={"decoding": job.decoding.model_copy(update={"dtype": dtype, **place})})
+    message = f"this node has {counted} GPUs, but torch .* finds none"
+    with pytest.raises(InputError, match=message) if refused else nullcontext():
+        worker.fuse_rows(tried, HashStore(), 1, 1, 2)
 
 
 @pytest.fixture
