@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.warehouse.fusions import EarlierFusion
@@ -36,15 +37,23 @@ class Benchmark:
         )
 
 
-# Benchmarks by model and engine. An estimate uses a benchmark until a unit is fused with the same settings (the same
-# "fusion"), because fusing the unit measures the rate.
+_H200 = "an H200's rate with these settings, docs/benchmarks.md; other GPUs are slower"
+# Benchmarks by model, engine, dtype and number of beams, because each of them changes the rate several times over. An
+# estimate uses a benchmark until a unit is fused with the same settings (the same "fusion"), because fusing the unit
+# measures the rate.
 BENCHMARKS = {
-    ("BAAI/CapsFus-LLaMA", "native"): Benchmark(
-        126.0, 196, "an H200's rate with 3 beams in bfloat16, docs/benchmarks.md; other GPUs are slower"
+    ("BAAI/CapsFus-LLaMA", "native", "bfloat16", 3): Benchmark(126.4, 196, _H200),
+    ("BAAI/CapsFus-LLaMA", "native", "bfloat16", 1): Benchmark(221.5, 196, _H200),
+    ("BAAI/CapsFus-LLaMA", "native", "float8", 3): Benchmark(191.9, 196, _H200),
+    ("BAAI/CapsFus-LLaMA", "native", "float8", 1): Benchmark(323.8, 196, _H200),
+    ("BAAI/CapsFus-LLaMA", "transformers", "bfloat16", 3): Benchmark(
+        1.04, 196, "the paper's figure for its script on an A100-40G"
     ),
-    ("BAAI/CapsFus-LLaMA", "transformers"): Benchmark(1.04, 196, "the paper's figure for its script on an A100-40G"),
-    ("demo/model", "native"): Benchmark(15.1, 86, "the demo model's rate on one CPU core, docs/benchmarks.md"),
+    ("demo/model", "native", "float32", 3): Benchmark(
+        15.1, 86, "the demo model's rate on one CPU core, docs/benchmarks.md"
+    ),
 }
+LONGEST_CAPTION = 80  # max_new_tokens of all benchmarks
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,11 @@ def measured_rate(found: Measured) -> Rate:
     return Rate(found.tokens_per_second, f"{units} of this fusion", found.tokens_real)
 
 
-def benchmark_rate(model: str, engine: str) -> Rate | None:
-    """The rate to use before a unit is measured. None if there is no benchmark of this model with this engine."""
-    found = BENCHMARKS.get((model, engine))
+def benchmark_rate(decoding: Decoding) -> Rate | None:
+    """The rate to use before a unit is measured. None if there is no benchmark of these settings."""
+    if decoding.max_new_tokens > LONGEST_CAPTION:  # longer captions are slower, and leave memory for fewer rows
+        return None
+    found = BENCHMARKS.get((decoding.model, decoding.engine, decoding.dtype, decoding.num_beams))
     return None if found is None else found.rate
 
 

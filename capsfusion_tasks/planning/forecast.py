@@ -167,4 +167,4 @@ def _is_planned(storage: Storage, interval: Interval, in_units: int, last: Whole
 def rate_of(connection: Connection, decoding: Decoding) -> Rate | None:
     """The rate of one device for this fusion, from earlier units or else from a benchmark. None if unknown."""
     measured = rates.measured(connection, decoding.fusion_id)
-    return measured_rate(measured) if measured else benchmark_rate(decoding.model, decoding.engine)
+    return measured_rate(measured) if measured else benchmark_rate(decoding)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from capsfusion_tasks.decoding import Decoding
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.identity import decide
@@ -60,17 +61,37 @@ def test_what_is_not_known_is_not_told() -> None:
     assert "time:" not in Estimate({"a": HOUR}, RATE, NOW).text
 
 
+def released(**changes: object) -> Decoding:
+    """The decoding of the released model on a GPU, with ``changes``."""
+    shown = {"model": "BAAI/CapsFus-LLaMA", "model_revision": "c", "location": "c", "prompt_digest": "p"}
+    shape = {"model_digest": "m", "tokenizer_digest": "t", "dtype": "bfloat16", "eos_ids": (2,)}
+    return Decoding.of(**{**shown, **shape, "engine": "native", "num_beams": 3, "max_new_tokens": 80, **changes})
+
+
 def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> None:
-    rate = benchmark_rate("BAAI/CapsFus-LLaMA", "transformers")
+    rate = benchmark_rate(released(engine="transformers"))
     assert rate is not None
     estimate = Estimate({"a": Work(3744, 3744 * 196)}, rate, NOW)
     assert estimate.gpu_hours is not None
     assert estimate.gpu_hours.median == pytest.approx(1)
     assert "script on an A100-40G (no unit of this fusion is measured yet)" in estimate.text
-    native = benchmark_rate("BAAI/CapsFus-LLaMA", "native")
+    native = benchmark_rate(released())
     assert native is not None
     assert native.tokens_per_second.median > 100 * rate.tokens_per_second.median
-    assert benchmark_rate("somebody/else", "native") is None
+    assert benchmark_rate(released(max_new_tokens=40, keep_beams=True)) == native
+    assert benchmark_rate(released(dtype="float8")) != native
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model": "x/y"}, {"dtype": "float32"}, {"num_beams": 16}, {"max_new_tokens": 1024}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_no_benchmark_speaks_for_settings_that_it_did_not_have(changes: dict[str, object]) -> None:
+    estimate = Estimate({"a": Work(1, 196)}, benchmark_rate(released(**changes)), NOW)
+    assert estimate.gpu_hours is None
+    with pytest.raises(InputError, match=r"the budget .* cannot be checked, .* run once with a limit"):
+        Budget(max_gpu_hours=10).check(estimate)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +219,8 @@ def test_a_run_over_its_budget_plans_nothing_and_one_within_it_is_planned(
     pair(settings, DAYS[0])
     fusion = decide(settings)
     monkeypatch.setattr(unit_files, "UNIT_TOKENS_AT_FIRST", 1000)
-    monkeypatch.setitem(BENCHMARKS, (fusion.model, fusion.engine), Benchmark(1.0, 50.0, "a test's"))
+    key = (fusion.model, fusion.engine, fusion.dtype, fusion.num_beams)
+    monkeypatch.setitem(BENCHMARKS, key, Benchmark(1.0, 50.0, "a test's"))
     estimates: list[Estimate] = []
     for existing in ("skip", "replace"):
         with pytest.raises(InputError, match=r"over budget: .* allowed 0\.001, for 40 pairs, "):

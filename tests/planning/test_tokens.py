@@ -56,7 +56,8 @@ def test_published_pairs_are_estimated_well(
             units = off_by(estimate, rows, real)
             assert 1 / MOST < units.min() <= units.max() < MOST
             assert units.mean() == pytest.approx(1, abs=0.1)
-        assert BENCHMARKS[model, "native"].tokens_per_row == pytest.approx(real.mean(), rel=0.03)
+        for tokens in {benchmark.tokens_per_row for key, benchmark in BENCHMARKS.items() if key[0] == model}:
+            assert tokens == pytest.approx(real.mean(), rel=0.03)
 
 
 def test_the_demos_pairs_are_estimated_well(demo_tokenizer: LlamaTokenizer) -> None:
