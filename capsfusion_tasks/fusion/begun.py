@@ -5,6 +5,7 @@ The record is in the folder ``<OUT>.parts`` (``parts_folder.py``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,12 +20,16 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """The record of a run. ``files``: output paths, relative to OUT, in the order in which their rows are numbered."""
+    """The record of a run. ``files``: output paths, relative to OUT, in the order in which their rows are numbered.
+
+    ``written``: the outputs that the run may have written. The others, if they exist, are somebody else's.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     decoding: Decoding
     files: tuple[str, ...]
+    written: tuple[str, ...] = ()
 
 
 def is_begun(out: Path) -> bool:
@@ -38,8 +43,9 @@ def read(parts: Path) -> Begun | None:
     return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
 
 
-def write(parts: Path, decoding: Decoding, out: Path, files: list[InOut]) -> None:
-    begun = Begun(decoding=decoding, files=tuple(_place(each, out) for each in files))
+def write(parts: Path, decoding: Decoding, out: Path, files: Sequence[InOut], written: Iterable[InOut]) -> None:
+    all_places, written_places = (tuple(_place(each, out) for each in some) for some in (files, written))
+    begun = Begun(decoding=decoding, files=all_places, written=written_places)
     Storage(str(parts)).write_json(_NAME, begun.model_dump(mode="json"))
 
 
@@ -74,6 +80,12 @@ def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], 
         )
     kept = [by_place.pop(place) for place in begun.files]
     return kept, list(by_place.values())
+
+
+def written(begun: Begun, files: Iterable[InOut], out: Path) -> set[InOut]:
+    """Those of ``files`` that the earlier try may have written."""
+    places = set(begun.written)
+    return {each for each in files if _place(each, out) in places}
 
 
 def _place(each: InOut, out: Path) -> str:

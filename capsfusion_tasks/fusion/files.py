@@ -118,7 +118,7 @@ def fuse_files(
     for each in files:
         format_of(each.target, write=True)
     one = [each.target for each in files] == [out]
-    # After an interrupted try, do not refuse existing targets here, because that try may have written them.
+    # After an interrupted try, do not refuse existing targets before it is known which of them that try has written.
     if not begun.is_begun(out):
         _check_new(files, out, existing, one=one)
     # The dtype "auto" depends on the device. If the setting ``device`` is "auto", use the device of this machine,
@@ -131,24 +131,26 @@ def fuse_files(
         if not resume or not storage.files(_CHUNKS):  # start over, and discard what an earlier try has left
             empty(parts)
         kept: list[InOut] = []
+        written: set[InOut] = set()
         new = list(files)
         if earlier := begun.read(parts):
             begun.require_same_decoding(earlier, decoding, parts)
             kept, new = begun.in_order(earlier, new, out)
-            _check_writable(kept, out, overwrite=True, one=one)  # the earlier try may have written these targets
+            written = begun.written(earlier, kept, out)
+            _check_writable(kept, out, overwrite=True, one=one)
         if existing == "skip":
             new, found = [each for each in new if not each.target.exists()], len(new)
             if found > len(new):
                 on_line(f"{out}: {found - len(new)} of {len(files)} files exist already and are skipped")
         else:
-            _check_new(new, out, existing, one=one)
+            _check_new([each for each in (*kept, *new) if each not in written], out, existing, one=one)
         todo = [*kept, *new]
         sources = [opened[each] for each in todo]
         if not todo:
             return FuseResult(0, Figures(), [], rescued=0)
         rows = _check_targets(todo, sources, on_line)
         shutil.rmtree(parts / _PAIRS, ignore_errors=True)  # discard old pairs, because the files may have changed
-        begun.write(parts, decoding, out, todo)
+        begun.write(parts, decoding, out, todo, written)
         job = FuseJob.of(
             settings,
             decoding,
@@ -165,7 +167,8 @@ def fuse_files(
             on_line("the input has no rows: nothing is fused")
 
         # Check again, because another program may have written targets meanwhile.
-        _check_new(new, out, existing, one=one)
+        _check_new([each for each in todo if each not in written], out, existing, one=one)
+        begun.write(parts, decoding, out, todo, todo)
         captions = FileCaptions(job, columns, storage, take_beam if decoding.keep_beams else None)
         for each in todo:
             each.target.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,40 @@ def test_a_single_file_goes_on_although_its_output_exists(
     assert "3/3 rows (3 of an earlier try)" in done.stderr
     assert len(rows("out.jsonl")) == 3
     assert not Path("out.jsonl.parts").exists()
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_a_file_that_came_after_the_earlier_try_is_not_replaced_unasked(
+    fuse: Fuse, monkeypatch: pytest.MonkeyPatch, one: bool
+) -> None:
+    """The earlier try ended while it fused, so it wrote no output."""
+    arguments, out = (["shards/1.jsonl", "out.jsonl"], "out.jsonl") if one else (["shards", "fused"], "fused/1.jsonl")
+    fuse_while_reading = files._fuse_while_reading
+
+    def killed(*job: Any) -> None:
+        fuse_while_reading(*job)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "_fuse_while_reading", killed)
+        assert fuse(*arguments).exit_code == 130
+    Path(out).parent.mkdir(exist_ok=True)
+    Path(out).write_text("precious\n")
+    assert "--overwrite" in fail(fuse(*arguments))
+    assert Path(out).read_text() == "precious\n"
+    Path(out).rename("elsewhere")
+
+    def come(*job: Any) -> None:
+        fuse_while_reading(*job)
+        Path("elsewhere").rename(out)
+
+    with monkeypatch.context() as late:
+        late.setattr(files, "_fuse_while_reading", come)
+        assert "--overwrite" in fail(fuse(*arguments))
+    assert Path(out).read_text() == "precious\n"
+    done = fuse(*arguments, "--overwrite")
+    assert re.search(r"(\d+)/\1 rows \(\1 of an earlier try\)", done.stderr)
+    assert len(rows(out)) == 3
 
 
 def test_an_earlier_try_is_not_continued_into_what_cannot_be_written(
