@@ -8,7 +8,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.distributed.distributed_c10d import Store
@@ -68,7 +69,8 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         device, _lock = taken  # keep the lock until the process ends, because it uses the GPU's memory until then
         engine = load_engine(job, tokenizer, device)
         progress = Progress(store, pairs)
-        with Results(job, storage, store, tokenizer, engine.occupancy) as results:
+        # The engine may also run out of memory after loading, for example if another program takes memory meanwhile.
+        with memory_explained(job, device), Results(job, storage, store, tokenizer, engine.occupancy) as results:
             for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
                 results.add(completion)
                 heartbeat.beat("working")
@@ -107,8 +109,15 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
 
     Raises InputError if the device cannot compute in the dtype of these settings, or has too little memory.
     """
-    try:
+    with memory_explained(job, device):
         return _load_engine(job, tokenizer, device)
+
+
+@contextmanager
+def memory_explained(job: FuseJob, device: torch.device) -> Iterator[None]:
+    """Raise InputError if ``device`` has too little memory for the model and one row."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         name, total = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
         used = torch.cuda.memory_allocated(device)

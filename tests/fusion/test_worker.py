@@ -9,17 +9,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow as pa
 import pytest
+import torch
 from torch.distributed import HashStore
 
-from capsfusion_tasks.errors import TorchrunFailed
+from capsfusion_tasks.errors import InputError, TorchrunFailed
 from capsfusion_tasks.fusion import chunks, worker
 from capsfusion_tasks.fusion.identity import decide
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.launcher import Torchrun
+from capsfusion_tasks.fusion.native.engine import NativeEngine
 from capsfusion_tasks.fusion.pairs_input import write_pieces
 from capsfusion_tasks.fusion.torchrun_command import torchrun_argv
 from capsfusion_tasks.settings import load_settings
@@ -105,6 +108,25 @@ def test_a_rank_that_waits_for_its_gpu_holds_no_rows(
     # Neither a wait for a GPU nor an engine, because no rows are left.
     monkeypatch.setattr(worker, "take_device", None)
     worker.fuse_rows(job, HashStore(), 0, 0, 1)
+
+
+def test_memory_that_is_too_small_for_one_row_after_loading_is_one_line(
+    storage: Storage, job: FuseJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: NativeEngine) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 270.00 MiB.")
+
+    write_pieces(storage, job.pairs, pieces())
+    monkeypatch.setattr(NativeEngine, "_allocate", fail)
+    for name, value in {
+        "memory_allocated": 23_500_000_000,
+        "get_device_properties": SimpleNamespace(total_memory=25_400_000_000),
+        "get_device_name": "NVIDIA L4",
+        "empty_cache": None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    with pytest.raises(InputError, match=r"the model in float32 and one row do not fit on NVIDIA L4, .*23\.5 of 25\.4"):
+        worker.fuse_rows(job, HashStore(), 0, 0, 1)
 
 
 @pytest.mark.slow
