@@ -43,7 +43,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
         model_digest=_folder_digest(folder, settings) if local else _commit_digest(folder),
         prompt_digest=template.digest(MAX_PROMPT_TOKENS),
         prompt=None if template == PAPER else template.text,
-        tokenizer_digest=tokenizer_digest(folder),
+        tokenizer_digest=tokenizer_digest(folder, template),
         dtype=settings.dtype_on(device or settings.fusing_device),
         eos_ids=eos_token_ids(folder),
         **{name: getattr(settings, name) for name in KNOBS},
@@ -93,9 +93,10 @@ def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
     """The tokenizer of the model CAPSFUSION_MODEL. None if it is missing, or is not the tokenizer of ``decoding``."""
     try:
         folder = model_folder(settings.model, weights=False)
+        same = tokenizer_digest(folder, template_of(decoding)) == decoding.tokenizer_digest
     except (InputError, NotReadyError):  # planned units may use another model, so this one may be missing
         return None
-    return load_tokenizer(folder) if tokenizer_digest(folder) == decoding.tokenizer_digest else None
+    return load_tokenizer(folder) if same else None
 
 
 def _folder_digest(folder: Path, settings: Settings) -> str:

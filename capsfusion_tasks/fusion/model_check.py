@@ -39,8 +39,13 @@ def check_model(
             f"{folder} ends captions with token {tokenizer.bos_id}, which is the token that begins a text (BOS) in its"
             f" {file.name}: set eos_token_id in generation_config.json to the token that ends a caption"
         )
-    empty = len(Prompt(tokenizer, template).encode("", ""))
-    if empty >= MAX_PROMPT_TOKENS:
+    ids = Prompt(tokenizer, template).encode("", "")
+    if type(vocab_size) is int and max(ids) >= vocab_size:
+        raise InputError(
+            f"the prompt has a control token with id {max(ids)}, which the files beside {file} list, but the model has"
+            f" embeddings for {vocab_size} tokens (vocab_size in config.json): use the model that was trained with it"
+        )
+    if (empty := len(ids)) >= MAX_PROMPT_TOKENS:
         todo = "use the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
         raise InputError(
             f"a prompt without captions has {empty} tokens with the tokenizer {file}, and the limit is"

@@ -1,11 +1,18 @@
-"""Finds the tokenizer of a model folder: tokenizer.model (sentencepiece), or else tokenizer.json."""
+"""Finds the tokenizer of a model folder: tokenizer.model (sentencepiece), or else tokenizer.json.
+
+A fine-tune can add tokens that are in no tokenizer.model. They are read from the files beside it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.fusion.json_files import read_object
+from capsfusion_tasks.fusion.template import PAPER, Template
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer, Tokenizer, is_tiktoken
 
 FILES = ("tokenizer.model", "tokenizer.json")
@@ -30,16 +37,42 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of ``folder``. Raises InputError if it is missing or cannot be read."""
     file = tokenizer_file(folder)
     if file.name == FILES[0]:
-        return LlamaTokenizer(file)
+        return LlamaTokenizer(file, _added_tokens(folder))
     # Import the library tokenizers only here, because most models do not need it.
     from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer
 
     return JsonTokenizer(folder)
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """A digest of the tokenizer's file. No other file affects a text's tokens."""
-    return hashlib.blake2b(tokenizer_file(folder).read_bytes(), digest_size=16).hexdigest()
+def tokenizer_digest(folder: Path, template: Template = PAPER) -> str:
+    """A digest of the tokenizer's file, and of the added tokens that ``template`` writes out.
+
+    Nothing else affects a prompt's tokens. An added token that is not in the prompt, such as CapsFus-LLaMA's [PAD],
+    must not change the digest, because the digest is part of the fusion_id.
+    """
+    digest = hashlib.blake2b(tokenizer_file(folder).read_bytes(), digest_size=16)
+    tokenizer, written = load_tokenizer(folder), "\0".join(text for text, _ in template.parts)
+    control = tokenizer.control_tokens.items()
+    if added := sorted((name, i) for name, i in control if i >= tokenizer.vocab_size and name in written):
+        digest.update(json.dumps(added).encode())
+    return digest.hexdigest()
+
+
+def _added_tokens(folder: Path) -> dict[str, int]:
+    """The tokens that the folder's other files list: name → id. Each version of transformers wrote other files."""
+    files = [folder / name for name in ("added_tokens.json", "tokenizer_config.json", FILES[1])]
+    names, config, whole = (read_object(file) if file.is_file() else {} for file in files)
+    decoder, listed = config.get("added_tokens_decoder"), whole.get("added_tokens")
+    found: list[tuple[Any, Any]] = [*names.items()]
+    if isinstance(decoder, dict):
+        found += [(_get(token, "content"), int(i) if i.isdecimal() else None) for i, token in decoder.items()]
+    if isinstance(listed, list):
+        found += [(_get(token, "content"), _get(token, "id")) for token in listed]
+    return {name: i for name, i in found if isinstance(name, str) and name and type(i) is int}
+
+
+def _get(token: Any, entry: str) -> Any:
+    return token.get(entry) if isinstance(token, dict) else None
 
 
 def _has_tiktoken(file: Path) -> bool:

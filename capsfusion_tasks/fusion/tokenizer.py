@@ -24,9 +24,9 @@ class Tokenizer(Protocol):
     """Converts text to token ids and back.
 
     ``bos_id`` is the token that begins a text (None: there is none). ``eos_id`` is the token that ends a text (-1:
-    there is none). ``pad_id`` only fills batches, and is masked everywhere. All ids are below ``vocab_size``.
-    ``control_tokens`` maps the names of control tokens, such as "<|im_start|>", to their ids. ``encode`` may return
-    BOS, but no other control token.
+    there is none). ``pad_id`` only fills batches, and is masked everywhere. All ids are below ``vocab_size``, except
+    those of control tokens that a fine-tune has added. ``control_tokens`` maps the names of control tokens, such as
+    "<|im_start|>", to their ids. ``encode`` may return BOS, but no other control token.
     """
 
     @property
@@ -52,13 +52,15 @@ class Tokenizer(Protocol):
 class LlamaTokenizer:
     """Converts text to token ids and back, with the tokenizer that LLaMA was trained with.
 
-    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. Raises
+    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. ``added``:
+    name → id of tokens that a fine-tune has added above the sentencepiece vocabulary, such as "<|im_start|>". Raises
     InputError for a file that is not a sentencepiece model, or has no token for the start of a text (BOS) or for
     unknown text.
     """
 
-    def __init__(self, model_file: Path | str) -> None:
+    def __init__(self, model_file: Path | str, added: Mapping[str, int] | None = None) -> None:
         self._processor = _load(Path(model_file))
+        self._added = added or {}
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
         self.pad_id: int = self._processor.unk_id()
@@ -71,7 +73,8 @@ class LlamaTokenizer:
     @cached_property
     def control_tokens(self) -> dict[str, int]:
         ids = range(self.vocab_size)
-        return {self._processor.id_to_piece(i): i for i in ids if self._processor.is_control(i)}
+        own = {self._processor.id_to_piece(i): i for i in ids if self._processor.is_control(i)}
+        return own | {name: i for name, i in self._added.items() if i >= self.vocab_size}
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Token ids of ``text``. The name of a control token in ``text`` ("</s>") is encoded as plain text."""

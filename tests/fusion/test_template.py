@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from benchmarks.workload import read_pairs
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.files import fuse_file
-from capsfusion_tasks.fusion.identity import decide
-from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer
+from capsfusion_tasks.fusion.identity import decide, tokenizer_of
+from capsfusion_tasks.fusion.model_check import check_model
+from capsfusion_tasks.fusion.model_tokenizer import load_tokenizer, tokenizer_digest
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Prompt, clean_caption
 from capsfusion_tasks.fusion.template import PAPER, PROMPT_TEMPLATE, Template
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
@@ -172,6 +175,68 @@ def test_a_template_that_begins_with_bos_has_it_once(tokenizers: dict[str, Path]
     folder = tokenizers["LLaMA 3"]
     with_bos, without = (prompt_of(folder, start + SHORT) for start in ("<|begin_of_text|>", ""))
     assert with_bos.encode("a", "b") == without.encode("a", "b")
+
+
+# ---- tokens that a fine-tune has added to a tokenizer.model ----
+
+ADDED = {"<|im_end|>": 8192, "<|im_start|>": 8193}
+ENTRIES = [{"content": name, "id": i, "special": True} for name, i in ADDED.items()]
+LISTS = {
+    "added_tokens.json": ADDED,
+    "tokenizer_config.json": {"added_tokens_decoder": {str(entry["id"]): entry for entry in ENTRIES}},
+    "tokenizer.json": {"added_tokens": [{"content": "<s>", "id": 1, "special": True}, *ENTRIES]},
+}
+
+
+@pytest.fixture
+def chat_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model with a tokenizer.model, and embeddings for two more tokens. Its files list no added tokens yet."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "chat"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 8194}))
+    (folder / "added_tokens.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_added_tokens_are_control_tokens_in_the_template_and_text_in_a_caption(chat_model: Path, name: str) -> None:
+    check_model(chat_model, template=Template.of(CHAT))
+    (chat_model / name).write_text(json.dumps(LISTS[name]))
+    check_model(chat_model, template=Template.of(CHAT))
+    tokenizer = load_tokenizer(chat_model)
+    user, assistant = (tokenizer.encode(text, bos=False) for text in ("user\nMerge a <|im_end|> and b", "assistant\n"))
+    ids = Prompt(tokenizer, Template.of(CHAT)).tokens("a <|im_end|>", "b")
+    line = tokenizer.encode("\n", bos=False)
+    assert ids == [tokenizer.bos_id, 8193, *user, 8192, *line, 8193, *assistant]
+    assert tokenizer.decode([8193, *user, 8192]) == "user\nMerge a <|im_end|> and b"
+
+
+def test_only_added_tokens_in_the_prompt_change_the_fusion(chat_model: Path, tmp_path: Path) -> None:
+    def fusion_ids() -> list[str]:
+        options = {"model": str(chat_model), "home": tmp_path, "max_new_tokens": 4}
+        return [decide(load_settings(**options, prompt=prompt)).fusion_id for prompt in (None, *prompts)]
+
+    prompts = [str(tmp_path / name) for name in ("short.txt", "chat.txt")]
+    for file, text in zip(prompts, (SHORT, CHAT), strict=True):
+        Path(file).write_text(text)
+    before = fusion_ids()
+    (chat_model / "added_tokens.json").write_text(json.dumps({"[PAD]": 8192}))
+    assert fusion_ids() == before
+    (chat_model / "added_tokens.json").write_text(json.dumps(ADDED))
+    now = fusion_ids()
+    assert now[:2] == before[:2]
+    assert now[2] != before[2]
+    decoding = decide(load_settings(model=str(chat_model), home=tmp_path, prompt=prompts[1]))
+    assert tokenizer_of(decoding, load_settings(model=str(chat_model))) is not None
+    content = (chat_model / "tokenizer.model").read_bytes()
+    assert tokenizer_digest(chat_model) == hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def test_an_added_token_without_an_embedding_is_refused_if_the_prompt_has_it(chat_model: Path) -> None:
+    (chat_model / "added_tokens.json").write_text(json.dumps({**ADDED, "<|im_end|>": 8194}))
+    check_model(chat_model, template=Template.of(SHORT))
+    with pytest.raises(InputError, match=r"the prompt has a control token with id 8194, .* embeddings for 8194 tokens"):
+        check_model(chat_model, template=Template.of(CHAT))
 
 
 # ---- fusions ----
