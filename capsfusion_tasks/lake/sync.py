@@ -25,7 +25,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession, locked_session
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded"  # names of snapshot properties
+UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded_accepted"  # names of snapshot properties
 
 
 @dataclass
@@ -82,14 +82,17 @@ def sync(
 
 
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
-    """Unit → (number of superseded rows, snapshot id), from the newest snapshot that wrote the unit."""
+    """Unit → (number of superseded captions, snapshot id), from the newest snapshot that wrote the unit.
+
+    The number is -1 if an earlier version wrote the unit, because it also counted rejected captions.
+    """
     from pyiceberg.table.snapshots import ancestors_of
 
     found: dict[str, tuple[int, int]] = {}
     for snapshot in ancestors_of(table.current_snapshot(), table.metadata):  # the newest first
         properties = snapshot.summary.additional_properties if snapshot.summary else {}
         if UNIT in properties:
-            found.setdefault(properties[UNIT], (int(properties[SUPERSEDED]), snapshot.snapshot_id))
+            found.setdefault(properties[UNIT], (int(properties.get(SUPERSEDED, -1)), snapshot.snapshot_id))
     return found
 
 

@@ -63,9 +63,10 @@ class ExportSession:
             asked += _if(selection.interval.start, "interval_start = {}")
             asked += _if(selection.interval.end, "interval_end = {}")
         units = self._rows(
-            sql.SQL("select unit_id, fusion_id, accepted, superseded from work_units where {} order by unit_id").format(
-                sql.SQL(" and ").join(asked)
-            )
+            sql.SQL(
+                "select unit_id, fusion_id, accepted, superseded, superseded_accepted from work_units where {}"
+                " order by unit_id"
+            ).format(sql.SQL(" and ").join(asked))
         )
         known = self._rows(
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
@@ -80,6 +81,7 @@ class ExportSession:
             units=tuple(unit["unit_id"] for unit in units),
             accepted=sum(unit["accepted"] for unit in units),
             superseded=sum(unit["superseded"] for unit in units),
+            superseded_accepted=sum(unit["superseded_accepted"] for unit in units),
             fusions={fusion.pop("fusion_id"): fusion for fusion in known if fusion["fusion_id"] in used},
             releases=self.releases(),
         )
@@ -100,15 +102,14 @@ class ExportSession:
 
     def is_unchanged(self, snapshot: Snapshot) -> bool:
         """Whether the warehouse still has all captions of ``snapshot``."""
+        name, replaced = snapshot.replaced
         [found] = self._rows(
             sql.SQL(
                 "select count(*) as units, coalesce(sum(accepted), 0)::bigint as accepted,"
-                " coalesce(sum(superseded), 0)::bigint as superseded"
-                " from work_units where state = 'loaded' and unit_id in {}"
-            ).format(_units(snapshot))
+                " coalesce(sum({}), 0)::bigint as replaced from work_units where state = 'loaded' and unit_id in {}"
+            ).format(sql.Identifier(name), _units(snapshot))
         )
-        wanted = {"units": len(snapshot.units), "accepted": snapshot.accepted, "superseded": snapshot.superseded}
-        return found == wanted
+        return found == {"units": len(snapshot.units), "accepted": snapshot.accepted, "replaced": replaced}
 
     def outcome(self, snapshot: Snapshot) -> Outcome:
         """The numbers of accepted and rejected captions in the units of ``snapshot``, and the reasons of rejections.

@@ -68,6 +68,7 @@ class Snapshot(BaseModel):
     units: tuple[str, ...]
     accepted: int  # number of accepted captions in the units
     superseded: int  # number of the units' rows that later units have replaced
+    superseded_accepted: int | None = None  # the same for accepted captions; None: recorded by an earlier version
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
     # MD5 of a source's address → the text that stands for the source in the rows. In an export, this is the name of the
     # release. The snapshot records the names, because a name becomes longer if a source with an equal name is added
@@ -75,7 +76,16 @@ class Snapshot(BaseModel):
     releases: dict[str, str] = {}
 
     def is_same_as(self, other: Snapshot) -> bool:
-        return self.model_copy(update={"at": other.at, "releases": other.releases}) == other
+        earlier = other.superseded_accepted is None
+        counts = {"superseded_accepted": None} if earlier else {"superseded": other.superseded}
+        return self.model_copy(update={"at": other.at, "releases": other.releases, **counts}) == other
+
+    @property
+    def replaced(self) -> tuple[str, int]:
+        """The column of ``work_units`` that tells whether captions were replaced later, and its sum in the snapshot."""
+        if self.superseded_accepted is None:
+            return "superseded", self.superseded
+        return "superseded_accepted", self.superseded_accepted
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Double, Subquery, Table, cast, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Double, Subquery, Table, cast, func, select
 
 from capsfusion_tasks.caption_filter import CaptionFilter
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions, replayed_captions
@@ -123,14 +123,10 @@ class _Ledger:
 
 
 def _stock(verdict: str) -> ColumnElement[float]:
-    """Estimates how many captions with this verdict a unit still has, after later units replaced some.
-
-    The ledger does not know the verdicts of a unit's replaced captions. The estimate assumes that later units replaced
-    the same share of accepted and of rejected captions.
-    """
+    """How many captions with this verdict a unit still has, after later units replaced some. Counts replayed ones."""
     unit = work_units.c
-    kept = literal(1.0) - cast(unit.superseded, Double) / func.greatest(unit.rows_in, 1)
-    return cast(unit[verdict], Double) * kept
+    gone = unit.superseded_accepted if verdict == "accepted" else unit.superseded - unit.superseded_accepted
+    return cast(unit[verdict] - gone, Double)
 
 
 def _replayed() -> Subquery:

@@ -22,7 +22,7 @@ CATALOG_SCHEMA = "capsfusion_lake"
 
 @dataclass(frozen=True)
 class LakeUnit:
-    """A loaded unit. ``superseded``: number of its rows that later units have replaced in the warehouse."""
+    """A loaded unit. ``superseded``: number of its accepted captions that later units have replaced."""
 
     unit_id: str
     fusion_id: str
@@ -34,14 +34,20 @@ class LakeUnit:
 def missing_units(connection: Connection, table_uuid: str) -> list[LakeUnit]:
     """Loaded units that the Iceberg table lacks or must get again, oldest first.
 
-    The table must get a unit again if later units have replaced rows of this unit since the table got it.
+    The table must get a unit again if later units have replaced captions of this unit since the table got it.
     """
     unit, lake = work_units.c, lake_units.c
     mine = and_(lake.unit_id == unit.unit_id, lake.table_uuid == table_uuid)
     statement = (
-        select(unit.unit_id, unit.fusion_id, unit.accepted, unit.superseded, lake.unit_id.is_not(None).label("in_lake"))
+        select(
+            unit.unit_id,
+            unit.fusion_id,
+            unit.accepted,
+            unit.superseded_accepted.label("superseded"),
+            lake.unit_id.is_not(None).label("in_lake"),
+        )
         .select_from(work_units.outerjoin(lake_units, mine))
-        .where(unit.state == "loaded", lake.superseded.is_distinct_from(unit.superseded))
+        .where(unit.state == "loaded", lake.superseded.is_distinct_from(unit.superseded_accepted))
         .order_by(unit.loaded_at, unit.unit_id)
     )
     return [LakeUnit(**row) for row in connection.execute(statement).mappings()]

@@ -104,6 +104,8 @@ work_units = Table(
     text_column("existing", server_default="skip"),
     # Whether the unit's plan left pairs for another run.
     Column("leaves_pairs", Boolean, nullable=False, server_default=false()),
+    # Accepted captions of this unit that a later unit has replaced. ``superseded`` also counts rejected captions.
+    Column("superseded_accepted", BigInteger, nullable=False, server_default="0"),
     one_of("state", UNIT_STATES),
     one_of("existing", EXISTING),
     CheckConstraint(
@@ -163,8 +165,8 @@ gate_holds = Table(
     Index(None, "unit_id"),
 )
 
-# Units in Iceberg tables. ``superseded``: number of the unit's rows that were already superseded when the unit was
-# written to the Iceberg table. The key includes the Iceberg table's UUID: if the table is deleted and created again, it
+# Units in Iceberg tables. ``superseded``: the unit's ``superseded_accepted`` when the unit was written to the
+# Iceberg table. The key includes the Iceberg table's UUID: if the table is deleted and created again, it
 # has another UUID, so all units are written again.
 lake_units = Table(
     "lake_units",

@@ -202,13 +202,14 @@ def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: 
 def _supersede(cursor: Any, fusion_id: str, tables: tuple[str, ...]) -> None:
     """Delete the older rows of the incoming pairs, and count them as superseded in their units."""
     for table in tables:
+        accepted = ", superseded_accepted = superseded_accepted + lost.rows" if table == "fused_captions" else ""
         cursor.execute(
             f"""
             with gone as (
                 delete from capsfusion.{table} old using incoming
                 where old.pair_id = incoming.pair_id and old.fusion_id = $1 returning old.unit_id
             )
-            update capsfusion.work_units unit set superseded = superseded + lost.rows
+            update capsfusion.work_units unit set superseded = superseded + lost.rows{accepted}
             from (select unit_id, count(*) as rows from gone group by unit_id) lost where unit.unit_id = lost.unit_id
             """,  # noqa: S608
             (fusion_id,),

@@ -142,6 +142,16 @@ def test_captions_that_were_replaced_are_replaced_in_the_lake(settings: Settings
     assert_equal(settings, warehouse)
 
 
+def test_captions_that_were_rejected_again_change_nothing_in_the_lake(settings: Settings, warehouse: Warehouse) -> None:
+    load(warehouse, "u1", range(10))
+    assert sync(settings).units == 1
+    load(warehouse, "u2", range(0, 10, 5), replace=True)
+    with warehouse.engine.connect() as connection, table_of(settings) as table:
+        assert [each.unit_id for each in missing_units(connection, str(table.metadata.table_uuid))] == ["u2"]
+    assert sync(settings).units == 0
+    assert_equal(settings, warehouse)
+
+
 def test_a_unit_without_accepted_captions_is_done_too(settings: Settings, warehouse: Warehouse) -> None:
     plan(warehouse, ("u1", 1))
     load_unit(warehouse, "u1", rows(0, rejected={0: ["loop"]}))

@@ -39,7 +39,7 @@ from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.export import export_session
-from capsfusion_tasks.warehouse.export_selection import PUBLISHED_COLUMNS, Selection, named_columns
+from capsfusion_tasks.warehouse.export_selection import PUBLISHED_COLUMNS, Selection, Snapshot, named_columns
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.provenance import Origin
 from capsfusion_tasks.warehouse.sql import execute_sql
@@ -440,6 +440,22 @@ def test_a_replaced_caption_is_counted_once_in_the_outcome(own: Warehouse) -> No
         outcome = session.outcome(session.freeze(Selection(fusion_id="f1")))
     assert (outcome.accepted, outcome.rejected) == (401, 99)
     assert outcome.reasons == {"loop": 98, "short": 1}
+
+
+def test_an_export_goes_on_when_rejected_captions_were_rejected_again(own: Warehouse, tmp_path: Path) -> None:
+    def freeze() -> Snapshot:
+        with export_session(own, "here") as session:
+            return session.freeze(Selection(interval=DAY, fusion_id="f1"))
+
+    storage, before = Storage(str(tmp_path)), freeze()
+    by_earlier_version = before.model_copy(update={"superseded_accepted": None})
+    assert freeze().is_same_as(by_earlier_version)
+    break_off(own, storage, after=1, interval=DAY, fusion_id="f1")
+    plan(own, ("u3", 2), interval=NEXT_DAY)
+    load_unit(own, "u3", rows(0, 5, rejected={0: ["short"], 5: ["short"]}), replace=True)
+    assert freeze().is_same_as(before)
+    assert not freeze().is_same_as(by_earlier_version)
+    assert run(own, storage, rows_per_file=100, interval=DAY, fusion_id="f1").rows == 240
 
 
 def test_an_export_whose_rows_were_replaced_meanwhile_is_not_gone_on_with(own: Warehouse, tmp_path: Path) -> None:

@@ -146,8 +146,9 @@ def test_replace_moves_pairs_and_counts_them_on_the_older_units(warehouse: Wareh
     load_unit(warehouse, "u2", rows(4, 5))
     result = load_unit(warehouse, "u3", rows(2, 3, 4, 6, capsfusion="newer", rejected={2: ["short"]}), replace=True)
     assert result == LoadResult(accepted=3, rejected=1, already_loaded=False)
-    counts = select(work_units.c.superseded, work_units.c.accepted, work_units.c.rejected)
-    assert list(connection.execute(counts.order_by(work_units.c.unit_id))) == [(2, 2, 1), (1, 2, 0), (0, 3, 1)]
+    units = work_units.c
+    counts = select(units.superseded, units.superseded_accepted, units.accepted, units.rejected)
+    assert list(connection.execute(counts.order_by(units.unit_id))) == [(2, 1, 2, 1), (1, 1, 2, 0), (0, 0, 3, 1)]
     hashes = select(fused_captions.c.laion_hash, fused_captions.c.unit_id).order_by(fused_captions.c.laion_hash)
     assert list(connection.execute(hashes)) == [(1, "u1"), (3, "u3"), (4, "u3"), (5, "u2"), (6, "u3")]
     assert list(connection.scalars(select(rejected_captions.c.capsfusion))) == ["newer"]

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from capsfusion_tasks.warehouse.caption_tables import judgements
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from capsfusion_tasks.warehouse.lake_units import missing_units
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
 from capsfusion_tasks.warehouse.queries import consistency
@@ -89,6 +90,24 @@ def test_rows_of_an_earlier_version_stay_and_new_ones_come(engine: Engine, revis
         unmarked = text("update capsfusion.work_units set accepted = 9 where unit_id = 'u0'")
         with pytest.raises(IntegrityError, match="work_units_rows_add_up_check"):
             connection.execute(unmarked)
+
+
+def test_replaced_captions_of_an_earlier_version_are_counted_again(engine: Engine) -> None:
+    upgrade(engine, "0015")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(FIRST_ROWS)
+        connection.exec_driver_sql(
+            "update capsfusion.work_units set rows_in = 5, accepted = 3, rejected = 2, superseded = 3"
+            " where unit_id = 'u0'; insert into capsfusion.lake_units (table_uuid, unit_id, superseded)"
+            " values ('newest', 'u0', 3), ('older', 'u0', 2)"
+        )
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert (
+            connection.scalar(text("select superseded_accepted from capsfusion.work_units where unit_id = 'u0'")) == 2
+        )
+        assert [unit.unit_id for unit in missing_units(connection, "newest")] == []
+        assert [unit.unit_id for unit in missing_units(connection, "older")] == ["u0"]
 
 
 def test_from_nothing_and_again(engine: Engine) -> None:

@@ -1,0 +1,42 @@
+"""Counts for each unit how many of its accepted captions later units have replaced.
+
+Exports and Iceberg tables have accepted captions only, so they compare this count. ``superseded`` also counts rejected
+captions.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision: str | None = "0016"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+SCHEMA = "capsfusion"
+
+
+def upgrade() -> None:
+    op.add_column(
+        "work_units",
+        sa.Column("superseded_accepted", sa.BigInteger, nullable=False, server_default="0"),
+        schema=SCHEMA,
+    )
+    # An accepted caption leaves its table only if it is replaced.
+    op.execute(
+        """
+        update capsfusion.work_units unit
+        set superseded_accepted = accepted
+            - (select count(*) from capsfusion.fused_captions caption where caption.unit_id = unit.unit_id)
+        where superseded > 0
+        """
+    )
+    # The tables that have the newest captions of a unit still have them. The others must get the unit again.
+    op.execute(
+        """
+        update capsfusion.lake_units lake
+        set superseded = case when lake.superseded = unit.superseded then unit.superseded_accepted else -1 end
+        from capsfusion.work_units unit where unit.unit_id = lake.unit_id
+        """
+    )
