@@ -144,7 +144,7 @@ def capsfusion_replay() -> None:
         context = get_current_context()
         with working() as work:
             counts = unit_tasks.loaded_counts(work, planned_units(context))
-            moved = replay.moved(work, context["run_id"], planned_fusion(context))
+            moved = replay.moved(work, context["run_id"], planned_fusion(context), planned_units(context))
         skip_without_captions(counts)
         selection = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY) or {}
         about = {"replay_of": selection.get("fusion_id"), "fusion_id": planned_fusion(context)}
@@ -160,7 +160,7 @@ def capsfusion_replay() -> None:
         if selection is None or fusion_id is None:
             raise InputError("nothing was planned: see the log of the plan task, then clear it")
         with working() as work:
-            result = replay.report(work, Replay(**selection), fusion_id)
+            result = replay.report(work, Replay(**selection), fusion_id, planned_units(context))
         print(result["text"])
         context["ti"].xcom_push(run_note.KEY, run_note.compose(result))
         if failures := result["failures"]:

@@ -60,9 +60,9 @@ class UnitTasks(Opened):
 
 
 class ReplayTasks(Opened):
-    def report(self, settings: Settings, selection: Replay) -> dict[str, Any]:
+    def report(self, settings: Settings, selection: Replay, unit_ids: list[str] | None = None) -> dict[str, Any]:
         with open_context(settings) as context:
-            return _replay.report(context, selection, context.decoding.fusion_id)
+            return _replay.report(context, selection, context.decoding.fusion_id, unit_ids)
 
 
 def check(settings: Settings, *arguments: Any, **options: Any) -> Result:

@@ -99,7 +99,8 @@ def run_replay(
         for unit in units:
             _run_unit(context, unit, existing, accept_rejections, say, errors)
         missed = _sync_lake(context, say, errors)
-        report = replay.report(context, selection, context.decoding.fusion_id)
+        mine = [unit.unit_id for unit in units]
+        report = replay.report(context, selection, context.decoding.fusion_id, mine)
         report["failures"] += missed
         return report | {"may_pass": _may_pass(errors)}
 

@@ -127,16 +127,17 @@ def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
     chunk_files.publish_known(storage, layout.chunks_folder(unit.unit_id), unit.fusion_id, pairs, known)
 
 
-def moved(context: Context, name: str, fusion_id: str | None) -> int:
-    """Number of rejected captions that the replay ``name`` moved to ``fused_captions`` under ``fusion_id``."""
+def moved(context: Context, name: str, fusion_id: str | None, unit_ids: Sequence[str]) -> int:
+    """Number of rejected captions that these units of the replay ``name`` moved to ``fused_captions``."""
     with context.warehouse.engine.connect() as connection:
-        return quarantine.moved(connection, name, fusion_id)
+        return quarantine.moved(connection, name, fusion_id, unit_ids)
 
 
-def report(context: Context, replay: Replay, fusion_id: str) -> dict[str, Any]:
+def report(context: Context, replay: Replay, fusion_id: str, unit_ids: Sequence[str] | None = None) -> dict[str, Any]:
     """Report how many captions the replay selected, moved to ``fused_captions``, and rejected again.
 
-    ``fusion_id``: the fusion of the new captions. ``failures`` lists failed units. ``text`` is the whole report.
+    ``fusion_id``: the fusion of the new captions. ``unit_ids``: the units of one run, from ``plan``; None for all units
+    of the replay. ``failures`` lists failed units. ``text`` is the whole report.
     """
     with context.warehouse.engine.connect() as connection:
-        return report_replay(connection, replay, fusion_id).as_dict()
+        return report_replay(connection, replay, fusion_id, unit_ids).as_dict()

@@ -118,6 +118,7 @@ class ReplayReport:
     reasons: dict[str, int]  # reason → number of captions that were rejected again
     rescued: Rescued  # accepted captions that are not from the best beam
     failures: list[str]
+    whole: tuple[int, int] | None = None  # moved and rejected captions of all runs; None if this run has all units
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
@@ -132,11 +133,14 @@ class ReplayReport:
 
     @property
     def lines(self) -> list[str]:
-        total = self.summary
+        total, whole = self.summary, []
+        if self.whole:
+            whole = [f"all runs of this replay: {self.whole[0]} moved, {self.whole[1]} are still rejected"]
         if not total.units:
             return [
                 f"selected: 0 rejected captions of fusion {self.replay_of}: none match, or all that match are in"
-                f" unfinished units or were already tried under fusion {self.fusion_id}; the plan task logs the counts"
+                f" unfinished units or were already tried under fusion {self.fusion_id}; the plan task logs the counts",
+                *whole,
             ]
         lines = [
             f"selected: {total.rows_in} rejected captions of fusion {self.replay_of}, in units:"
@@ -148,6 +152,7 @@ class ReplayReport:
         ]
         if total.accepted != self.moved:
             lines.append(f"also passed: {total.accepted - self.moved} that another replay had already moved")
+        lines += whole
         if total.waiting:
             lines.append(f"waiting: {total.waiting} in units that are not loaded")
         return [*lines, *_speed(total)]
@@ -157,18 +162,29 @@ class ReplayReport:
         return "\n".join([*self.lines, *first_lines(self.failures)])
 
 
-def report_replay(connection: Connection, replay: Replay, fusion_id: str) -> ReplayReport:
-    """The report of a replay that fuses with ``fusion_id``."""
-    scope = Scope(replay=replay.name, fusion_id=fusion_id)
+def report_replay(
+    connection: Connection, replay: Replay, fusion_id: str, unit_ids: Sequence[str] | None = None
+) -> ReplayReport:
+    """The report of a replay that fuses with ``fusion_id``.
+
+    ``unit_ids``: the units of one run. If given, captions are counted in these units only. Later runs of the replay
+    may select the captions that earlier ones rejected again, so a sum over all units would count them several times.
+    """
+    of_all = Scope(replay=replay.name, fusion_id=fusion_id)
+    scope = of_all if unit_ids is None else replace(of_all, unit_ids=unit_ids)
+    whole = None
+    if unit_ids is not None and queries.run_summary(connection, of_all).units > len(unit_ids):
+        whole = quarantine.moved(connection, replay.name, fusion_id), rejected_count(connection, of_all)
     return ReplayReport(
         replay_of=replay.fusion_id,
         fusion_id=fusion_id,
         units=queries.unit_counts(connection, scope),
         summary=queries.run_summary(connection, scope),
-        moved=quarantine.moved(connection, replay.name, fusion_id),
+        moved=quarantine.moved(connection, replay.name, fusion_id, unit_ids),
         reasons=queries.rejections_by_reason(connection, scope),
         rescued=queries.rescued(connection, scope),
         failures=_failed_units(connection, scope),
+        whole=whole,
     )
 
 

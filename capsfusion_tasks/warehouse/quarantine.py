@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 import pyarrow as pa
 from psycopg import sql
-from sqlalchemy import Connection, Engine, and_, func, select
+from sqlalchemy import Connection, Engine, and_, func, select, true
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.schemas import PAIRS, Replay, fused_schema
@@ -69,11 +69,13 @@ def _value(connection: Connection, query: sql.Composed) -> Any:
     return row[0]
 
 
-def moved(connection: Connection, name: str, fusion_id: str | None) -> int:
+def moved(connection: Connection, name: str, fusion_id: str | None, unit_ids: Sequence[str] | None = None) -> int:
     """Number of pairs that the replay ``name`` moved from ``rejected_captions`` to ``fused_captions``.
 
     ``fusion_id``: the fusion of the new captions. A replay of the same name may have run with other models before.
+    ``unit_ids``: count only what these units moved.
     """
+    mine = true() if unit_ids is None else among(work_units.c.unit_id, unit_ids)
     statement = (
         select(func.count())
         .select_from(replayed_captions)
@@ -86,7 +88,7 @@ def moved(connection: Connection, name: str, fusion_id: str | None) -> int:
                 fused_captions.c.unit_id == work_units.c.unit_id,
             ),
         )
-        .where(work_units.c.replay == name, work_units.c.fusion_id == fusion_id)
+        .where(work_units.c.replay == name, work_units.c.fusion_id == fusion_id, mine)
     )
     return int(connection.execute(statement).scalar_one())
 

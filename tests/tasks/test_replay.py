@@ -477,6 +477,29 @@ def chunks_of_replays(storage: Storage) -> dict[str, bytes]:
     return {path: Path(storage.path(path)).read_bytes() for path in paths}
 
 
+def test_a_repeated_replay_reports_its_own_run_and_what_all_runs_did(settings: Settings) -> None:
+    fused_day(settings, rex(range(6)), cut_off)
+    strict = Settings(**{**settings.model_dump(), "rules": RuleSettings(min_words=10)})
+    selection = Replay.of_selection(fusion_id=decide(settings).fusion_id)
+    for whole in ("", "all runs of this replay: 0 moved, 6 are still rejected"):
+        text = run_replay(strict, selection, say=lambda line: None)["text"]
+        assert "selected: 6 rejected captions" in text
+        assert "rejected again: 6, " in text
+        assert ("all runs" in text) == bool(whole)
+        assert whole in text
+    target = other(settings)
+    one, _ = replay.plan(other(settings, unit_tokens=100), selection)
+    finish(target, one, good)
+    [two] = replay.plan(target, selection)
+    finish(target, two, good)
+    report = replay.report(target, selection, [two.unit_id])
+    assert (report["moved"], report["summary"]["rows_in"], report["whole"]) == (two.rows, two.rows, (6, 0))
+    assert f"moved: {two.rows} passed" in report["text"]
+    nothing = replay.report(target, selection, [])
+    assert "selected: 0" in nothing["text"]
+    assert "all runs of this replay: 6 moved, 0 are still rejected" in nothing["text"]
+
+
 # ---- more pairs than a run can plan ----
 
 
