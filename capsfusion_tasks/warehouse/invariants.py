@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, select, update
 
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.intervals import Interval
@@ -98,15 +97,15 @@ def forgotten(engine: Engine, unit_id: str) -> Iterator[None]:
         yield
 
 
-def _delete_units(connection: Connection, *conditions: ColumnElement[bool]) -> Sequence[Row[Any]]:
-    """Delete units from the ledger. The other units of their plans then leave pairs. Returns ids and rows."""
+def _delete_units(connection: Connection, *conditions: ColumnElement[bool]) -> dict[str, int]:
+    """Delete units from the ledger. The other units of their plans then leave pairs. Returns unit_id → rows."""
     units = work_units.c
     columns = (units.unit_id, units.rows_in, units.fusion_id, units.created_at)
     gone = connection.execute(delete(work_units).where(*conditions).returning(*columns)).all()
     for fusion_id, created_at in {(row.fusion_id, row.created_at) for row in gone}:
         planned_together = (units.fusion_id == fusion_id, units.created_at == created_at)
         connection.execute(update(work_units).where(*planned_together).values(leaves_pairs=True))
-    return gone
+    return {row.unit_id: row.rows_in for row in gone}
 
 
 def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
@@ -128,9 +127,9 @@ def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_i
     for unit_id in connection.scalars(select(units.unit_id).where(*unfinished)).all():
         keep_others_off(connection, unit_id)
     gone = _delete_units(connection, *unfinished)
-    if {row.unit_id for row in gone} != unit_ids:
+    if gone.keys() != unit_ids:
         raise NotReadyError("units were loaded or dropped while their interval was planned again; try again")
-    rows = sum(row.rows_in for row in gone)
+    rows = sum(gone.values())
     columns = plans.c
     its = (
         columns.fusion_id == fusion_id,
