@@ -93,6 +93,12 @@ def test_a_score_is_the_same_whatever_float_a_release_stores_it_in() -> None:
     assert scores == [0.46, 0.46]
 
 
+def test_a_score_that_no_float_can_hold_exactly_is_rounded() -> None:
+    scores = pa.array([2**60 + 1, 2**53 + 1, 0], pa.int64())
+    rows, counts = canonical(pa.table({"URL": ["u"] * 3, "TEXT": ["t"] * 3, "punsafe": scores, "similarity": scores}))
+    assert ([row["similarity"] for row in rows], counts.dropped) == ([0.0], {"unsafe": 2})
+
+
 def test_unknown_safety_scores_are_kept() -> None:
     table = pa.table({"URL": ["a"], "TEXT": ["x"], "punsafe": pa.nulls(1, pa.float64()), "pwatermark": pa.nulls(1)})
     rows, counts = canonical(table)
