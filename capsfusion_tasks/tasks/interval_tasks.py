@@ -39,6 +39,7 @@ from capsfusion_tasks.shards.listing import dates, image_result_files
 from capsfusion_tasks.shards.sources import configured_sources, image_results_source, opened
 from capsfusion_tasks.tasks.export import export_captions, export_target
 from capsfusion_tasks.tasks.image_results import read_image_results
+from capsfusion_tasks.tasks.replay import warn_of_replayed
 from capsfusion_tasks.tasks.report import report_interval
 from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.upkeep.check import check as run_checks
@@ -252,6 +253,7 @@ def plan(
 
 def export(context: Context, interval: Interval, fusion_id: str, export_to: str) -> dict[str, Any]:
     """Export the interval's captions to ``export_to/<fusion_id>/<interval>``. Replaces an outdated export."""
+    warn_of_replayed(context, interval, fusion_id)
     selection = Selection(fusion_id=fusion_id, interval=interval)
     folder = f"{export_to.rstrip('/')}/{fusion_id}/{interval.key}"
     with export_target(folder, context.settings.scratch_folder) as target:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
+from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.replay_pairs import split_pairs
 from capsfusion_tasks.planning.estimate import UNLIMITED, Budget
@@ -28,6 +29,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.report import report_replay
 from capsfusion_tasks.tasks.staging_area import fix_buckets
 from capsfusion_tasks.warehouse import ledger, quarantine
+from capsfusion_tasks.warehouse.queries import Scope, replayed_counts
 from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
@@ -141,3 +143,16 @@ def report(context: Context, replay: Replay, fusion_id: str, unit_ids: Sequence[
     """
     with context.warehouse.engine.connect() as connection:
         return report_replay(connection, replay, fusion_id, unit_ids).as_dict()
+
+
+def warn_of_replayed(context: Context, interval: Interval, fusion_id: str) -> None:
+    """Log how many of an interval's rejected captions passed in a replay. An export of the interval lacks them."""
+    with context.warehouse.engine.connect() as connection:
+        mine = [one.unit.unit_id for one in ledger.units_of(connection, fusion_id, interval)]
+        _, passed = replayed_counts(connection, Scope(unit_ids=mine))
+    if passed:
+        log.warning(
+            "at least %d captions that this interval rejected passed in a replay later. No interval's export has the"
+            " captions of replays: to export them, run `capsfusion export` without an interval",
+            passed,
+        )

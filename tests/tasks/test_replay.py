@@ -500,6 +500,20 @@ def test_a_repeated_replay_reports_its_own_run_and_what_all_runs_did(settings: S
     assert "all runs of this replay: 6 moved, 0 are still rejected" in nothing["text"]
 
 
+def test_the_export_of_a_day_says_how_many_of_its_captions_only_replays_accepted(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fused_day(settings, rex(range(6)), accepted_below(2))
+    assert interval_tasks.export(settings, DAY, str(tmp_path / "out"))["rows"] == 2
+    assert "replay" not in caplog.text
+    for target, name, threshold in ((settings, "run 1", 4), (other(settings), "run 2", 5)):
+        [unit] = replay.plan(target, rejections_of(settings, name), existing="replace")
+        finish(target, unit, accepted_below(threshold))
+    caplog.clear()
+    assert interval_tasks.export(settings, DAY, str(tmp_path / "out"))["rows"] == 2
+    assert "at least 2 captions that this interval rejected passed in a replay" in caplog.text
+
+
 # ---- more pairs than a run can plan ----
 
 
