@@ -29,7 +29,7 @@ from capsfusion_tasks.tasks.local_run import run_replay
 from capsfusion_tasks.thresholds import GateSettings, RuleSettings
 from capsfusion_tasks.warehouse import ledger, quarantine, queries, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
-from capsfusion_tasks.warehouse.invariants import forget_unit
+from capsfusion_tasks.warehouse.invariants import forgotten
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests import one_process
 from tests.command import capsfusion
@@ -563,8 +563,8 @@ def test_pairs_of_a_unit_that_is_dropped_or_deleted_are_left_to_replace(settings
     fused_day(settings, rex(range(12)), good)
     one, two = interval_tasks.plan(settings, DAY, existing="replace")
     finish(settings, one, good)
-    with open_warehouse(settings) as warehouse:
-        forget_unit(warehouse.engine, two.unit_id)
+    with open_warehouse(settings) as warehouse, forgotten(warehouse.engine, two.unit_id):
+        pass
     [two] = interval_tasks.plan(settings, DAY, existing="replace", limit=5)
     assert not set(numbers_of(settings, [one])) & set(numbers_of(settings, [two]))
     # Other rules: the unit is planned again, from the same pairs.
