@@ -170,7 +170,7 @@ def test_units_of_an_interval_come_back_with_their_state(warehouse: Warehouse) -
     load_unit(warehouse, "u1", rows(1, 2))
     with warehouse.engine.connect() as connection:
         found = ledger.units_of(connection, "f1", DAY)
-        assert sorted((unit.unit_id, unit.rows, unit.tokens, state) for unit, state, _ in found) == [
+        assert sorted((unit.unit_id, unit.rows, unit.tokens, state) for unit, state, *_ in found) == [
             ("u1", 2, 200, "loaded"),
             ("u2", 3, 300, "planned"),
         ]
