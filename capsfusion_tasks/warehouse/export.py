@@ -17,6 +17,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, message, stream
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.export_condition import refuse_changing
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.locks import lock_sql
 from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin, release_names
@@ -25,12 +26,6 @@ from capsfusion_tasks.warehouse.schema import SCHEMA
 
 KEY, FUSION = "_pair_id", "_fusion_id"  # columns that each stream of captions has after the selected ones
 
-# Functions that --where may not call: with them, each attempt of the export would select other captions.
-_CHANGING = re.compile(
-    r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuidv[47])\s*\("
-    r"|\b(current_(date|time|timestamp)|localtime|localtimestamp)\b",
-    re.IGNORECASE,
-)
 _SOURCE = "instead of {0}_source, write {0}_shard in (select shard_id from shards where source = '…')"
 _INSTEAD = {  # column that --where cannot use → what to write instead
     "laion_2b_source": _SOURCE.format("laion_2b"),
@@ -38,7 +33,6 @@ _INSTEAD = {  # column that --where cannot use → what to write instead
     "capsfusion_model": "instead of capsfusion_model, write fusion_id in (select fusion_id from fusions"
     " where model = '…')",
 }
-_STRING = re.compile(r"'(?:[^']|'')*'")
 _ITS_UNITS = sql.SQL("(/* the units of the snapshot */)")  # the manifest shows this instead of the list of units
 
 
@@ -151,17 +145,12 @@ class ExportSession:
         return by_origin(self._rows(named))
 
     def check_where(self, condition: str) -> None:
-        """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption."""
-        if found := _CHANGING.search(_STRING.sub("''", condition)):
-            raise InputError(
-                f"--where has {found[0].rstrip('( ')}, whose value changes with each attempt of the export: write a"
-                " fixed value"
-            )
+        """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption that lasts."""
         # The condition appears once in [] and once in (). A condition that closes one bracket early, to add other SQL,
         # is a syntax error in the other.
-        checked = sql.SQL("explain select array[{0}\n] from fused_captions captions where ({0}\n)")
+        checked = sql.SQL("explain (verbose, costs off) select array[{0}\n] from fused_captions captions where ({0}\n)")
         try:
-            self._rows(checked.format(_raw(condition)))
+            plan = self._column(checked.format(_raw(condition)))
         except adbc.Error as error:
             said = message(error)
             if "]" not in condition:
@@ -169,6 +158,7 @@ class ExportSession:
             if found := re.search(rf'column "?(captions\.)?({"|".join(_INSTEAD)})"? does not exist', said):
                 raise InputError(f"--where can use only the columns of fused_captions: {_INSTEAD[found[2]]}") from error
             raise InputError(f"--where is not a condition on a caption: {said}") from error
+        refuse_changing(condition, "\n".join(plan), self._column)
 
     @contextmanager
     def captions(
@@ -191,6 +181,9 @@ class ExportSession:
         # Use COPY, the driver's default. Without it, the driver would keep the whole result in memory.
         with self._connection.cursor() as cursor:
             yield stream(self._warehouse, self._connection, cursor, statement.as_string())
+
+    def _column(self, statement: str | sql.Composed) -> list[str]:
+        return [value for row in self._rows(statement) for value in row.values()]
 
     def _rows(self, statement: str | sql.Composed) -> list[dict[str, Any]]:
         text = statement if isinstance(statement, str) else statement.as_string()

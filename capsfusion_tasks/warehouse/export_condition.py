@@ -1,0 +1,54 @@
+"""Refuses conditions of an export whose value may change before an interrupted export goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.warehouse.schema import SCHEMA
+
+_STRING = re.compile(r"'((?:[^']|'')*)'")
+_CALL = re.compile(r'([\w$]+)"?\(')
+_CLOCK = re.compile(r"\b(current_date|current_time|current_timestamp|localtime|localtimestamp)\b", re.IGNORECASE)
+_TABLE = re.compile(rf"\bon {SCHEMA}\.(\w+)(?: (\w+))?$", re.MULTILINE)
+
+# PostgreSQL reads these words as the time at which it reads them, for example in `timestamptz 'now'`.
+_NOW = re.compile(r"now|today|tomorrow|yesterday", re.IGNORECASE)
+_WITH_NOW = re.compile(r"[\d:.+-]+\w*|z|zulu|utc|gmt|allballs|am|pm", re.IGNORECASE)  # in the same string
+
+# What a subquery may read: what these tables say about a loaded unit stays.
+_LASTING = ("fusions", "shards", "work_units")
+
+# Functions whose value changes. A stable function without arguments reads the clock or the session.
+_CHANGING = (
+    "select distinct proname from pg_proc where proname = any(string_to_array('{}', ','))"
+    " and (provolatile = 'v' or (provolatile = 's' and pronargs = 0)) order by 1"
+)
+
+
+def refuse_changing(condition: str, plan: str, ask: Callable[[str], list[str]]) -> None:
+    """Raise InputError if an export with ``condition`` could select other captions when it goes on.
+
+    ``plan``: PostgreSQL's plan (`explain verbose`) of a query on ``fused_captions captions`` with the condition. The
+    plan shows functions and tables under their own names, and not what is constant. ``ask`` returns a query's column.
+    """
+    for text in _STRING.findall(condition):
+        words = text.split()
+        if any(map(_NOW.fullmatch, words)) and all(_NOW.fullmatch(word) or _WITH_NOW.fullmatch(word) for word in words):
+            raise _error(f"'{text}'")
+    plan = _STRING.sub("", plan)
+    if clock := _CLOCK.search(plan):
+        raise _error(clock[0].lower())
+    if called := ask(_CHANGING.format(",".join(sorted({*_CALL.findall(plan)})))):
+        raise _error(called[0])
+    for table, alias in _TABLE.findall(plan):
+        if table not in _LASTING and (table, alias) != ("fused_captions", "captions"):
+            raise InputError(
+                f"--where asks the table {table}, which may change before an interrupted export goes on: ask only"
+                f" {', '.join(_LASTING)}"
+            )
+
+
+def _error(what: str) -> InputError:
+    return InputError(f"--where has {what}, whose value changes with each attempt of the export: write a fixed value")
