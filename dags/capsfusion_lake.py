@@ -28,6 +28,8 @@ PARAMS = {
 @dag(
     schedule=[CAPTIONS],  # runs after each run of capsfusion or capsfusion_replay that loaded captions
     max_active_runs=1,
+    # A paused DAG loses the asset's events. A new one would be paused, so the table would stay empty and nothing fail.
+    is_paused_upon_creation=False,
     default_args=DEFAULT_ARGS,
     params=PARAMS,
     doc_md=Path(__file__).with_suffix(".md").read_text(),
