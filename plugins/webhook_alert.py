@@ -8,12 +8,13 @@ import os
 import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import BaseNotifier, Connection
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
-from airflow.sdk.exceptions import AirflowNotFoundException
 
 from capsfusion_tasks.errors import InputError
 
@@ -46,13 +47,33 @@ class WebhookAlert(BaseNotifier):
         await asyncio.to_thread(self._post, connection.password)
 
     def _post(self, url: str | None) -> None:
-        # Check this here, because urllib's error would show the URL, which is a secret.
-        if not (url or "").startswith(("https://", "http://")):
-            raise InputError(f"the password of Connection {self.conn_id} is not the http(s) URL of a webhook")
+        # Check this here, because urllib's error would show a part of the URL. It is a secret that Airflow masks only as
+        # a whole.
+        if not url or not _is_web_address(url):
+            raise InputError(
+                f"the password of Connection {self.conn_id} is not the http(s) URL of a webhook: correct it under"
+                " Admin → Connections"
+            )
         body = json.dumps({"text": self.text}).encode()
-        request = urllib.request.Request(url or "", body, {"Content-Type": "application/json"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310
-            self.log.info("sent to the webhook of Connection %s: %s", self.conn_id, self.text)
+        try:
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+            with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310
+                self.log.info("sent to the webhook of Connection %s: %s", self.conn_id, self.text)
+        except (ValueError, HTTPException) as error:  # their messages may have parts of the URL
+            raise InputError(
+                f"the webhook of Connection {self.conn_id} gave no HTTP answer ({type(error).__name__}): see whether"
+                " its URL is that of a webhook"
+            ) from None
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises ValueError if it is no number
+    except ValueError:
+        return False
+    plain = url.isprintable() and " " not in url
+    return plain and parts.scheme in ("https", "http") and bool(parts.hostname)
 
 
 def on_failure() -> list[Callable[[Context], None]]:
@@ -73,7 +94,7 @@ class QuestionAlert(WebhookAlert):
     def notify(self, context: Context) -> None:
         try:
             super().notify(context)
-        except (OSError, InputError, AirflowNotFoundException):
+        except Exception:
             self.log.exception(
                 "the question is in the UI, but it could not be sent to the webhook of Connection %s", self.conn_id
             )

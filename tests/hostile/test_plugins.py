@@ -12,10 +12,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = """
-import json, sys, traceback
+import json, socket, sys, threading, traceback
 sys.path.insert(0, "plugins")
 from run_note import UNCHECKED, as_note, compose
-from webhook_alert import WebhookAlert
+from airflow.sdk import Connection
+from webhook_alert import QuestionAlert, WebhookAlert
 
 said = []
 for url in json.loads(sys.argv[1]):
@@ -23,12 +24,38 @@ for url in json.loads(sys.argv[1]):
         WebhookAlert("alerts", "a text")._post(url)
     except Exception:
         said.append(traceback.format_exc())
+
+def no_http(server):
+    connection, _ = server.accept()
+    connection.recv(9999)
+    connection.sendall(b"SSH-2.0-pl4nted\\r\\n")
+    connection.close()
+
+with socket.create_server(("127.0.0.1", 0)) as server:
+    answering = threading.Thread(target=no_http, args=[server])
+    answering.start()
+    try:
+        WebhookAlert("alerts", "a text")._post(f"http://127.0.0.1:{server.getsockname()[1]}/pl4nted")
+    except Exception:
+        said.append(traceback.format_exc())
+    answering.join()
+Connection.get = lambda conn_id: Connection(conn_id=conn_id, conn_type="http", password=sys.argv[3])
+QuestionAlert("alerts", "a question").notify({})  # would raise
+QuestionAlert._post = lambda self, url: {}["no such key"]
+QuestionAlert("alerts", "a question").notify({})
 report = {"headline": "1 accepted", "failures": ["unit u failed"], "lines": ["units: 2"]}
 checked = [{"findings": 1, "text": "check: lost"}, {"findings": 0, "text": "check: nothing is wrong"}, UNCHECKED, None]
 composed = [compose(report, each).splitlines() for each in checked]
 print(json.dumps({"composed": composed, "notes": [as_note(text) for text in json.loads(sys.argv[2])], "said": said}))
 """
 URLS = ["hooks.example.org/pl4nted", "file:///etc/pl4nted", "http://127.0.0.1:1/pl4nted", "http:///pl4nted", None]
+URLS += [
+    "http://[bad/pl4nted",
+    "http://127.0.0.1:80a/pl4nted",
+    "http://127.0.0.1:1/T0/ B0/pl4nted",
+    "http://a\n/pl4nted",
+]
+URLS += ["http://127.0.0.1:1/é/pl4nted", f"http://{'a' * 70}/pl4nted"]
 REPORTS = [
     "2 accepted, 0 rejected, 0 findings\nunits: 1\n\nshard laion_2b/![x](https://evil.example/x.png).parquet failed:"
     " <img src=x>\n- [a](javascript:b)\na `code` span and ``another`\nsee www.evil.example",
@@ -39,7 +66,7 @@ REPORTS = [
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    argv = [sys.executable, "-c", CODE, json.dumps(URLS), json.dumps(REPORTS)]
+    argv = [sys.executable, "-c", CODE, json.dumps(URLS), json.dumps(REPORTS), "http://[bad/pl4nted"]
     environment = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))}
     environment["PYTHONPATH"] = str(REPOSITORY)
     done = subprocess.run(argv, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
@@ -78,5 +105,6 @@ def test_a_note_fits_airflows_column(found: dict[str, Any]) -> None:
 
 
 def test_an_alert_that_cannot_be_sent_keeps_its_address(found: dict[str, Any]) -> None:
-    assert len(found["said"]) == len(URLS)
+    assert len(found["said"]) == len(URLS) + 1, "and the server that does not speak HTTP"
     assert "pl4nted" not in "".join(found["said"])
+    assert "(BadStatusLine)" in found["said"][-1]
