@@ -120,11 +120,20 @@ def use_aws_connection() -> None:
         )
     values = {"AWS_ACCESS_KEY_ID": connection.login, "AWS_SECRET_ACCESS_KEY": connection.password}
     values |= {variable: extra.get(name) for name, variable in known.items()}
+    # These belong to other keys, or have priority over what the Connection names.
+    foreign = ["AWS_SESSION_TOKEN", "AWS_PROFILE"] if connection.login else []
+    foreign += ["AWS_ENDPOINT_URL_S3"] if extra.get("endpoint_url") else []
+    for name in foreign:
+        os.environ.pop(name, None)
     os.environ.update({name: str(value) for name, value in values.items() if value})
 
 
 def interval_of(context: Context) -> Interval:
-    """The interval of the Param ``day``, or the run's data interval. Raises InputError if the run has neither."""
+    """The interval of the Param ``day``, or the run's data interval.
+
+    Raises InputError if the run has neither, or if it has the place of another day's run.
+    """
+    _require_own_place(context)
     if day := context["params"].get("day"):
         if (kind := context["dag_run"].run_type) in ("backfill", "scheduled"):
             raise InputError(f"the Param day is {day}, but a run of type {kind} has its own dates: leave day empty")
