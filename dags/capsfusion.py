@@ -65,7 +65,8 @@ PARAMS = {
         type=["null", "string"],
         format="date",
         description_md=f"{BACKFILL_HINT}\n\nIn a single run: the day (UTC) whose shards the run handles. Empty: the"
-        " last whole day before the logical date; for example 2026-11-10 if that is 2026-11-11 08:00.",
+        " last whole day before the logical date; for example 2026-11-10 if that is 2026-11-11 08:00. Do not set the"
+        " logical date to a midnight.",
     ),
     **MODEL_PARAMS,
     **BUDGET_PARAMS,

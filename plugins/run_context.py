@@ -142,9 +142,29 @@ def interval_of(context: Context) -> Interval:
     if start is None or end is None:
         raise InputError(
             f"run {context['run_id']} has no data interval, so no shard belongs to it: "
-            "trigger it with the Param day or a logical date, or backfill the days"
+            "trigger it with the Param day, or backfill the days"
         )
     return Interval(start=start, end=end)
+
+
+def _require_own_place(context: Context) -> None:
+    """Raise InputError if the run's logical date is that of another interval's run.
+
+    Airflow has one run for each logical date. The scheduler and a backfill would take this run for the other
+    interval's, whose shards then nobody reads. A backfill that reruns this run changes its type, but not its dates.
+    """
+    logical, start = context.get("logical_date"), context.get("data_interval_start")
+    if logical is None or start is None:
+        return
+    # A manual run has the last interval that is over at its logical date. All other runs are named by their start.
+    manual = context["dag_run"].run_type == "manual"
+    if logical == context.get("data_interval_end") if manual else logical != start:
+        raise InputError(
+            f"run {context['run_id']} has the logical date {logical:%Y-%m-%d %H:%M}, which is the place of the run of"
+            f" the interval that starts then, but its own interval starts at {start:%Y-%m-%d %H:%M}. Delete this run,"
+            " so that the schedule or a backfill can run that interval. For a single day, trigger a run with the Param"
+            " day, and without such a logical date"
+        )
 
 
 def utc_day(day: str) -> Interval:
