@@ -44,8 +44,8 @@ DEFAULT_ARGS = {
     "retries": RETRIES,
     "retry_delay": FIRST_DELAY,  # only used if the worker is lost, because only a worker can apply the retry policy
     "retry_policy": RetryBackoff(),
-    # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So the gate
-    # stops a wrong model after one unit.
+    # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So an early
+    # unit shows what the model makes. The gate only holds units: the run still fuses all others before it asks.
     "weight_rule": "upstream",
 }
 
