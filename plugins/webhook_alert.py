@@ -47,8 +47,8 @@ class WebhookAlert(BaseNotifier):
         await asyncio.to_thread(self._post, connection.password)
 
     def _post(self, url: str | None) -> None:
-        # Check this here, because urllib's error would show a part of the URL, which is a secret. Airflow masks only the
-        # whole URL.
+        # Check this here, because urllib's error would show a part of the URL. The URL is a secret, and Airflow masks
+        # only the whole of it.
         if not url or not _is_web_address(url):
             raise InputError(
                 f"the password of Connection {self.conn_id} is not the http(s) URL of a webhook: correct it under"
