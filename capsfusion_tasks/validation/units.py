@@ -14,7 +14,9 @@ from capsfusion_tasks.validation.beams import best_that_pass
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
+RULES_VERSION = 2  # increase when a rule gives another verdict with the same thresholds
 _RULES = "capsfusion.rules"  # key in the Parquet footer, for the thresholds with which the rows were judged
+_VERSION = "capsfusion.rules_version"  # key in the Parquet footer. Files without it have version 1.
 
 
 def validate_unit(
@@ -36,13 +38,17 @@ def validate_unit(
         rows = rows.append_column(name, fused[name])
     judge, schema = best_that_pass if with_beams else validate_table, validated_schema(with_beams=with_beams)
     validated = judge(rows, settings=settings, loaded=loaded).select(schema.names).cast(schema)
-    storage.write_table(layout.unit_validated(unit.unit_id), validated, {_RULES: settings.model_dump_json()})
+    judged_with = {_RULES: settings.model_dump_json(), _VERSION: str(RULES_VERSION)}
+    storage.write_table(layout.unit_validated(unit.unit_id), validated, judged_with)
     return validated
 
 
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
-    """The differences between the stored thresholds of ``validated`` and those of ``settings``, for a message."""
-    noted = (validated.schema.metadata or {}).get(_RULES.encode())
+    """How the rules of ``validated`` differ from the current rules with ``settings``, for a message. Empty: not."""
+    noted_at = validated.schema.metadata or {}
+    noted, version = noted_at.get(_RULES.encode()), int(noted_at.get(_VERSION.encode(), b"1"))
+    if version != RULES_VERSION:
+        return f"version {version} of the rules, now version {RULES_VERSION}"
     # Files of older versions contain no thresholds. Assume that they were judged with the current thresholds.
     then = json.loads(noted) if noted else {}
     now = settings.model_dump(mode="json")

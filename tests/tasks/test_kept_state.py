@@ -14,6 +14,7 @@ from capsfusion_tasks.planning import forecast as _forecast
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.validation.units import RULES_VERSION
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.sql import execute_sql
@@ -192,7 +193,7 @@ def test_shards_of_other_intervals_are_refused_until_they_are_pulled_with_the_sa
 
 
 def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
-    place: Place, caplog: pytest.LogCaptureFixture
+    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, after = place.two(PULL_RULES[0])
     pair(before)
@@ -225,6 +226,10 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     with pytest.raises(InputError, match="CAPSFUSION_RULES__MIN_WORDS=3, now 9: run its validate task again"):
         unit_tasks.load(stricter, unit)
     assert recorded_error(before).endswith("run its validate task again")
+    with monkeypatch.context() as newer:
+        newer.setattr("capsfusion_tasks.validation.units.RULES_VERSION", RULES_VERSION + 1)
+        with pytest.raises(InputError, match=f"with version {RULES_VERSION} of the rules, now"):
+            unit_tasks.load(before, unit)
     unit_tasks.validate(stricter, unit, accept_rejections=True)
     assert unit_tasks.load(stricter, unit)["accepted"] == 0
 
