@@ -22,6 +22,7 @@ from dag_parts import (
     BUDGET_PARAMS,
     CAPTIONS,
     DEFAULT_ARGS,
+    EXPORT_PLACES,
     MAX_ACTIVE_TASKS,
     MODEL_PARAMS,
     Json,
@@ -82,7 +83,7 @@ PARAMS = {
         None,
         title="Export to",
         type=["null", "string"],
-        pattern=r"^(/|\w+://).",
+        pattern=EXPORT_PLACES,
         description="Export the interval's captions to this absolute folder, s3:// or hf:// address. Empty: no export.",
     ),
     "accept_rejections": Param(

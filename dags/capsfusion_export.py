@@ -7,7 +7,7 @@ from pathlib import Path
 
 import webhook_alert
 from airflow.sdk import Param, dag, get_current_context, task
-from dag_parts import DEFAULT_ARGS, FILTER_PARAM, Json, limit_param
+from dag_parts import DEFAULT_ARGS, EXPORT_PLACES, FILTER_PARAM, Json, limit_param
 from run_context import params_of, working
 
 from capsfusion_tasks.caption_filter import CaptionFilter
@@ -17,7 +17,7 @@ PARAMS = {
     "export_to": Param(
         title="Export to",
         type="string",
-        pattern=r"^(/|\w+://).",
+        pattern=EXPORT_PLACES,
         description="A new folder for this export: s3://…, hf://…, or an absolute path that every worker reaches.",
     ),
     **FILTER_PARAM,

@@ -49,6 +49,9 @@ DEFAULT_ARGS = {
     "weight_rule": "upstream",
 }
 
+# Places that an export can write to. Airflow refuses others when a run is triggered, not after its pairs are fused.
+EXPORT_PLACES = r"^(/|s3://|hf://datasets/[^/]+/)."
+
 MODEL_PARAMS = {
     "model": Param(
         None,

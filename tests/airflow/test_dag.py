@@ -72,6 +72,7 @@ GOOD = [
     {"model": None, "num_beams": None, "keep_beams": None, "limit": None, "max_gpu_hours": None, "export_to": None},
     {"max_gpu_hours": 0.5, "max_cost": 100, "export_to": "/data/captions"},
     {"export_to": "s3://bucket/captions", "day": "2026-11-10"},
+    {"export_to": "hf://datasets/owner/name@branch/folder"},
 ]
 BAD = [{"num_beams": 0}, {"num_beams": 17}, {"num_beams": "3"}, {"limit": 0}, {"existing": "drop"}, {"model": ""}]
 BAD += [
@@ -85,6 +86,7 @@ BAD += [
     {"export_to": "/"},
     {"export_to": ""},
 ]
+BAD += [{"export_to": place} for place in ("gs://b/p", "http://x/y", "abfs://c/d", "hf://models/a/b", "s3://")]
 
 
 REPLAY_GOOD = [
@@ -99,7 +101,12 @@ EXPORT_GOOD: list[dict[str, Any]] = [
     {"export_to": "s3://bucket/kept"},
     {"export_to": "/shared/kept", "filter": {"words": "bicycle"}, "columns": "all", "limit": 9},
 ]
-EXPORT_BAD: list[dict[str, Any]] = [{}, {"export_to": "kept"}, {"export_to": "/kept", "filter": "words"}]
+EXPORT_BAD: list[dict[str, Any]] = [
+    {},
+    {"export_to": "kept"},
+    {"export_to": "gs://b/p"},
+    {"export_to": "/kept", "filter": "words"},
+]
 REPLAY_BAD = [{"reason": ["ugly"]}, {"reason": "truncated"}, {"start": "yesterday"}, {"max_new_tokens": 0}]
 REPLAY_BAD += [{"dtype": "int8"}, {"fusion_id": ""}, {"limit": 0}, {"existing": "drop"}, {"max_gpu_hours": -1}]
 
