@@ -1,9 +1,14 @@
-"""Finds late shards: their date is in an interval, but they appeared after the interval's list had been made."""
+"""Finds shards that no run will take by itself.
+
+Late shards appeared after the list of their interval had been made. Others arrived in a time that no run has listed,
+between two intervals with a list: the DAG was paused then, or Airflow was stopped.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Side
@@ -19,23 +24,39 @@ _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that are in no list, although a list for their interval exists."""
+    """Shards that are in no list, although a list for their interval or for both an earlier and a later one exists."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
+    missed: dict[Interval, Counter[Side]] = defaultdict(Counter)
     for side, place, intervals in _places(evidence):
         for shard in all_shards(side, place):
             if shard.shard_id in seen:
                 continue
-            for interval in intervals:
-                path = layout.discovered(interval)
-                listed = evidence.listing.get(path)
-                if interval.start <= shard.arrived_at < interval.end and listed and evidence.old(listed):
-                    yield Finding(
-                        "shard-late",
-                        shard.label,
-                        f"its date is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
-                        f"wait for the next run, which takes the shard, or run {interval.command} --relist",
-                    )
-                    break
+            own = [interval for interval in intervals if interval.start <= shard.arrived_at < interval.end]
+            lists = (evidence.listing.get(layout.discovered(interval)) for interval in own)
+            if path := next((listed.path for listed in lists if listed and evidence.old(listed)), None):
+                yield Finding(
+                    "shard-late",
+                    shard.label,
+                    f"its date is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
+                    f"wait for the next run, which takes the shard, or run {own[0].command} --relist",
+                )
+            elif not own and (gap := _gap(shard.arrived_at, intervals)):
+                missed[gap][side] += 1
+    for gap in sorted(missed, key=lambda gap: gap.start):
+        counts = ", ".join(f"{side}: {count}" for side, count in sorted(missed[gap].items()))
+        yield Finding(
+            "interval-missed",
+            f"{gap.start:%Y-%m-%d %H:%M} to {gap.end:%Y-%m-%d %H:%M}",
+            f"shards arrived in this time ({counts}), but no run has listed it",
+            f"start a backfill of these days in Airflow, with Missing Runs, or run {gap.command}",
+        )
+
+
+def _gap(moment: datetime, intervals: Iterable[Interval]) -> Interval | None:
+    """The time around ``moment`` between two of ``intervals``. None if it is before or after all of them."""
+    before = max((interval.end for interval in intervals if interval.end <= moment), default=None)
+    after = min((interval.start for interval in intervals if interval.start > moment), default=None)
+    return Interval(start=before, end=after) if before and after else None
 
 
 def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interval]]]:

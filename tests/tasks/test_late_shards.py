@@ -115,6 +115,24 @@ def test_shards_of_a_source_that_was_not_listed_then_are_not_late(place: Place) 
     assert listed(place.settings(laion2b="other"), DAYS[1]) == []
 
 
+def test_days_without_a_run_between_two_runs_are_found(place: Place) -> None:
+    settings = place.settings()
+    before = Interval(start=DAY.start - timedelta(days=1), end=DAY.start)
+    for name, day in [("before", before), ("second", DAYS[1]), ("third", DAYS[2])]:
+        write(place.folder / f"raw/{name}.parquet", range(-4, 0), day)
+    write(place.folder / "coco/second.parquet", range(-4, 0), DAYS[1], caption="a kite in the sky", text="red kite")
+    assert listed(settings, DAY)
+    assert listed(settings, DAYS[2]) == ["third.parquet"]
+    # The second day is missing: the DAG was paused, for example. The day before the first run is not.
+    [missed] = check(settings, sources=True).findings
+    assert (missed.rule, missed.where) == ("interval-missed", "2026-11-11 00:00 to 2026-11-12 00:00")
+    assert missed.what == "shards arrived in this time (laion_2b: 1, laion_coco: 1), but no run has listed it"
+    assert "Missing Runs" in missed.mend
+    assert DAYS[1].command in missed.mend
+    assert listed(settings, DAYS[1]) == ["second.parquet"] * 2
+    assert check(settings, sources=True).findings == []
+
+
 def test_a_day_opens_the_lists_that_changed_since_the_last_summary(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
