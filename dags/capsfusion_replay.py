@@ -114,7 +114,8 @@ PARAMS = {
     on_failure_callback=webhook_alert.on_failure(),
 )
 def capsfusion_replay() -> None:
-    @task(execution_timeout=timedelta(hours=1))
+    # The priority of `discover` to `plan` of the daily DAG together, so that replays and daily runs share the GPUs.
+    @task(execution_timeout=timedelta(hours=1), priority_weight=5)
     def plan() -> list[Json]:
         """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
         context = get_current_context()

@@ -19,7 +19,17 @@ from airflow.dag_processing.dagbag import DagBag
 
 bag = DagBag("dags")
 assert not bag.import_errors, bag.import_errors
-print(json.dumps({dag_id: {"paused": dag.is_paused_upon_creation} for dag_id, dag in bag.dags.items()}))
+
+
+def priority(dag):  # as weight_rule "upstream" computes it
+    if not dag.has_task("fuse"):
+        return None
+    fuse = dag.get_task("fuse")
+    return sum(dag.get_task(name).priority_weight for name in ["fuse", *fuse.get_flat_relative_ids(upstream=True)])
+
+
+read = {name: {"paused": dag.is_paused_upon_creation, "priority": priority(dag)} for name, dag in bag.dags.items()}
+print(json.dumps(read))
 """
 
 
@@ -47,3 +57,8 @@ def test_the_lake_follows_the_first_run_without_being_unpaused(dags: dict[str, A
         "capsfusion_lake": False,
         "capsfusion_replay": None,
     }
+
+
+def test_a_replay_does_not_wait_until_all_daily_units_are_fused(dags: dict[str, Any]) -> None:
+    # The pool `gpu` gives its slots to the tasks with the highest priority.
+    assert dags["capsfusion_replay"]["priority"] == dags["capsfusion"]["priority"] > 1
