@@ -197,7 +197,7 @@ def test_a_search_keeps_a_model_and_a_reason_that_the_form_does_not_offer(page: 
     expect(page.locator("tbody tr")).to_have_count(25)
     expect(page.locator("#filter option.extra")).to_have_count(0)
     view(page, view="trends", fusion_id="f0")
-    expect(page.get_by_label("Model")).to_have_value("f0")
+    expect(page.get_by_label("Model").filter(visible=True)).to_have_value("f0")
 
 
 def test_a_shift_click_extends_the_range_of_a_score_in_both_directions(page: Page) -> None:

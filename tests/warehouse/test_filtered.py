@@ -35,7 +35,7 @@ def test_a_replay_takes_the_rejected_captions_of_a_filter(
     with filled.engine.connect() as connection:
         assert quarantine.matching(connection, replay) == len(shown)
         assert quarantine.has_failed(connection, replay) is False
-    taken = quarantine.rejected_pairs(filled, replay, untried_under=None, most=None)
+    taken = quarantine.rejected_pairs(filled, replay, untried_under=None, not_of=(), most=None)
     assert {pair_id for table in taken for pair_id in table["pair_id"].to_pylist()} == shown
 
 
