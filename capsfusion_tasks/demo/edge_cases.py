@@ -121,7 +121,7 @@ def imitation_of_the_prompt(make: RowMaker, day: int) -> Case:
 
 
 def twenty_thousand_characters(make: RowMaker, day: int) -> Case:
-    return _with_text(make, day, lambda text: (f"{text}, " * (20_000 // len(text)))[:19_999] + ".")
+    return _with_text(make, day, lambda text: (f"{text}, " * (20_000 // len(text) + 1))[:19_999] + ".")
 
 
 def raw_alone(make: RowMaker, day: int) -> Case:

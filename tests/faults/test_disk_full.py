@@ -128,7 +128,7 @@ def assert_all_is_there(pipeline: Pipeline) -> None:
     ("step", "file"),
     [
         ("discover", r"((config|shards)\.json|\S+)"),  # the list of shards, or the record of its next change
-        ("pull", r"\S+\.parquet"),
+        ("pull", r"\S+"),  # the shard's mark, the record of its next change, or a bucket file
         ("pair", r"0000\d\.parquet"),
         ("plan", r"pairs\.parquet"),
         ("fuse", r"00000-known\.parquet"),
