@@ -160,10 +160,10 @@ def _require_own_place(context: Context) -> None:
     manual = context["dag_run"].run_type == "manual"
     if logical == context.get("data_interval_end") if manual else logical != start:
         raise InputError(
-            f"run {context['run_id']} has the logical date {logical:%Y-%m-%d %H:%M}, which is the place of the run of"
-            f" the interval that starts then, but its own interval starts at {start:%Y-%m-%d %H:%M}. Delete this run,"
-            " so that the schedule or a backfill can run that interval. For a single day, trigger a run with the Param"
-            " day, and without such a logical date"
+            f"run {context['run_id']} has the logical date {logical:%Y-%m-%d %H:%M}, which belongs to the run of the"
+            f" interval that starts then, but its own interval starts at {start:%Y-%m-%d %H:%M}. Airflow has one run"
+            " for each logical date, so that interval would never run. Delete this run. For a single day, trigger a run"
+            " with the Param day, and leave the logical date as it is"
         )
 
 

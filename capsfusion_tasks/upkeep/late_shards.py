@@ -32,13 +32,14 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             if shard.shard_id in seen:
                 continue
             own = [interval for interval in intervals if interval.start <= shard.arrived_at < interval.end]
-            lists = (evidence.listing.get(layout.discovered(interval)) for interval in own)
-            if path := next((listed.path for listed in lists if listed and evidence.old(listed)), None):
+            lists = {interval: evidence.listing.get(layout.discovered(interval)) for interval in own}
+            if interval := next((each for each, listed in lists.items() if listed and evidence.old(listed)), None):
+                path = layout.discovered(interval)
                 yield Finding(
                     "shard-late",
                     shard.label,
                     f"its date is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
-                    f"wait for the next run, which takes the shard, or run {own[0].command} --relist",
+                    f"wait for the next run, which takes the shard, or run {interval.command} --relist",
                 )
             elif not own and (gap := _gap(shard.arrived_at, intervals)):
                 missed[gap][side] += 1

@@ -132,8 +132,9 @@ def loads_until(warehouse: Warehouse, moment: datetime) -> None:
     with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:
             raise NotReadyError(
-                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future, and captions that are loaded until then would be in"
-                " no export that starts there: give an end that has passed, or try again after this time"
+                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future: captions that are loaded before then would be"
+                " missing from this export and from the next one. Give an end that has passed, or try again after this"
+                " time"
             )
         for fusion_id in fusions.all_ids(connection):
             connection.execute(select(func.pg_advisory_xact_lock_shared(lock_key("load", fusion_id))))

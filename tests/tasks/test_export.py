@@ -396,7 +396,7 @@ def until(find: Callable[[], Any]) -> Any:
 
 
 def test_an_export_to_a_time_in_the_future_is_refused(filled: Warehouse, tmp_path: Path) -> None:
-    with pytest.raises(NotReadyError, match=r"2999-01-01 00:00:00 UTC is in the future.*give an end that has passed"):
+    with pytest.raises(NotReadyError, match=r"2999-01-01 00:00:00 UTC is in the future.*Give an end that has passed"):
         run(filled, Storage(str(tmp_path)), loaded_before=datetime(2999, 1, 1, tzinfo=UTC))
     assert not list(tmp_path.iterdir())
 
