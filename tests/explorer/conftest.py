@@ -116,15 +116,17 @@ class Held:
         self._routes: list[Route] = []
         page.route(pattern, lambda route: self._routes.append(route))
 
-    def give(self, number: int, **answer: Any) -> None:
-        """Answer request ``number``, and let the page react. The first request is 0. ``answer``: not the server's."""
+    def wait(self, number: int) -> Route:
+        """Wait until the page has sent request ``number``. The first request is 0."""
         for _ in range(1000):
             if len(self._routes) > number:
-                break
+                return self._routes[number]
             self._page.wait_for_timeout(20)  # milliseconds; also lets playwright call the route's handler
-        else:
-            raise AssertionError(f"the page sent {len(self._routes)} requests; expected at least {number + 1}")
-        route = self._routes[number]
+        raise AssertionError(f"the page sent {len(self._routes)} requests; expected at least {number + 1}")
+
+    def give(self, number: int, **answer: Any) -> None:
+        """Answer request ``number``, and let the page react. ``answer``: not the server's."""
+        route = self.wait(number)
         if answer:
             route.fulfill(**answer)
         else:

@@ -140,6 +140,7 @@ def test_a_newer_filter_keeps_the_caption_of_the_older_one_closed(page: Page, di
     for pattern in (LIST, "**/api/choices"):
         held = Held(page, pattern)
         view(page, view="captions", verdict="any", caption=caption)
+        held.wait(0)
         page.get_by_label("Verdict").select_option("rejected")
         expect(page).to_have_url(re.compile("verdict=rejected"))
         if pattern == LIST:
