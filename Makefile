@@ -2,6 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+INSTALLED_ALL := $(VENV)/installed-all
 COMPOSE ?= docker compose
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
@@ -28,10 +29,10 @@ help:
 	@echo "make screenshots      take the pictures of docs/images again (needs Chromium)"
 	@echo "make install          install all packages into $(VENV); the other targets do this themselves when needed"
 
-demo: install
+demo: $(INSTALLED)
 	@$(BIN)/capsfusion demo
 
-up: install
+up: $(INSTALLED)
 	@$(BIN)/capsfusion up
 
 # Needs a container engine and docker compose, not Python. Leaves the stack running: docker compose down ends it.
@@ -64,14 +65,20 @@ lint: install
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-install: $(INSTALLED)
+install: $(INSTALLED_ALL)
 
 # A sed script for pip's output. It shows only downloads of 10 MB and more, and that pip begins to unpack packages.
 PIP_PROGRESS := s/^ *((Downloading|Using cached) .*\(([0-9]{2,}(\.[0-9]+)? MB|[0-9.]+ GB)\))/  \1/p; \
 	s/^Installing collected.*/  All packages are downloaded; unpacking them into $(VENV) takes about a minute/p
 
-# Runs again only if pyproject.toml or constraints.txt has changed.
-$(INSTALLED): pyproject.toml constraints.txt
+# The demo needs half of the packages; tests, benchmarks and lint need all. Each target runs again only if pyproject.toml
+# or constraints.txt has changed. Modules are compiled on all cores, where pip uses one. A few cannot be compiled, for
+# example templates: pip ignores them, too.
+$(INSTALLED): EXTRAS := fusion,airflow
+$(INSTALLED): GIGABYTES := 2
+$(INSTALLED_ALL): EXTRAS := fusion,airflow,dev
+$(INSTALLED_ALL): GIGABYTES := 3
+$(INSTALLED) $(INSTALLED_ALL): pyproject.toml constraints.txt
 	@set -e; found=; \
 	for python in $(PYTHON) python3.11 python3.12 python3 python; do \
 		if $$python -c '$(SUITABLE)' 2>/dev/null; then found=$$python; break; fi; \
@@ -84,7 +91,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "$$($$found --version) has no venv module: install it (Debian and Ubuntu: apt install python3-venv)" >&2; \
 		exit 2; \
 	fi; \
-	echo "Installing packages into $(VENV): once, 1 to 5 minutes, 3 GB on disk (more if torch comes with CUDA)."; \
+	echo "Installing packages into $(VENV): once, 1 to 5 minutes, $(GIGABYTES) GB on disk (more if torch comes with CUDA)."; \
 	started=$$(date +%s); log=$$(mktemp); \
 	{ while sleep 5 && kill -0 $$$$; do \
 		echo "  $$(( $$(date +%s) - started )) s: $$(du -sm $(VENV) | cut -f1) MB in $(VENV)"; \
@@ -93,11 +100,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -c 'import pip; $(SUITABLE)' 2>/dev/null || $$found -m venv --clear $(VENV) 2>$$log \
 		|| { cat $$log >&2; exit 2; }; \
 	rm -f $(VENV)/failed; \
-	{ $(BIN)/pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[fusion,airflow,dev]' \
+	{ $(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -c constraints.txt -e '.[$(EXTRAS)]' \
 		|| touch $(VENV)/failed; } | sed -unE '$(PIP_PROGRESS)'; \
 	if test -e $(VENV)/failed; then echo "pip has failed for the reason above. Solve this problem, then run make again." >&2; exit 2; fi; \
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true; \
 	echo "Installed in $$(( $$(date +%s) - started )) s."; \
-	touch $@
+	touch $@ $(INSTALLED)
 
 bench: bench-fusion bench-exactness bench-pairing bench-days bench-planning bench-staging bench-validation bench-rescue \
 	bench-warehouse bench-explorer

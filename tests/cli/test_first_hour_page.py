@@ -63,7 +63,7 @@ def typed(tmp_path: Path, postgres: EmbeddedPostgres, monkeypatch: pytest.Monkey
 def _type(command: str, monkeypatch: pytest.MonkeyPatch) -> str:
     words = shlex.split(command)
     if words[0] == "make":
-        recipe = rf"^{words[1]}: install\n\t@\$\(BIN\)/capsfusion {words[1]}$"
+        recipe = rf"^{words[1]}: \$\(INSTALLED\)\n\t@\$\(BIN\)/capsfusion {words[1]}$"
         assert re.search(recipe, (ROOT / "Makefile").read_text(), re.M)
     elif words[0] == "export":
         for name, _, value in (word.partition("=") for word in words[1:]):
