@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import fusion_metrics
+import gate_alert
 from airflow.sdk import (
     Asset,
     Param,
@@ -45,7 +46,8 @@ DEFAULT_ARGS = {
     "retry_delay": FIRST_DELAY,  # only used if the worker is lost, because only a worker can apply the retry policy
     "retry_policy": RetryBackoff(),
     # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So an early
-    # unit shows what the model makes. The gate only holds units: the run still fuses all others before it asks.
+    # unit shows what the model makes. The gate only holds units: unless a person stops the run after the message about
+    # the first held unit (plugins/gate_alert.py), it fuses all others before it asks.
     "weight_rule": "upstream",
 }
 
@@ -122,14 +124,20 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
-    """Accepts or rejects each of the unit's captions. If it rejects too many, the gate holds the unit."""
+    """Accepts or rejects each of the unit's captions. If it rejects too many, the gate holds the unit.
+
+    The first held unit of a run is told to the webhook of CAPSFUSION_ALERT_CONN_ID.
+    """
     context = get_current_context()
     set_label(context, Unit(**unit).label)
     accept = context["params"]["accept_rejections"]
-    with working() as work, fusion_metrics.timed("validate"):
-        counts = unit_tasks.validate(
-            work, Unit(**unit), accept_rejections=accept, hold=True, dag_run_id=context["run_id"]
-        )
+    with working() as work:
+        with fusion_metrics.timed("validate"):
+            counts = unit_tasks.validate(
+                work, Unit(**unit), accept_rejections=accept, hold=True, dag_run_id=context["run_id"]
+            )
+        if counts["first_held"]:
+            gate_alert.tell(context, work, Unit(**unit), counts)
     if counts["held"]:
         set_label(context, f"held: {Unit(**unit).label}")
     fusion_metrics.send(metrics.validated(counts))

@@ -88,22 +88,30 @@ def on_failure() -> list[Callable[[Context], None]]:
     return [WebhookAlert(conn_id, text)] if conn_id else []
 
 
-class QuestionAlert(WebhookAlert):
-    """Sends a question to the webhook. The UI shows the question too, so a failing webhook does not stop the task."""
+class TaskAlert(WebhookAlert):
+    """The message of a running task. A failing webhook does not stop the task; the UI shows what the message says."""
 
     def notify(self, context: Context) -> None:
         try:
             super().notify(context)
         except Exception:
             self.log.exception(
-                "the question is in the UI, but it could not be sent to the webhook of Connection %s", self.conn_id
+                "the task continues, but could not send this to the webhook of Connection %s: %s",
+                self.conn_id,
+                self.text,
             )
 
 
 def question(text: str) -> list[BaseNotifier]:
     """The notifiers of a task that asks a question: one alert. Empty if CAPSFUSION_ALERT_CONN_ID is not set."""
     conn_id = os.environ.get("CAPSFUSION_ALERT_CONN_ID")
-    return [QuestionAlert(conn_id, "{{ dag.dag_id }} asks: " + text)] if conn_id else []
+    return [TaskAlert(conn_id, "{{ dag.dag_id }} asks: " + text)] if conn_id else []
+
+
+def tell(context: Context, text: str) -> None:
+    """Send ``text``, which is no template. Does nothing if CAPSFUSION_ALERT_CONN_ID is not set."""
+    if conn_id := os.environ.get("CAPSFUSION_ALERT_CONN_ID"):
+        TaskAlert(conn_id, text).notify(context)
 
 
 def deadline() -> DeadlineAlert | None:

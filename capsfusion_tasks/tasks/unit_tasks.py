@@ -135,6 +135,8 @@ def validate(
     unit is held until somebody answers. If not, validate raises InputError with the table of reasons. The gate stays
     open if ``accept_rejections`` is set, or if somebody has already accepted the unit with the same counts. The
     verdicts are published even if the gate closes.
+
+    ``first_held`` is True for only one unit of a run, also if tasks run in parallel or again: the first held one.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -154,13 +156,17 @@ def validate(
     tally = Tally().add(validated)
     problem = gate.why_closed(tally, recent, context.settings.gate)
     with engine.begin() as connection:
+        first = problem and dag_run_id and gate_holds.is_first(connection, unit.fusion_id, dag_run_id)
         error = _pass_gate(context, connection, unit, tally, problem, accept_rejections, dag_run_id)
     if error and not hold:
         raise InputError(error)
     if error:
         log.warning("the unit waits until somebody decides whether to load it: %s", error)
-    counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False) | {"held": error is not None}
+    counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
     return counts | {
+        "held": error is not None,
+        "first_held": bool(error and first),
+        "problem": problem if error else None,
         "rescued": tally.rescued,
         "reasons": dict(tally.reasons.most_common()),
         "flags": dict(tally.flags.most_common()),
@@ -194,7 +200,10 @@ def _pass_gate(
         gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, let_in_by="accept_rejections")
         return None
     error = _gate_error(context, unit, tally, problem)
-    if same is None or same.answer is not None:  # keep an open question, because another run may wait for its answer
+    if same and same.answer is None:  # keep an open question, because another run may wait for its answer
+        if dag_run_id:
+            gate_holds.held_again(connection, same.hold_id, dag_run_id)
+    else:
         gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, details="\n".join(tally.lines()))
     ledger.unit_failed(connection, unit.unit_id, error)
     return error
@@ -210,6 +219,8 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
         "flags": {},
         "already_loaded": already_loaded,
         "held": False,
+        "first_held": False,
+        "problem": None,
     }
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from capsfusion_tasks.warehouse.ledger_tables import gate_holds
+from capsfusion_tasks.warehouse.ledger_tables import gate_holds, work_units
+from capsfusion_tasks.warehouse.locks import lock_key
 
 Answer = Literal["load", "keep out"]
 
@@ -59,6 +60,22 @@ def enter(
     answered = {"answer": "load", "answered_by": let_in_by, "answered_at": func.now()} if let_in_by else {}
     held = {"unit_id": unit_id, "dag_run_id": dag_run_id, "rows_in": rows, "rejected": rejected}
     connection.execute(insert(gate_holds).values(**held, problem=problem, details=details, **answered))
+
+
+def is_first(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
+    """Whether no unit of this fusion is held in the run without an answer.
+
+    Until the caller's transaction ends, the run's other tasks wait here. So only one of them finds no held unit.
+    """
+    connection.execute(select(func.pg_advisory_xact_lock(lock_key("hold", dag_run_id))))
+    statement = select(_columns.hold_id).join(work_units, work_units.c.unit_id == _columns.unit_id)
+    statement = statement.where(work_units.c.fusion_id == fusion_id, _columns.dag_run_id == dag_run_id)
+    return connection.execute(statement.where(_columns.answer.is_(None)).limit(1)).first() is None
+
+
+def held_again(connection: Connection, hold_id: int, dag_run_id: str) -> None:
+    """Record that the unit is held in this run, too."""
+    connection.execute(update(gate_holds).where(_columns.hold_id == hold_id).values(dag_run_id=dag_run_id))
 
 
 def newest(connection: Connection, unit_id: str) -> Hold | None:

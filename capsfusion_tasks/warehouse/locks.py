@@ -21,6 +21,7 @@ Kind = Literal[
     "load",  # rows of a fusion are being merged into the tables of captions
     "replay",  # a replay of a fusion's rejected captions is being planned
     "replay.run",  # a replay is running
+    "hold",  # the gate decides about a unit of a run
     "unit",  # a unit is being fused (shared lock), or is being repaired or deleted (exclusive lock)
     "export",  # an export to a folder is being written
     "lake",  # units are being written to an Iceberg table, or its files are being rewritten

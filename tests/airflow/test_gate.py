@@ -67,6 +67,8 @@ def test_a_closed_gate_asks_and_loads_nothing(service: Service, asked: None) -> 
         run_id = service.runs(day, day)[0]["dag_run_id"]
         page = f"{service.api.url}/dags/capsfusion/runs/{quote(run_id, safe='')}/tasks/ask/required_actions"
         assert any("1 unit is held" in text and page in text for text in questions(service))
+        [told] = [text for text in service.alerts if text.startswith(f"capsfusion holds a unit of run {run_id}: ")]
+        assert f"{unit['hold_rejected']} of {GATE_ROWS} captions of unit {unit['unit_id']} are rejected (" in told
     assert service.query("select 1 from rejected_captions where image_url like 'https://gate.%'") == []
 
 

@@ -16,7 +16,7 @@ import json, socket, sys, threading, traceback
 sys.path.insert(0, "plugins")
 from run_note import UNCHECKED, as_note, compose
 from airflow.sdk import Connection
-from webhook_alert import QuestionAlert, WebhookAlert
+from webhook_alert import TaskAlert, WebhookAlert
 
 said = []
 for url in json.loads(sys.argv[1]):
@@ -40,9 +40,9 @@ with socket.create_server(("127.0.0.1", 0)) as server:
         said.append(traceback.format_exc())
     answering.join()
 Connection.get = lambda conn_id: Connection(conn_id=conn_id, conn_type="http", password=sys.argv[3])
-QuestionAlert("alerts", "a question").notify({})  # would raise
-QuestionAlert._post = lambda self, url: {}["no such key"]
-QuestionAlert("alerts", "a question").notify({})
+TaskAlert("alerts", "a question").notify({})  # would raise
+TaskAlert._post = lambda self, url: {}["no such key"]
+TaskAlert("alerts", "a question").notify({})
 report = {"headline": "1 accepted", "failures": ["unit u failed"], "lines": ["units: 2"]}
 checked = [{"findings": 1, "text": "check: lost"}, {"findings": 0, "text": "check: nothing is wrong"}, UNCHECKED, None]
 composed = [compose(report, each).splitlines() for each in checked]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.schemas import Unit
@@ -15,6 +17,8 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import gate_tasks as _gate_tasks
 from capsfusion_tasks.thresholds import GateSettings
+from capsfusion_tasks.warehouse import gate_holds
+from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.gate_holds import Hold
 from tests.opened import Opened, interval_tasks, unit_tasks
 from tests.tasks.test_replay import DAY, accepted_below, cut_off, fuse, numbers_in, rex, rows
@@ -24,6 +28,12 @@ gate_tasks = Opened(_gate_tasks)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOLDS = (
     "select unit_id, dag_run_id, rows_in, rejected, answer, answered_by, answered_at from gate_holds order by hold_id"
+)
+
+# Whether a session of this database waits for an advisory lock.
+WAITS = text(
+    "select exists (select from pg_locks where locktype = 'advisory' and not granted and database ="
+    " (select oid from pg_database where datname = current_database()))"
 )
 
 
@@ -49,10 +59,22 @@ def planned_unit(settings: Settings) -> Unit:
     return unit
 
 
+def two_units(settings: Settings) -> list[Unit]:
+    Storage(settings.staging_uri).write_table(f"{layout.pairs_folder(DAY)}/00000.parquet", rex(range(2)))
+    planned: list[Unit] = interval_tasks.plan(settings.model_copy(update={"unit_tokens": 1}), DAY)
+    return planned
+
+
 def judge(settings: Settings, unit: Unit, **options: Any) -> bool:
     """Validate ``unit`` as an Airflow run does. Returns whether the gate stops the unit."""
     held: bool = unit_tasks.validate(settings, unit, hold=True, dag_run_id="run 1", **options)["held"]
     return held
+
+
+def is_first(settings: Settings, unit: Unit, dag_run_id: str) -> bool:
+    """Validate ``unit`` in a run. Returns whether it is the first unit of the run that the gate stops."""
+    first: bool = unit_tasks.validate(settings, unit, hold=True, dag_run_id=dag_run_id)["first_held"]
+    return first
 
 
 def to_ask(settings: Settings, unit: Unit) -> list[Hold]:
@@ -181,6 +203,36 @@ def test_a_unit_that_the_gate_no_longer_stops_is_let_in(settings: Settings, unit
     assert not judge(looser, unit)
     unit_tasks.load(looser, unit)
     assert rows(settings, HOLDS)[-1]["answered_by"] == "validation"
+
+
+def test_a_run_tells_once_of_its_held_units_also_if_tasks_run_again(settings: Settings) -> None:
+    first, second = units = two_units(settings)
+    for unit in units:
+        fuse(settings, unit, cut_off)
+    assert is_first(settings, first, "run 1")
+    assert not is_first(settings, second, "run 1")
+    assert not is_first(settings, first, "run 1"), "the task is tried again"
+    stricter = settings.model_copy(update={"rules": settings.rules.model_copy(update={"min_words": 99})})
+    assert not is_first(stricter, first, "run 1"), "with other counts"
+    assert is_first(settings, second, "run 2"), "another run tells of a unit that waits for an answer"
+    assert not is_first(settings, second, "run 2")
+    for unit in units:
+        answer(settings, unit, "keep out")
+    assert is_first(settings, second, "run 2"), "the run is cleared after the answer"
+    assert not unit_tasks.validate(settings, first, hold=True, dag_run_id="run 3", accept_rejections=True)["first_held"]
+
+
+def test_of_units_that_are_validated_at_the_same_time_one_is_the_first(settings: Settings) -> None:
+    first, second = two_units(settings)
+    fuse(settings, second, cut_off)
+    with ThreadPoolExecutor(1) as thread, open_warehouse(settings) as warehouse:
+        with warehouse.engine.begin() as connection:
+            assert gate_holds.is_first(connection, first.fusion_id, "run 1")
+            gate_holds.enter(connection, first.unit_id, "run 1", (1, 1), "a problem")
+            other = thread.submit(is_first, settings, second, "run 1")
+            while not (other.done() or connection.scalar(WAITS)):
+                wait([other], timeout=0.02)
+        assert not other.result(), "it has waited for the other unit's transaction"
 
 
 def test_without_airflow_the_gate_fails_the_unit(settings: Settings, unit: Unit) -> None:

@@ -1,0 +1,100 @@
+"""Tests the message about the first unit of a run that the gate holds, without a running Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Runs the task `validate` of four units in one run. Runs in its own process, as a task.
+CODE = """
+import json, os, sys
+sys.path.insert(0, "plugins")
+from contextlib import nullcontext
+from types import SimpleNamespace
+import dag_parts, webhook_alert
+from airflow.sdk import Connection
+
+unit = {"unit_id": "20261110-0", "fusion_id": "f", "rows": 9, "tokens": 9}
+counts = {"rows": 9, "accepted": 1, "rejected": 8, "rescued": 0, "flags": {}, "already_loaded": False}
+counts |= {"reasons": {"copy": 5, "loop": 4, "short": 2, "leak": 1}, "problem": "that is more than 25%"}
+context = {"run_id": "run 1", "params": {"accept_rejections": False}, "ti": SimpleNamespace(dag_id="capsfusion")}
+sent = []
+
+
+def post(self, url):
+    sent.append([url, self.text])
+    if url == "broken":
+        raise OSError("no answer")
+
+
+def validate(held, first, hours=24):
+    gate = SimpleNamespace(answer_hours=hours)
+    work = SimpleNamespace(settings=SimpleNamespace(gate=gate, staging_uri="s3://b/{{ staging }}/"))
+    dag_parts.working = lambda: nullcontext(work)
+    dag_parts.get_current_context = lambda: context
+    dag_parts.unit_tasks.validate = lambda *_, **__: counts | {"held": held, "first_held": first}
+    done = dag_parts.validate.function(unit)
+    told = sent[:]
+    sent.clear()
+    return {"sent": told, "label": context["label"], "held": done["held"]}
+
+
+webhook_alert.WebhookAlert._post = post
+found = {"no webhook": validate(True, True)}
+os.environ["CAPSFUSION_ALERT_CONN_ID"] = "alerts"
+Connection.get = lambda conn_id: Connection(conn_id=conn_id, conn_type="http", password="hook")
+found |= {"first": validate(True, True), "another": validate(True, False), "passes": validate(False, False)}
+found["nobody is asked"] = validate(True, True, hours=0)
+Connection.get = lambda conn_id: Connection(conn_id=conn_id, conn_type="http", password="broken")
+found["broken webhook"] = validate(True, True)
+Connection.get = lambda conn_id: {}[conn_id]
+found["no such Connection"] = validate(True, True)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each task has sent, and its label."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CAPSFUSION"))}
+    environment["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow"))
+    environment["AIRFLOW__API__BASE_URL"] = "https://airflow.example.org/a"
+    command = [sys.executable, "-c", CODE]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_the_first_held_unit_is_told_with_what_is_wrong_where_and_what_to_do(found: dict[str, Any]) -> None:
+    [[url, text]] = found["first"]["sent"]
+    assert url == "hook"
+    assert text == (
+        "capsfusion holds a unit of run run 1: 8 of 9 captions of unit 20261110-0 are rejected (copy, loop, short), and"
+        " that is more than 25%. The unit is not loaded, and the run goes on with its other units. If the model, the"
+        " prompt or a source is wrong, mark the run as failed now, correct that, and trigger a new run. If not, wait"
+        " for the end of the run: it asks whether to load the held units. The run:"
+        " https://airflow.example.org/a/dags/capsfusion/runs/run%201 All verdicts:"
+        " s3://b/{{ staging }}/units/20261110-0/validated.parquet"
+    )
+    [[_, text]] = found["nobody is asked"]["sent"]
+    assert "it fails, because CAPSFUSION_GATE__ANSWER_HOURS is 0. To load held units, run it again with" in text
+
+
+def test_other_units_and_runs_without_a_webhook_send_nothing(found: dict[str, Any]) -> None:
+    assert [found[name]["sent"] for name in ("another", "passes", "no webhook")] == [[], [], []]
+
+
+def test_a_webhook_that_fails_does_not_fail_the_task(found: dict[str, Any]) -> None:
+    assert [url for url, _ in found["broken webhook"]["sent"]] == ["broken"]
+    for name in ("broken webhook", "no such Connection"):
+        assert found[name]["held"]
+        assert found[name]["label"].startswith("held: ")
