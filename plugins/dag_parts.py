@@ -60,7 +60,8 @@ MODEL_PARAMS = {
         title="Model",
         type=["null", "string"],
         minLength=1,
-        description="Folder or hub id of the model. Empty: the setting CAPSFUSION_MODEL.",
+        description="Folder or hub id of the model. The workers that run the discover and plan tasks must be able to"
+        " read the folder. Empty: the setting CAPSFUSION_MODEL.",
     ),
     "prompt": Param(
         None,

@@ -29,10 +29,8 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
     function downloads only the configuration and the tokenizer. Raises InputError if the model is missing or lacks a
     file, or if the prompt file is not a template.
     """
-    template = configured_template(settings)  # read first, so that a wrong prompt is reported before a download
+    folder, template = configured_model(settings)
     local = Path(settings.model).is_dir()
-    folder = model_folder(settings.model, weights=local)
-    check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)
     commit = "" if local else folder.name  # the path of a downloaded model ends in snapshots/<commit>
     hub_name = settings.model.partition("@")[0]
     path = BUNDLED if folder == BUNDLED_MODEL else str(folder.absolute())
@@ -48,6 +46,18 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
         eos_ids=eos_token_ids(folder),
         **{name: getattr(settings, name) for name in KNOBS},
     )
+
+
+def configured_model(settings: Settings) -> tuple[Path, Template]:
+    """The folder of the model and the template that the settings name, after a check of both.
+
+    Reads no weights, and downloads none. Raises InputError for the reasons that ``decide`` gives, and NotReadyError if
+    the hub does not answer.
+    """
+    template = configured_template(settings)  # read first, so that a wrong prompt is reported before a download
+    folder = model_folder(settings.model, weights=Path(settings.model).is_dir())
+    check_model(folder, engine=settings.engine, max_new_tokens=settings.max_new_tokens, template=template)
+    return folder, template
 
 
 def _folder_name(folder: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.fusion.identity import configured_template
+from capsfusion_tasks.fusion.identity import configured_model
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.pairing.bucket_count import bucket_count
@@ -67,7 +67,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
-        configured_template(settings)  # read the prompt now, to report its errors before the listing
+        configured_model(settings)  # reports a wrong model or prompt now, not after all shards are pulled and paired
     sources = configured_sources(settings)
     image_results = image_result_files(
         settings
