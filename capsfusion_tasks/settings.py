@@ -55,6 +55,13 @@ class Settings(BaseSettings):
         description="Also write each loaded unit to this Iceberg table: `namespace.table` in PyIceberg's catalog"
         " `capsfusion` ([sinks.md](sinks.md)). Default: no table.",
     )
+    lake_keep_days: float = Field(
+        7,
+        ge=0,
+        le=36500,
+        description="`capsfusion lake maintain` and the DAG `capsfusion_lake` remove snapshots of the Iceberg table"
+        " that are older than this many days ([sinks.md](sinks.md)).",
+    )
     keep_units_days: float = Field(
         14, ge=0, le=36500, description="`capsfusion gc` keeps the files of a loaded unit for at least this many days."
     )

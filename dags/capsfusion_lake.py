@@ -15,12 +15,13 @@ from capsfusion_tasks.tasks import lake_tasks
 
 PARAMS = {
     "keep_days": Param(
-        7.0,
+        None,
         title="Keep snapshots (days)",
-        type="number",
+        type=["null", "number"],
         minimum=0,
         maximum=36500,
-        description="Remove snapshots that are older than this many days. Queries that read a removed snapshot fail.",
+        description="Remove snapshots that are older than this many days. Queries that read a removed snapshot fail."
+        " Empty: the setting CAPSFUSION_LAKE_KEEP_DAYS.",
     )
 }
 
@@ -51,9 +52,11 @@ def capsfusion_lake() -> None:
 
     @task(execution_timeout=timedelta(hours=4))
     def maintain() -> Json:
-        """Merges small files, and removes snapshots that are older than the Param keep_days."""
-        before = datetime.now(UTC) - timedelta(days=params_of(get_current_context())["keep_days"])
+        """Merges small files, and removes old snapshots: see the Param keep_days."""
+        chosen = params_of(get_current_context())["keep_days"]
         with working() as work:
+            days = work.settings.lake_keep_days if chosen is None else chosen
+            before = datetime.now(UTC) - timedelta(days=days)
             done = lake_tasks.maintain_lake(work, before=before)
         return {"partitions": done.partitions, "snapshots": done.snapshots, "files": done.files}
 

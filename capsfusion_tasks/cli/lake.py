@@ -31,9 +31,14 @@ def lake_sync() -> None:
 
 def lake_maintain(
     keep_days: Annotated[
-        float,
-        typer.Option(help="Keep snapshots for this many days, so that queries can read them.", min=0, max=36500),
-    ] = 7,
+        float | None,
+        typer.Option(
+            help="Keep snapshots for this many days, so that queries can read them. Default:"
+            " CAPSFUSION_LAKE_KEEP_DAYS.",
+            min=0,
+            max=36500,
+        ),
+    ] = None,
     min_files: Annotated[
         int, typer.Option(help="Rewrite partitions with at least this many files smaller than 32 MB.", min=2)
     ] = 8,
@@ -49,8 +54,9 @@ def lake_maintain(
     from capsfusion_tasks.tasks.lake_tasks import maintain_lake
     from capsfusion_tasks.terminal import Working
 
-    before = datetime.now(UTC) - timedelta(days=keep_days)
-    with open_context(load_settings()) as context, Working(stderr) as working:
+    settings = load_settings(lake_keep_days=keep_days)
+    before = datetime.now(UTC) - timedelta(days=settings.lake_keep_days)
+    with open_context(settings) as context, Working(stderr) as working:
         done = maintain_lake(context, before=before, min_files=min_files, say=working.say)
     progress_line(
         f"{done.partitions} partitions rewritten, {done.snapshots} snapshots and {done.files} unused files removed"

@@ -1,0 +1,76 @@
+"""Tests how long the Iceberg table's snapshots are kept, by the DAG's task and by the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from capsfusion_tasks.cli import app
+from capsfusion_tasks.lake.maintenance import Maintained
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Runs the task `maintain` with each conf. Prints how many days of snapshots it keeps.
+CODE = """
+import json, sys
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.param import process_params
+from capsfusion_tasks.lake.maintenance import Maintained
+from capsfusion_tasks.settings import load_settings
+
+dag = DagBag("dags").dags["capsfusion_lake"]
+task = dag.get_task("maintain")
+names = task.python_callable.__globals__
+names["working"] = lambda: nullcontext(SimpleNamespace(settings=load_settings()))
+kept = []
+names["lake_tasks"].maintain_lake = lambda work, before: kept.append(datetime.now(UTC) - before) or Maintained()
+for conf in json.loads(sys.argv[1]):
+    params = process_params(dag, task, conf, suppress_exception=False)
+    names["get_current_context"] = lambda: {"dag": dag, "params": params}
+    task.python_callable()
+print(json.dumps([round(days.total_seconds() / 86400, 3) for days in kept]))
+"""
+
+
+@pytest.mark.parametrize(("setting", "usual"), [("", 7), ("30.5", 30.5)])
+def test_a_run_keeps_snapshots_as_long_as_its_param_or_else_the_setting_says(
+    tmp_path: Path, setting: str, usual: float
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CAPSFUSION"))}
+    environment |= {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "CAPSFUSION_LAKE_KEEP_DAYS": setting,
+    }
+    command = [sys.executable, "-c", CODE, json.dumps([{}, {"keep_days": 0}, {"keep_days": 2.5}, {"keep_days": None}])]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [usual, 0, 2.5, usual]
+
+
+def test_the_command_keeps_them_as_long_as_its_option_or_else_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def maintain(context: None, *, before: datetime, **_: object) -> Maintained:
+        kept.append(round((datetime.now(UTC) - before).total_seconds() / 86400, 3))
+        return Maintained()
+
+    monkeypatch.setattr("capsfusion_tasks.context.open_context", nullcontext)
+    monkeypatch.setattr("capsfusion_tasks.tasks.lake_tasks.maintain_lake", maintain)
+    for options, setting in (([], ""), ([], "30.5"), (["--keep-days", "0"], "30.5")):
+        variables = {"CAPSFUSION_LAKE_KEEP_DAYS": setting}
+        done = CliRunner().invoke(app, ["lake", "maintain", *options], env=variables)
+        assert done.exit_code == 0, done.output
+    assert kept == [7, 30.5, 0]
