@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from capsfusion_tasks.errors import NotReadyError
+from capsfusion_tasks.staging.durable import replacing
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     with ThreadPoolExecutor(_THREADS) as threads:
         made = dict(zip(missing, threads.map(_digest, missing), strict=True))
     if made:
-        _keep(cache, known | {str(file): [*states[file], digest] for file, digest in made.items()})
+        _keep(cache, {str(file): [*states[file], digest] for file, digest in made.items()})
     return {file: made.get(file.resolve()) or known[str(file.resolve())][-1] for file in files}
 
 
@@ -48,12 +48,15 @@ def _known(cache: Path) -> dict[str, list[Any]]:
     return {file: entry for file, entry in entries if isinstance(entry, list) and entry and isinstance(entry[-1], str)}
 
 
-def _keep(cache: Path, entries: dict[str, list[Any]]) -> None:
-    beside = cache.with_name(f"{cache.name}.{os.getpid()}")
+def _keep(cache: Path, made: dict[str, list[Any]]) -> None:
+    """Add ``made`` to ``cache``, which other processes may read and write now, also from other machines.
+
+    Reads the cache again, because others may have written it while this process read the files. If two write at the
+    same moment, one loses its entries, and computes them again.
+    """
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(entries))
-        beside.replace(cache)
+        with replacing(cache, ".tmp") as stream:
+            stream.write(json.dumps(_known(cache) | made).encode())
     except OSError as error:
         log.warning(
             "cannot keep the digests of the weights in %s (%s): each start computes them again; set"

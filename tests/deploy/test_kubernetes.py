@@ -93,6 +93,7 @@ def test_a_fuse_task_gets_gpus_and_shared_memory_on_top_of_what_every_task_gets(
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {
         "models": "/data/models",
+        "home": "/data/home",
         "gpu-pod": "/opt/capsfusion/pod",
         "shm": "/dev/shm",  # noqa: S108
     }
@@ -128,6 +129,10 @@ def test_what_the_values_set_is_what_the_code_reads(values: dict[str, Any]) -> N
     assert {"CAPSFUSION_WAREHOUSE_URL", "CAPSFUSION_STAGING", "CAPSFUSION_GPU_POD"} <= given
     mounts = {mount["name"]: mount["mountPath"] for mount in values["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in values["volumes"]}
+    home = next(each["value"] for each in values["env"] if each["name"] == "CAPSFUSION_HOME")
+    assert [mount for mount in values["volumeMounts"] if mount["mountPath"] == home] == [
+        {"name": "home", "mountPath": home}
+    ], "digests of weights and compiled kernels stay, so the mount is not readOnly"
     pod_file = next(each["value"] for each in values["env"] if each["name"] == "CAPSFUSION_GPU_POD")
     assert pod_file == f"{mounts['gpu-pod']}/{GPU_POD.name}"
     assert values["airflowVersion"] in (REPOSITORY / "docker" / "Dockerfile").read_text()

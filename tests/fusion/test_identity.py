@@ -98,6 +98,28 @@ def test_a_damaged_cache_of_digests_is_made_anew(tiny_model: Path, tmp_path: Pat
     assert json.loads(cache.read_text())[str(weights.resolve())][-1] == digest
 
 
+def test_tasks_that_write_the_cache_of_digests_at_the_same_time_keep_those_of_each_other(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = sorted(tiny_model.glob("*.bin"))
+    cache, digest = tmp_path / "home" / "digests.json", file_digests._digest
+    cache.parent.mkdir()
+    # In containers, the processes of two tasks often have the same id, and both may write into one folder.
+    written_by_another = cache.with_name(f"{cache.name}.{os.getpid()}")
+    written_by_another.write_text("{")
+
+    def slow(file: Path) -> str:
+        if file == first.resolve():
+            file_digests.content_digests([second], cache)
+        return digest(file)
+
+    monkeypatch.setattr(file_digests, "_digest", slow)
+    file_digests.content_digests([first], cache)
+    assert json.loads(cache.read_text()).keys() == {str(first.resolve()), str(second.resolve())}
+    assert written_by_another.read_text() == "{"
+    assert sorted(cache.parent.iterdir()) == [cache, written_by_another]
+
+
 def test_a_home_that_cannot_be_written_costs_the_cache_of_digests_only(
     tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
