@@ -11,6 +11,12 @@ from sqlalchemy import Connection, text
 
 _NUL = "\x00"
 
+# The index has digests only, so the query compares these and the captions.
+_RAWS = """
+    select distinct caption, laion_2b from asked
+    join capsfusion.fused_captions on md5(capsfusion) = md5(caption) and capsfusion = caption
+"""
+
 
 def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
     """For each of ``captions``: the raw captions of all pairs with this accepted caption, in any fusion.
@@ -25,9 +31,7 @@ def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str
                 if _NUL not in caption:  # no stored caption has a NUL, so such a caption cannot be found
                     copy.write_row((caption,))
         cursor.execute("analyze asked")
-        cursor.execute(
-            "select distinct caption, laion_2b from asked join capsfusion.fused_captions on capsfusion = caption"
-        )
+        cursor.execute(_RAWS)
         for caption, raw in cursor:
             found[caption].add(raw)
         cursor.execute("drop table asked")
