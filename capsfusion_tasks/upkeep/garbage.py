@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -38,10 +38,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file or folder that can be deleted. ``delete`` raises NotReadyError if a task needs it now."""
+    """Files that can be deleted. ``delete`` raises NotReadyError if a task needs them now."""
 
     kind: str  # a key of KINDS
-    where: str
+    where: str  # a file, a folder, or a pattern of files
     bytes: int
     delete: Callable[[], None]
 
@@ -224,5 +224,19 @@ def _image_results(context: Context, files: list[StoredFile], before: datetime) 
         used = {batch.name for batch in batches_of(storage, place.origin.model_dump(mode="json"))}
     for name, its in batches.items():
         if name not in used and all(file.modified < before for file in its):
-            for file in sorted(its, key=lambda file: not file.path.endswith(".json")):
-                yield Garbage("image results", file.path, file.size, partial(storage.delete, file.path))
+            paths = sorted((file.path for file in its), key=lambda path: not path.endswith(".json"))
+            where, size = f"{layout.IMAGE_RESULTS}/**/{name}.*", sum(file.size for file in its)
+            yield Garbage("image results", where, size, partial(_delete_batch, context, name, paths))
+
+
+def _delete_batch(context: Context, name: str, paths: list[str]) -> None:
+    """Delete the files of a batch of image results, unless the run that writes it has completed it meanwhile."""
+    storage, mark = context.storage, layout.image_results_batch(name)
+    with locked_session(context.warehouse.engine) as session:
+        if not session.try_lock("image_results", storage.root):
+            raise NotReadyError("another process reads image results; try again when it has ended")
+        if mark not in paths and storage.exists(mark):
+            raise NotReadyError(f"the batch {name} is complete now")
+        for path in paths:
+            with suppress(FileNotFoundError):  # already deleted by a run that replaced the batch
+                storage.delete(path)

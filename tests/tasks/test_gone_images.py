@@ -28,7 +28,9 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import image_results
 from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.tasks.report import report_all
+from capsfusion_tasks.upkeep.garbage import find_garbage
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.sessions import locked_session
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests import object_store
 from tests.opened import check, collect, forecast, interval_tasks, unit_tasks
@@ -396,6 +398,29 @@ def test_gc_deletes_results_of_another_source_and_unfinished_ones(place: Place) 
     collect(second, safe_age=timedelta(0), delete=True)
     assert len([path for path in storage.files("image_results") if path.endswith(".json")]) == 1
     assert known_images(second, storage).batches[0].source["uri"] == second.image_results
+
+
+def test_gc_keeps_results_that_a_run_completes_before_they_are_deleted(place: Place) -> None:
+    put(place, "0", {4: GONE})
+    settings = with_results(place)
+    plan_day(settings, DAY)
+    storage = Storage(settings.staging_uri)
+    [batch] = known_images(settings, storage).batches
+    mark = layout.image_results_batch(batch.name)
+    storage.delete(mark)  # as while a run writes the batch
+    with open_context(settings) as context:
+        [garbage] = find_garbage(context, timedelta(0), timedelta(0))
+        with locked_session(context.warehouse.engine) as session:
+            session.lock("image_results", storage.root)
+            with pytest.raises(NotReadyError, match="another process reads image results; try again when it has ended"):
+                garbage.delete()
+        batch.publish(storage)
+        with pytest.raises(NotReadyError, match=f"the batch {batch.name} is complete now"):
+            garbage.delete()
+        assert len(known_images(settings, storage).of_bucket(batch.buckets[0]).gone) == 1
+        storage.delete(mark)
+        garbage.delete()
+    assert not [file for file in storage.tree("image_results") if batch.name in file.path]
 
 
 def test_a_file_that_is_excluded_does_not_count(place: Place) -> None:
