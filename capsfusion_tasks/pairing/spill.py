@@ -15,14 +15,14 @@ from capsfusion_tasks.schemas import BUCKET_ROWS
 class BucketSpill:
     """Takes tables, and returns their rows by bucket. Rows of a bucket keep their order.
 
-    Each table becomes an Arrow file in ``folder`` with one record batch per bucket, so that each bucket can be read
-    alone.
+    Each table becomes a file in ``folder`` with one record batch per bucket. The files are not Arrow files, because the
+    footer of an Arrow file would be read again for each bucket.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema = BUCKET_ROWS) -> None:
         self.folder = folder
         self._schema = schema
-        self._batches: list[dict[int, int]] = []  # for each file: bucket → number of the bucket's record batch
+        self._places: list[dict[int, tuple[int, int]]] = []  # for each file: bucket → start and size of its batch
         self.counts: Counter[int] = Counter()  # bucket → number of rows
 
     def add(self, table: pa.Table, buckets: np.ndarray) -> None:
@@ -32,20 +32,25 @@ class BucketSpill:
         table = table.take(pa.array(order)).combine_chunks().cast(self._schema)
         found, starts = np.unique(buckets[order], return_index=True)
         stops = np.append(starts, table.num_rows)[1:]
-        with pa.ipc.new_file(self._path(len(self._batches)), table.schema) as file:
-            for start, stop in zip(starts, stops, strict=True):
-                file.write_table(table.slice(start, stop - start))
+        places = {}
+        with self._path(len(self._places)).open("wb") as file:
+            for bucket, start, stop in zip(found.tolist(), starts, stops, strict=True):
+                [batch] = table.slice(start, stop - start).to_batches()
+                places[bucket] = file.tell(), file.write(batch.serialize())
         self.counts.update(dict(zip(found.tolist(), (stops - starts).tolist(), strict=True)))
-        self._batches.append({int(bucket): number for number, bucket in enumerate(found)})
+        self._places.append(places)
 
     def buckets(self) -> list[int]:
-        return sorted(set().union(*self._batches))
+        return sorted(set().union(*self._places))
 
     def rows(self, bucket: int) -> Iterator[pa.Table]:
-        for number, batches in enumerate(self._batches):
-            if bucket in batches:
-                with pa.OSFile(self._path(number)) as file:
-                    yield pa.Table.from_batches([pa.ipc.open_file(file).get_batch(batches[bucket])])
+        for number, places in enumerate(self._places):
+            if bucket in places:
+                start, size = places[bucket]
+                with self._path(number).open("rb") as file:
+                    file.seek(start)
+                    batch = pa.ipc.read_record_batch(pa.py_buffer(file.read(size)), self._schema)
+                yield pa.Table.from_batches([batch])
 
-    def _path(self, number: int) -> str:
-        return str(self.folder / f"{number:05d}.arrow")
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.batches"
