@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,6 +74,26 @@ Dtype = Annotated[
         " gives a pair the same caption every time."
     ),
 ]
+
+
+def parse_time(text: str) -> datetime:
+    """A date or a time in ISO 8601, with or without a time zone.
+
+    typer's own parser also takes a number, as seconds since 1970: it reads 20261110 as a day of that year.
+    """
+    try:
+        time = datetime.fromisoformat(text.strip())
+        return time.astimezone(UTC) if time.tzinfo else time
+    except (ValueError, OverflowError) as error:  # overflow: the time is not of the years 1 to 9999 in UTC
+        why = "" if "isoformat" in str(error) else f" ({error})"
+        raise typer.BadParameter(
+            f"{text!r} is not a date{why}: write it as 2026-11-10, or with a time (UTC) as 2026-11-10T08:30"
+        ) from error
+
+
+def time_option(meaning: str) -> Any:
+    """An option with a date or a time. ``meaning`` is its help text."""
+    return typer.Option(parser=parse_time, metavar="TIME", help=meaning)
 
 
 def print_default_model(model: str | None, settings: Settings) -> None:

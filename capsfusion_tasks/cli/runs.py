@@ -22,6 +22,7 @@ from capsfusion_tasks.cli.common import (
     progress_line,
     settings_to_read,
     stderr,
+    time_option,
 )
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.intervals import Interval
@@ -29,8 +30,8 @@ from capsfusion_tasks.settings import load_settings
 
 
 def run(
-    start: Annotated[datetime, typer.Option(help="Fuse shards that arrived at or after this time (UTC).")],
-    end: Annotated[datetime, typer.Option(help="Fuse shards that arrived before this time (UTC).")],
+    start: Annotated[datetime, time_option("Fuse shards that arrived at or after this time (UTC).")],
+    end: Annotated[datetime, time_option("Fuse shards that arrived before this time (UTC).")],
     laion_2b: Annotated[
         str | None, typer.Option(help="Folder or address of LAION-2B shards. Default: CAPSFUSION_LAION2B.")
     ] = None,
@@ -111,8 +112,8 @@ def replay(
             help="Replay captions of this fusion_id. Default: the fusion_id of the settings in the environment.",
         ),
     ] = None,
-    start: Annotated[datetime | None, typer.Option(help="Replay captions loaded at or after this time (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option(help="Replay captions loaded before this time (UTC).")] = None,
+    start: Annotated[datetime | None, time_option("Replay captions loaded at or after this time (UTC).")] = None,
+    end: Annotated[datetime | None, time_option("Replay captions loaded before this time (UTC).")] = None,
     model: Model = None,
     prompt: PromptFile = None,
     num_beams: Beams = None,
@@ -172,9 +173,9 @@ def replay(
 
 def plan(
     start: Annotated[
-        datetime | None, typer.Option(help="Count intervals that start at or after this time (UTC). Default: all.")
+        datetime | None, time_option("Count intervals that start at or after this time (UTC). Default: all.")
     ] = None,
-    end: Annotated[datetime | None, typer.Option(help="Count intervals that end at or before this time (UTC).")] = None,
+    end: Annotated[datetime | None, time_option("Count intervals that end at or before this time (UTC).")] = None,
     gpus: Annotated[int, typer.Option(help="Number of GPUs that fuse in parallel, on all nodes together.", min=1)] = 1,
     price_per_gpu_hour: Annotated[
         float | None,

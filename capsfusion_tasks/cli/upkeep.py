@@ -8,17 +8,17 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from capsfusion_tasks.cli.common import settings_to_read
+from capsfusion_tasks.cli.common import settings_to_read, time_option
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.intervals import Interval
 
 
 def check(
     start: Annotated[
-        datetime | None, typer.Option(help="Check only data intervals that start at or after this time (UTC).")
+        datetime | None, time_option("Check only data intervals that start at or after this time (UTC).")
     ] = None,
     end: Annotated[
-        datetime | None, typer.Option(help="Check only data intervals that end at or before this time (UTC).")
+        datetime | None, time_option("Check only data intervals that end at or before this time (UTC).")
     ] = None,
     footers: Annotated[bool, typer.Option("--footers", help="Open every bucket file and count its rows.")] = False,
     pairs: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from capsfusion_tasks.cli.common import progress_line, settings_to_read, stderr
+from capsfusion_tasks.cli.common import progress_line, settings_to_read, stderr, time_option
 from capsfusion_tasks.settings import load_settings
 
 
@@ -75,8 +75,8 @@ def export(
         str | None,
         typer.Option(metavar="SQL", help="Export captions that meet this condition on columns of fused_captions."),
     ] = None,
-    start: Annotated[datetime | None, typer.Option(help="Export captions loaded at or after this time (UTC).")] = None,
-    end: Annotated[datetime | None, typer.Option(help="Export captions loaded before this time (UTC).")] = None,
+    start: Annotated[datetime | None, time_option("Export captions loaded at or after this time (UTC).")] = None,
+    end: Annotated[datetime | None, time_option("Export captions loaded before this time (UTC).")] = None,
     limit: Annotated[
         int | None,
         typer.Option(
