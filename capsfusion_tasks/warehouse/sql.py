@@ -20,6 +20,10 @@ from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, UNDEFINED_COLUMN, UN
 _MOST_DIGITS = 38  # of Arrow's decimal128
 _UNKNOWN = "which cannot be shown"
 _CAST = "cast it to text"
+_ONLY_QUERIES = (
+    "only queries are run, in a read-only transaction: write select, explain, show or table; for a file, write select"
+    " and add --format csv, json or parquet"
+)
 
 
 def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
@@ -38,6 +42,9 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     ):
         cursor.execute(f"set local search_path = {SCHEMA}, public")
         try:
+            # PostgreSQL's superuser may write files with COPY, even in a read-only transaction.
+            if not cursor.adbc_execute_schema(sql).names:
+                raise InputError(f"the SQL statement returns no rows, but {_ONLY_QUERIES}")
             cursor.execute(sql)
             table = cursor.fetch_arrow_table()
         except pa.ArrowInvalid as error:  # the result has a composite type, such as row(1, 2)
