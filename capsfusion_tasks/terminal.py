@@ -38,8 +38,11 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
     """Print ``rows`` to standard output. JSON is one object per line, with NaN and infinite numbers as null.
 
     A table that is wider than the terminal is printed as records, with a line per value. A pipe gets exact values. A
-    terminal gets no control characters: JSON has escapes, tables and CSV have replacement characters.
+    terminal gets no control characters: JSON has escapes, tables and CSV have replacement characters. Raises
+    InputError if JSON or Parquet would have two values of the same name, because readers keep one of them, or none.
     """
+    if output_format in ("json", "parquet"):
+        _refuse_repeated(rows.column_names, output_format)
     if output_format == "table":
         _print_table(rows)
     elif output_format == "csv":
@@ -58,6 +61,14 @@ def print_rows(rows: pa.Table, output_format: Format) -> None:
         for values in zip(*_json_columns(rows), strict=True):
             line = _escaped(json_bytes(dict(zip(rows.column_names, values, strict=True))).decode())
             sys.stdout.buffer.write(f"{line}\n".encode())  # JSON is UTF-8, even if the terminal has another encoding
+
+
+def _refuse_repeated(names: list[str], output_format: str) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"the result has several columns of the name {', '.join(repeated)}, but {output_format} has one value for"
+            " each name: give each column another name, as in select 1 as one, 2 as two"
+        )
 
 
 def _json_columns(rows: pa.Table) -> list[list[Any]]:

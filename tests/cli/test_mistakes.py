@@ -224,6 +224,19 @@ def test_a_query_that_fails_says_what_there_is(
     assert answer in str(done.exception)
 
 
+@pytest.mark.parametrize("output_format", ["json", "parquet"])
+def test_a_query_with_two_columns_of_a_name_loses_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, warehouse_url: str, output_format: str
+) -> None:
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
+    done = CliRunner().invoke(app, ["sql", "select 1 as n, 2 as n", "--format", output_format])
+    assert isinstance(done.exception, InputError)
+    assert "several columns of the name n" in str(done.exception)
+    assert done.stdout == ""
+    shown = CliRunner().invoke(app, ["sql", "select 1 as n, 2 as n", "--format", "csv"])
+    assert shown.stdout.split() == ['"n","n"', "1,2"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "answer"),
