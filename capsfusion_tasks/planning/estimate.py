@@ -225,10 +225,14 @@ class Budget:
     max_gpu_hours: float | None = None
     max_cost: float | None = None
 
+    def refuse_without(self, price: float | None) -> None:
+        """Raise InputError if the budget has a cost, and there is no ``price`` of a GPU hour to compute one."""
+        if self.max_cost is not None and price is None:
+            raise InputError("max_cost needs a price: set CAPSFUSION_GPU_HOUR_PRICE, or use max_gpu_hours instead")
+
     def check(self, estimate: Estimate) -> None:
         """Raise InputError if ``estimate`` exceeds the budget."""
-        if self.max_cost is not None and estimate.price is None:
-            raise InputError("max_cost needs a price: set CAPSFUSION_GPU_HOUR_PRICE, or use max_gpu_hours instead")
+        self.refuse_without(estimate.price)
         total = estimate.total
         if not total.rows:
             return

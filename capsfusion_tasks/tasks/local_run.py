@@ -41,6 +41,7 @@ def run_pipeline(
     ``may_pass`` in the report is true if all failures of this run are temporary, so that a retry may help.
     """
     errors: list[Exception] = []
+    budget.refuse_without(settings.gpu_hour_price)  # before hours of pulling
     if settings.lake_table is not None:
         require_pyiceberg()
     with open_context(settings) as context:
@@ -85,6 +86,7 @@ def run_replay(
     Raises NotReadyError if another process runs the same replay.
     """
     errors: list[Exception] = []
+    budget.refuse_without(settings.gpu_hour_price)
     if settings.lake_table is not None:
         require_pyiceberg()
     with open_context(settings) as context, quarantine.sole_run(context.warehouse.engine, selection.name):

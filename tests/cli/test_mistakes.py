@@ -113,6 +113,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("export captions --start 2026", "Invalid value for '--start': '2026' is not a date"),
         ("check --end 1794268800", "Invalid value for '--end': '1794268800' is not a date"),
         (f"run --start 2026-11-13 --end 2026-11-10 {SOURCES}", "the interval is empty"),
+        (f"run --start 2026-11-10 --end 2026-11-13 --max-cost 5 {SOURCES}", "set CAPSFUSION_GPU_HOUR_PRICE"),
         ("replay --reason truncate", "there is no reason truncate: give one of"),
         ("sample-data there.jsonl", "there.jsonl"),
         ("up --port 70000", "Invalid value for '--port'"),
