@@ -29,7 +29,7 @@ from capsfusion_tasks.warehouse import export as captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export import ExportSession
 from capsfusion_tasks.warehouse.export_selection import Selection, Snapshot, named_columns
-from capsfusion_tasks.warehouse.load import loads_until
+from capsfusion_tasks.warehouse.load import loads_until, refuse_future_start
 from capsfusion_tasks.warehouse.provenance import Origin
 
 # Names start with an underscore, because pyarrow, Spark and other readers of folders then skip these files.
@@ -102,8 +102,10 @@ def export_captions(
 
     Raises InputError if the folder has another export or other files, or if captions of an interrupted export were
     replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer, or if the selection
-    ends in the future.
+    starts or ends in the future.
     """
+    if selection.loaded_from is not None:
+        refuse_future_start(warehouse, selection.loaded_from)
     if selection.loaded_before is not None:
         loads_until(warehouse, selection.loaded_before)
     try:

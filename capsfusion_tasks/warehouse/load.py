@@ -123,6 +123,16 @@ def load_unit(
     return LoadResult(accepted, rejected, already_loaded=False)
 
 
+def refuse_future_start(warehouse: Warehouse, moment: datetime) -> None:
+    """Raise NotReadyError if ``moment`` is in the future, so that no caption can have a later ``loaded_at``."""
+    with warehouse.engine.connect() as connection:
+        if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:
+            raise NotReadyError(
+                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future: no caption is loaded after it yet. Give a start that"
+                " has passed"
+            )
+
+
 def loads_until(warehouse: Warehouse, moment: datetime) -> None:
     """Wait until all captions with a ``loaded_at`` before ``moment`` can be read.
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from capsfusion_tasks.cli import app, main
 from capsfusion_tasks.demo.airflow_server import HOST, _free_ports, _ui_port
 from capsfusion_tasks.demo.sample_data import write_sample_data
-from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.terminal import Working
 
 PAIRS = Path(__file__).parents[2] / "examples" / "pairs.jsonl"
@@ -223,6 +223,16 @@ def test_a_query_that_fails_says_what_there_is(
     done = CliRunner().invoke(app, ["sql", statement])
     assert isinstance(done.exception, InputError)
     assert answer in str(done.exception)
+
+
+def test_an_export_from_the_future_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, warehouse_url: str
+) -> None:
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
+    done = CliRunner().invoke(app, ["export", "captions", "--start", "2099-01-01"])
+    assert isinstance(done.exception, NotReadyError)
+    assert "2099-01-01 00:00:00 UTC is in the future: no caption is loaded after it yet" in str(done.exception)
+    assert not list(Path("captions").glob("*"))
 
 
 @pytest.mark.parametrize("output_format", ["json", "parquet"])
