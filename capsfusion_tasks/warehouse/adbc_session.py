@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -98,6 +99,14 @@ def details(error: Exception) -> dict[str, str]:
     found = getattr(error, "details", None) or ()
     texts = ([bytes(part).decode(errors="replace") for part in pair] for pair in found)
     return {name.removeprefix("PG_DIAG_"): value for name, value in texts}
+
+
+def quotes_advice(statement: str, said: str) -> str:
+    """Advice if PostgreSQL looks for a column because the statement has text in double quotes. Else an empty text."""
+    found = re.search(r'column "(.*?)" does not exist', said)
+    if found is None or f'"{found[1]}"' not in statement:
+        return ""
+    return f"; write text in single quotes: '{found[1]}'"
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

@@ -14,7 +14,7 @@ from psycopg import sql
 from sqlalchemy.dialects.postgresql import UUID
 
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, message, stream
+from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, message, quotes_advice, stream
 from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.export_condition import refuse_changing
@@ -146,6 +146,8 @@ class ExportSession:
 
     def check_where(self, condition: str) -> None:
         """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption that lasts."""
+        if not condition.strip():
+            raise InputError("--where is empty: give a condition, or leave this option out")
         # The condition appears once in [] and once in (). A condition that closes one bracket early, to add other SQL,
         # is a syntax error in the other.
         checked = sql.SQL("explain (verbose, costs off) select array[{0}\n] from fused_captions captions where ({0}\n)")
@@ -157,7 +159,9 @@ class ExportSession:
                 said = said.replace('at or near "]"', "at the end of the condition")
             if found := re.search(rf'column "?(captions\.)?({"|".join(_INSTEAD)})"? does not exist', said):
                 raise InputError(f"--where can use only the columns of fused_captions: {_INSTEAD[found[2]]}") from error
-            raise InputError(f"--where is not a condition on a caption: {said}") from error
+            raise InputError(
+                f"--where is not a condition on a caption: {said}{quotes_advice(condition, said)}"
+            ) from error
         refuse_changing(condition, "\n".join(plan), self._column)
 
     @contextmanager

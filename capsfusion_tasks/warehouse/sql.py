@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.warehouse.adbc_session import WITHOUT_COPY, adbc_session, details, is_alive, message
+from capsfusion_tasks.warehouse.adbc_session import (
+    WITHOUT_COPY,
+    adbc_session,
+    details,
+    is_alive,
+    message,
+    quotes_advice,
+)
 from capsfusion_tasks.warehouse.caption_tables import judgements
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.schema import SCHEMA
@@ -53,7 +60,7 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
             if _connection_is_at_fault(connection, error):
                 raise
             raise InputError(
-                f"the SQL statement fails: {message(error)}{_place(sql, error)}{_advice(error)}"
+                f"the SQL statement fails: {message(error)}{_place(sql, error)}{_advice(sql, error)}"
             ) from error
     _refuse_unknown(table.schema)
     return pa.Table.from_arrays([_plain(column) for column in table.columns], names=table.column_names)
@@ -77,13 +84,13 @@ def _place(sql: str, error: adbc.Error) -> str:
     return f" (line {len(before)}, column {len(before[-1]) + 1})"
 
 
-def _advice(error: adbc.Error) -> str:
+def _advice(sql: str, error: adbc.Error) -> str:
     """Advice on the mistakes that users make in their first queries."""
     if error.sqlstate == UNDEFINED_TABLE:
         names = sorted(table.name for table in judgements.metadata.sorted_tables)
         return f"; the tables are captions, {', '.join(names)}"
     if error.sqlstate == UNDEFINED_COLUMN:
-        return "; select * from the table limit 1 shows its columns"
+        return quotes_advice(sql, message(error)) or "; select * from the table limit 1 shows its columns"
     if "multiple commands" in str(error):
         return "; give one statement at a time"
     return ""

@@ -205,6 +205,7 @@ def test_sources_without_a_shard_of_these_dates_say_what_they_have(
     ("statement", "answer"),
     [
         ("select * from fused_caption", "the tables are captions, fused_captions, fusions"),
+        ('select * from captions where capsfusion = "red"', "write text in single quotes: 'red'"),
         ("select caption from fused_captions", "select * from the table limit 1 shows its columns"),
         ("select 1; select 2", "give one statement at a time"),
         ("delete from fused_captions", "read-only transaction"),
@@ -223,6 +224,23 @@ def test_a_query_that_fails_says_what_there_is(
     done = CliRunner().invoke(app, ["sql", statement])
     assert isinstance(done.exception, InputError)
     assert answer in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["--where", 'capsfusion = "red"'], "write text in single quotes: 'red'"),
+        (["--where", " "], "--where is empty: give a condition, or leave this option out"),
+    ],
+)
+def test_a_wrong_condition_of_an_export_is_explained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, warehouse_url: str, options: list[str], answer: str
+) -> None:
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
+    done = CliRunner().invoke(app, ["export", "captions", *options])
+    assert isinstance(done.exception, InputError)
+    assert answer in str(done.exception)
+    assert not list(Path("captions").glob("*"))
 
 
 def test_an_export_from_the_future_is_refused(
