@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"variables"}
     | {"context", "staging", "caption_files", "fusion", "validation", "warehouse", "planning", "upkeep", "tasks"}
     | {"terminal", "demo"},
+    "entry": {"cli"},
 }
 
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -291,6 +292,27 @@ def test_a_missing_right_is_one_line(folder: Path, command: str, answer: str) ->
     assert done.returncode == 2, done.stderr
     assert answer.format(folder=folder) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_libraries_are_imported_is_quiet() -> None:
+    root = Path(__file__).parents[2]
+    [start] = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"].values()
+    module, _, function = start.partition(":")
+    program = f"""
+import os, signal, sys
+
+class AtTheImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, AtTheImport())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from {module} import {function}
+{function}()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "--version"], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_a_port_in_use_is_told_and_another_one_is_taken() -> None:
