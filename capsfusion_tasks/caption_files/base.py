@@ -116,9 +116,7 @@ class CaptionFile(ABC):
 
     def _check_names(self, where: Path | str, names: Collection[str]) -> None:
         if missing := [name for name in self.text_columns if name not in names]:
-            raise MissingColumns(
-                f"{where} has no {' and no '.join(missing)}; it has {', '.join(names) or 'no columns'}",
-                missing,
-            )
+            has = ", ".join(name if name == name.strip() else repr(name) for name in names)
+            raise MissingColumns(f"{where} has no {' and no '.join(missing)}; it has {has or 'no columns'}", missing)
         if self.adds in names:
             raise InputError(f"{where} already has a column {self.adds}; rename or drop it, or it would be overwritten")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 from capsfusion_tasks.errors import InputError
 
 DELIMITERS: dict[Kind, str] = {"csv": ",", "tsv": "\t"}
+_JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"')
 csv.field_size_limit(sys.maxsize)  # the csv module's default limit, 128 KB, is shorter than some captions
 
 
@@ -23,11 +25,12 @@ class CsvFile(RowFile):
     """A CSV or TSV file with a header. Fields are quoted as in files of Excel and pandas."""
 
     def check(self) -> None:
-        self._check_names(self.source, self.names)
+        self._check_names(f"the header of {self.source}", self.names)
         next(self.rows(), None)
 
     @cached_property
     def names(self) -> list[str]:
+        self._refuse_json()
         with self._fields() as rows:
             names = self._next(rows, 0)
         if not names:
@@ -44,6 +47,14 @@ class CsvFile(RowFile):
                 f"{self.source} has these column names twice: {repeated}; rename or drop all but the first"
             )
         return names
+
+    def _refuse_json(self) -> None:
+        with reading(self.source) as stream:
+            if _JSON.match(stream.read(100)):
+                raise InputError(
+                    f"{self.source} contains JSON, but its ending requires columns with {self._delimiter!r} between"
+                    " them: rename it to .jsonl"
+                )
 
     @cached_property
     def schema(self) -> pa.Schema:

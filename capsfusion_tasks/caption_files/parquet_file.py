@@ -15,6 +15,9 @@ from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, Caption
 from capsfusion_tasks.caption_files.json_types import binary_leaves, is_bytes, is_text, json_values, leaf_types
 from capsfusion_tasks.errors import InputError
 
+_LFS_POINTER = b"version https://git-lfs"
+_POINTED = "it is a Git LFS pointer, not the file itself; run git lfs pull in its folder"
+
 
 class ParquetFile(CaptionFile):
     """A Parquet file. ``schema`` is the file's own schema with its metadata."""
@@ -112,7 +115,15 @@ class ParquetFile(CaptionFile):
                 yield file
         # pyarrow raises UnicodeDecodeError for a column name that is not UTF-8.
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.source} cannot be read as Parquet: {error}") from error
+            said = _POINTED if self._is_pointer() else str(error)
+            raise InputError(f"{self.source} cannot be read as Parquet: {said}") from error
+
+    def _is_pointer(self) -> bool:
+        try:
+            with self.source.open("rb") as file:
+                return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+        except OSError:
+            return False
 
     @staticmethod
     def _strings(where: Path | str, array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array | pa.ChunkedArray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, CaptionFile
+from capsfusion_tasks.caption_files.base import GROUP_BYTES, GROUP_ROWS, CaptionFile, MissingColumns
 from capsfusion_tasks.errors import InputError
 
 USE_JSONL = "choose a name that ends in .jsonl for the output"
@@ -49,7 +49,12 @@ class RowFile(CaptionFile):
         where = f"{self.source}, row {number}"
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object, got {row!r:.60}")
-        self._check_names(where, row)
+        try:
+            self._check_names(where, row)
+        except MissingColumns as error:
+            if number == 1:  # the whole file may have other names
+                raise
+            raise InputError(f"{error}: write null where a row has no value") from error
         for name in self.columns:
             if not isinstance(row[name], str | None):
                 raise InputError(f"{where}: {name} must be text, but is {row[name]!r:.60}")

@@ -38,6 +38,13 @@ FILES = {
     "pairs.txt": b"a\tb\n",
     "a.parquet": b"not Parquet",
     "there.jsonl": b"precious",
+    "lines.csv": b'{"laion_2b":"a","laion_coco":"b"}\n',
+    "list.tsv": b'\xef\xbb\xbf[\n  {"laion_2b": "a"}]',
+    "braces.csv": b"{a},laion_2b,laion_coco\nx,a,b\n",
+    "headless.csv": b"Red bike 2018,a red bike\n",
+    "spaces.csv": b"laion_2b, laion_coco\na,b\n",
+    "holes.jsonl": b'{"laion_2b": "a", "laion_coco": "b"}\n{"laion_2b": "c"}\n',
+    "pointer.parquet": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n",
 }
 SOURCES = "--laion-2b sample/laion-2b --laion-coco sample/laion-coco"
 
@@ -93,6 +100,13 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("fuse numbers.jsonl out.jsonl", "row 1: laion_2b must be text, but is 5"),
         ("fuse object.json out.json", "contains one object; expected a list of objects"),
         ("fuse a.parquet out.parquet", "a.parquet cannot be read as Parquet"),
+        ("fuse lines.csv out.csv", "lines.csv contains JSON, but its ending requires columns with ',' between"),
+        ("fuse list.tsv out.csv", "list.tsv contains JSON, but its ending requires columns with '\\t' between"),
+        ("fuse braces.csv out.csv --id-column b", "the header of braces.csv has no b; it has {a}, laion_2b"),
+        ("fuse headless.csv out.csv", "the header of headless.csv has no laion_2b and no laion_coco; it has Red"),
+        ("fuse spaces.csv out.csv", "has no laion_coco; it has laion_2b, ' laion_coco': name"),
+        ("fuse holes.jsonl out.jsonl", "holes.jsonl, row 2 has no laion_coco; it has laion_2b: write null where a"),
+        ("fuse pointer.parquet out.parquet", "it is a Git LFS pointer, not the file itself; run git lfs pull"),
         ("fuse fused.jsonl out.jsonl", "already has a column capsfusion; rename or drop it"),
         ("fuse pairs.jsonl out.jsonl --num-beam 3", "No such option: --num-beam (Possible options:"),
         ("fuse pairs.jsonl out.jsonl --num-beams 0", "greater than or equal to 1"),
