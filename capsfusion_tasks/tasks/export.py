@@ -113,7 +113,12 @@ def export_captions(
             if selection.where is not None:
                 session.check_where(selection.where)
             manifest = _begin(session, target, selection, rows_per_file, overwrite)
-            if not target.exists(MANIFEST):
+            if target.exists(MANIFEST):
+                say(
+                    f"this export was complete at {manifest.snapshot.at:%Y-%m-%d %H:%M:%S} UTC, so nothing is written:"
+                    " for captions that were loaded later, give another folder, or replace it with --overwrite"
+                )
+            else:
                 for part in _write_parts(session, target, manifest):
                     say(f"{part.file}: {part.rows} rows, {part.bytes} bytes; {manifest.rows} rows so far")
                 manifest.origins = session.origins(manifest.selection, manifest.snapshot)

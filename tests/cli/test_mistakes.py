@@ -268,6 +268,16 @@ def test_an_export_from_the_future_is_refused(
     assert not list(Path("captions").glob("*"))
 
 
+def test_a_finished_export_says_that_it_has_no_newer_captions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, warehouse_url: str
+) -> None:
+    monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
+    first, again = (CliRunner().invoke(app, ["export", "captions"]) for _ in range(2))
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    said = "so nothing is written: for captions that were loaded later, give another folder"
+    assert (said in " ".join(first.stderr.split()), said in " ".join(again.stderr.split())) == (False, True)
+
+
 @pytest.mark.parametrize("output_format", ["json", "parquet"])
 def test_a_query_with_two_columns_of_a_name_loses_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, warehouse_url: str, output_format: str
