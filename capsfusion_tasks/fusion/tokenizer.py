@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -72,8 +72,7 @@ class LlamaTokenizer:
 
     @cached_property
     def control_tokens(self) -> dict[str, int]:
-        ids = range(self.vocab_size)
-        own = {self._processor.id_to_piece(i): i for i in ids if self._processor.is_control(i)}
+        own = _control_tokens(self._processor)
         return own | {name: i for name, i in self._added.items() if i >= self.vocab_size}
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
@@ -101,6 +100,18 @@ def _load(file: Path) -> SentencePieceProcessor:
             f"{file} is a tiktoken file, like LLaMA 3's: expected LLaMA 2's sentencepiece model, or a tokenizer.json"
         )
     try:
-        return SentencePieceProcessor(model_proto=content)
+        return _processor_of(content)
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(f"{file} is not a sentencepiece model, or is cut off: download it again") from error
+
+
+# Kept, because a process loads the same tokenizer several times: for its digest, for the prompt, and to count tokens.
+# To look at each of LLaMA's 32,000 tokens takes 26 ms.
+@lru_cache(maxsize=4)
+def _processor_of(content: bytes) -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_proto=content)
+
+
+@lru_cache(maxsize=4)
+def _control_tokens(processor: SentencePieceProcessor) -> dict[str, int]:
+    return {processor.id_to_piece(i): i for i in range(processor.vocab_size()) if processor.is_control(i)}
