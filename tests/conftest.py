@@ -174,8 +174,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 
     from capsfusion_tasks.warehouse.embedded import embedded_postgres
     from capsfusion_tasks.warehouse.migrate import upgrade
+    from tests.compiled_once import statements_compiled_once
 
-    with embedded_postgres(tmp_path_factory.mktemp("embedded"), ["empty", TEMPLATE]) as server:
+    databases = ["empty", TEMPLATE]
+    with embedded_postgres(tmp_path_factory.mktemp("embedded"), databases) as server, statements_compiled_once():
         engine = create_engine(server.url(TEMPLATE))
         upgrade(engine)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -195,7 +197,7 @@ def new_warehouse(postgres: EmbeddedPostgres) -> Iterator[str]:
     database = f"test_{next(_numbers)}"
     admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f"create database {database} template {TEMPLATE}"))
+        connection.execute(text(f"create database {database} template {TEMPLATE} strategy file_copy"))
         yield postgres.url(database).render_as_string(hide_password=False)
         connection.execute(text(f"drop database {database} with (force)"))
     admin.dispose()
