@@ -8,6 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.triton_interpreter import keep_language_interpreted
+
+keep_language_interpreted()
 Checkpoint = Callable[..., Path]
 
 
