@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
@@ -225,24 +226,35 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-PEAK = """
+# Loads a small model, then a large one, as a rank does. Prints by how much the second raised the peak of memory, how
+# much memory its weights take, and whether transformers is imported.
+LOAD = """
 import json, resource, sys, torch
 from pathlib import Path
+import capsfusion_tasks.fusion.worker
 from capsfusion_tasks.fusion.native.checkpoint import load_llama
+from capsfusion_tasks.fusion.native.engine import NativeEngine
 load_llama(Path(sys.argv[1]), torch.device("cpu"), torch.float32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = load_llama(Path(sys.argv[2]), torch.device("cpu"), torch.float32)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([(peak - before) * 1024, sum(4 * weight.numel() for weight in model.parameters().values())]))
+weights = sum(4 * weight.numel() for weight in model.parameters().values())
+print(json.dumps([(peak - before) * 1024, weights, "transformers" in sys.modules]))
 """
 
 
 @pytest.mark.slow
-def test_loading_needs_little_more_host_memory_than_the_weights(checkpoint: Checkpoint) -> None:
+def test_loading_needs_little_more_host_memory_than_the_weights_and_no_transformers(checkpoint: Checkpoint) -> None:
     small = checkpoint()
+    large = small.with_name("large")
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 8}
-    folder = checkpoint("large", shard="30MB", **sizes)
-    done = subprocess.run([sys.executable, "-c", PEAK, small, folder], capture_output=True, text=True, check=True)
-    more, weights = json.loads(done.stdout)
+    with torch.device("meta"):  # without numbers, because it would take a second to draw random ones
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=321, max_position_embeddings=128, **sizes))
+    for weight in model.to_empty(device="cpu").parameters():
+        weight.data.zero_()
+    model.save_pretrained(large, max_shard_size="30MB")
+    done = subprocess.run([sys.executable, "-c", LOAD, small, large], capture_output=True, text=True, check=True)
+    more, weights, with_transformers = json.loads(done.stdout)
     assert weights > 250e6
     assert more < 1.2 * weights
+    assert not with_transformers, "the native engine starts without transformers"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +117,3 @@ def test_a_config_that_makes_no_sense_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_attention_heads": "many"}))
     with pytest.raises(InputError, match="has values that no LLaMA model has"):
         model_sizes(tmp_path)
-
-
-@pytest.mark.slow
-def test_the_native_engine_starts_without_transformers(checkpoint: Checkpoint) -> None:
-    code = (
-        "import sys, torch; from pathlib import Path; import capsfusion_tasks.fusion.worker;"
-        " from capsfusion_tasks.fusion.native.engine import NativeEngine;"
-        " from capsfusion_tasks.fusion.native.checkpoint import load_llama;"
-        " load_llama(Path(sys.argv[1]), torch.device('cpu'), torch.float32);"
-        " sys.exit('transformers' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, checkpoint()], check=True)
