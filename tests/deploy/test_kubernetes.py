@@ -22,9 +22,10 @@ VALUES = REPOSITORY / "deploy" / "values.yaml"
 GPU_POD = REPOSITORY / "deploy" / "gpu-pod.yaml"
 SETTINGS = setting_names()
 
-# Prints the pod that KubernetesExecutor would create. Runs in its own process, because it imports Airflow.
-CONSTRUCT_POD = """
-import json, sys
+# Prints the pods that KubernetesExecutor would create with the given pod files. Runs in its own process, because it
+# imports Airflow.
+CONSTRUCT_PODS = """
+import json, os, sys
 sys.path.insert(0, "plugins")
 import yaml
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
@@ -32,18 +33,21 @@ from kubernetes.client import ApiClient
 from capsfusion_tasks.errors import InputError
 from gpu_pod import gpu_executor_config
 
-try:
-    override = gpu_executor_config()["pod_override"]
-except InputError as error:
-    print(json.dumps({"error": str(error)}))
-    sys.exit()
-worker = PodGenerator.deserialize_model_dict(json.loads(sys.argv[1]))
-pod = PodGenerator.construct_pod(
-    dag_id="capsfusion", task_id="fuse", pod_id="fuse-0", try_number=1, kube_image="capsfusion-airflow", date=None,
-    args=["airflow"], pod_override_object=override, base_worker_pod=worker, namespace="capsfusion",
-    scheduler_job_id="1", map_index=0,
-)
-print(json.dumps(ApiClient().sanitize_for_serialization(pod)))
+def pod_with(file):
+    os.environ["CAPSFUSION_GPU_POD"] = file
+    try:
+        override = gpu_executor_config()["pod_override"]
+    except InputError as error:
+        return {"error": str(error)}
+    worker = PodGenerator.deserialize_model_dict(json.loads(sys.argv[1]))
+    pod = PodGenerator.construct_pod(
+        dag_id="capsfusion", task_id="fuse", pod_id="fuse-0", try_number=1, kube_image="capsfusion-airflow", date=None,
+        args=["airflow"], pod_override_object=override, base_worker_pod=worker, namespace="capsfusion",
+        scheduler_job_id="1", map_index=0,
+    )
+    return ApiClient().sanitize_for_serialization(pod)
+
+print(json.dumps([pod_with(file) for file in sys.argv[2:]]))
 """
 
 
@@ -69,25 +73,29 @@ def worker_pod(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def fuse_pod(gpu_pod: Path, values: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def found(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A fuse task's pod with our file ("sound"), and with a broken copy of it ("broken")."""
     pytest.importorskip("kubernetes", reason="Airflow's Kubernetes provider is not installed: make install")
+    folder = tmp_path_factory.mktemp("kubernetes")
+    broken = folder / "gpu-pod.yaml"
+    broken.write_text(GPU_POD.read_text().replace("sizeLimit:", "size:").replace("tolerations:", "toleration:"))
     done = subprocess.run(
-        [sys.executable, "-c", CONSTRUCT_POD, json.dumps(worker_pod(values))],
+        [sys.executable, "-c", CONSTRUCT_PODS, json.dumps(worker_pod(values)), GPU_POD, broken],
         cwd=REPOSITORY,
-        env={**os.environ, "CAPSFUSION_GPU_POD": str(gpu_pod), "AIRFLOW_HOME": str(tmp_path)},
+        env={**os.environ, "AIRFLOW_HOME": str(folder)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return dict(zip(("sound", "broken"), json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 def test_a_fuse_task_gets_gpus_and_shared_memory_on_top_of_what_every_task_gets(
-    values: dict[str, Any], tmp_path: Path
+    values: dict[str, Any], found: dict[str, Any]
 ) -> None:
-    pod = fuse_pod(GPU_POD, values, tmp_path)
+    pod = found["sound"]
     (container,) = pod["spec"]["containers"]
     assert container["image"].split("/")[-1].startswith("capsfusion-gpu:")
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -104,10 +112,8 @@ def test_a_fuse_task_gets_gpus_and_shared_memory_on_top_of_what_every_task_gets(
     assert pod["spec"]["securityContext"]["runAsUser"] == 50000
 
 
-def test_a_field_that_kubernetes_does_not_know_is_named(values: dict[str, Any], tmp_path: Path) -> None:
-    broken = tmp_path / "gpu-pod.yaml"
-    broken.write_text(GPU_POD.read_text().replace("sizeLimit:", "size:").replace("tolerations:", "toleration:"))
-    error = fuse_pod(broken, values, tmp_path)["error"]
+def test_a_field_that_kubernetes_does_not_know_is_named(found: dict[str, Any]) -> None:
+    error = found["broken"]["error"]
     assert "spec.toleration" in error
     assert "spec.volumes.0.emptyDir.size" in error
 
