@@ -58,7 +58,8 @@ def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
     # Get text, not bytes, even if PGCLIENTENCODING is set or the database has no encoding.
     url = url.update_query_dict({"client_encoding": "UTF8"})
     # hide_parameters: errors show statements without their values, because captions and names are untrusted.
-    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    # use_native_hstore: SQLAlchemy would look for a type that the warehouse does not have, each time a task starts.
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, use_native_hstore=False)
     event.listen(engine, "connect", _use_utc)
     try:
         _prepare_schema(engine, migrate)
