@@ -25,6 +25,7 @@ from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postg
 from capsfusion_tasks.warehouse.migrate import upgrade
 from tests import object_store
 from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
+from tests.airflow.plugin_process import PluginProcess, plugin_process
 
 WAREHOUSE = "warehouse"
 NOBODY = "nobody"  # a user who may log in, but do nothing else
@@ -209,6 +210,12 @@ def webhook() -> Iterator[Webhook]:
     Thread(target=server.serve_forever, daemon=True).start()
     yield Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{PLANTED}", texts)
     server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PluginProcess]:
+    with plugin_process(tmp_path_factory.mktemp("plugins")) as process:
+        yield process
 
 
 RUNNING = ExitStack()

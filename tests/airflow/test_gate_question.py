@@ -7,6 +7,7 @@ from pathlib import Path
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import gate_holds
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from tests.airflow.plugin_process import PluginProcess
 from tests.airflow.test_run_context import run_code
 from tests.warehouse.conftest import plan
 
@@ -69,14 +70,16 @@ print(json.dumps(steps))
 """
 
 
-def test_a_further_try_neither_asks_twice_nor_loses_the_answer(tmp_path: Path, warehouse_url: str) -> None:
+def test_a_further_try_neither_asks_twice_nor_loses_the_answer(
+    tmp_path: Path, plugins: PluginProcess, warehouse_url: str
+) -> None:
     settings = Settings(warehouse_url=warehouse_url, home=tmp_path)
     with open_warehouse(settings) as warehouse:
         plan(warehouse, ("unit-a", 4), ("unit-b", 4))
         with warehouse.engine.begin() as connection:
             for unit_id in ("unit-a", "unit-b"):
                 gate_holds.enter(connection, unit_id, "run 1", (4, 3), "the gate is closed", details="copy 3 75.0% x")
-    assert run_code(CODE, settings, tmp_path) == {
+    assert run_code(plugins, CODE, settings) == {
         "asks": ["TaskAwaitingInput", 1],
         "a try without an answer asks again": ["TaskAwaitingInput", 1],
         "keep out is answered while the warehouse is away": ["NotReadyError", 0],

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.airflow.plugin_process import PluginProcess
+
 CODE = """
-import json, sys
-sys.path.insert(0, "plugins")
+import json
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from dag_parts import DEFAULT_ARGS
 from capsfusion_tasks.errors import InputError, NotReadyError
@@ -31,11 +28,10 @@ print(json.dumps({"decided": decided, "seconds": seconds, "past_last": past_last
 
 
 def test_bad_input_fails_at_once_and_all_else_is_retried_with_a_delay_that_begins_anew_after_a_clear(
-    tmp_path: Path,
+    plugins: PluginProcess,
 ) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("CAPSFUSION_")}
-    env |= {"AIRFLOW_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    done = plugins.run(CODE, env)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["seconds"] == {"first": [30, 60, 120], "cleared": [30, 60, 120]}

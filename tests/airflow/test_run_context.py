@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,31 @@ import pytest
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+from tests.airflow.plugin_process import PluginProcess
 from tests.conftest import new_warehouse
 from tests.upkeep.conftest import DAYS, plan_day, settings_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = """
-import json, os, sys
-sys.path.insert(0, "plugins")
+import json, os
 from run_context import use_aws_connection
 use_aws_connection()
 print(json.dumps({name: value for name, value in os.environ.items() if name.startswith("AWS_")}))
 """
 
 
-def run_with(tmp_path: Path, connection: dict[str, object] | None) -> subprocess.CompletedProcess[str]:
+def run_with(plugins: PluginProcess, connection: dict[str, object] | None) -> subprocess.CompletedProcess[str]:
     """Run CODE in its own process, as a task would. CAPSFUSION_AWS_CONN_ID names ``connection``."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    env |= {"CAPSFUSION_AWS_CONN_ID": "store", "AIRFLOW_HOME": str(tmp_path)}
+    env["CAPSFUSION_AWS_CONN_ID"] = "store"
     if connection is not None:
         env["AIRFLOW_CONN_STORE"] = json.dumps(connection)
-    return subprocess.run([sys.executable, "-c", CODE], cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    return plugins.run(CODE, env)
 
 
-def test_a_connection_supplies_keys_and_endpoint_of_s3(tmp_path: Path) -> None:
+def test_a_connection_supplies_keys_and_endpoint_of_s3(plugins: PluginProcess) -> None:
     extra = {"region_name": "eu-west-1", "endpoint_url": "http://minio:9000"}
-    done = run_with(tmp_path, {"conn_type": "aws", "login": "the-key", "password": "the-secret", "extra": extra})
+    done = run_with(plugins, {"conn_type": "aws", "login": "the-key", "password": "the-secret", "extra": extra})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "AWS_ACCESS_KEY_ID": "the-key",
@@ -51,23 +50,23 @@ def test_a_connection_supplies_keys_and_endpoint_of_s3(tmp_path: Path) -> None:
     }
 
 
-def test_a_connection_that_is_not_there_or_asks_for_more_is_refused(tmp_path: Path) -> None:
-    assert "InputError: CAPSFUSION_AWS_CONN_ID: there is no Connection store;" in run_with(tmp_path, None).stderr
-    done = run_with(tmp_path, {"conn_type": "aws", "login": "k", "extra": {"role_arn": "arn:aws:iam::1:role/x"}})
+def test_a_connection_that_is_not_there_or_asks_for_more_is_refused(plugins: PluginProcess) -> None:
+    assert "InputError: CAPSFUSION_AWS_CONN_ID: there is no Connection store;" in run_with(plugins, None).stderr
+    done = run_with(plugins, {"conn_type": "aws", "login": "k", "extra": {"role_arn": "arn:aws:iam::1:role/x"}})
     assert "InputError: Connection store has unknown fields in its extra: remove role_arn." in done.stderr
 
 
-def run_code(code: str, settings: Settings, tmp_path: Path, **variables: str) -> dict[str, Any]:
+def run_code(plugins: PluginProcess, code: str, settings: Settings, **variables: str) -> dict[str, Any]:
     """The JSON in the last line that ``code`` prints, in a process with the plugins on its path."""
-    env = {**os.environ, **settings.environment(), "AIRFLOW_HOME": str(tmp_path), **variables}
-    setup = 'import json, sys\nsys.path.insert(0, "plugins")\n'
-    done = subprocess.run([sys.executable, "-c", setup + code], cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    done = plugins.run(f"import json\n{code}", {**os.environ, **settings.environment(), **variables})
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def test_params_go_before_the_settings_and_only_where_units_are_planned(tmp_path: Path, warehouse_url: str) -> None:
+def test_params_go_before_the_settings_and_only_where_units_are_planned(
+    tmp_path: Path, plugins: PluginProcess, warehouse_url: str
+) -> None:
     code = """
 from types import SimpleNamespace
 from run_context import planning, replay_of, working
@@ -83,7 +82,7 @@ print(json.dumps({"beams": beams, "replay": replay_of(context, "abc").model_dump
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("Merge {raw} and {synthetic}")
     settings = Settings(warehouse_url=warehouse_url, home=tmp_path)
-    found = run_code(code.replace("prompt.txt", str(prompt)), settings, tmp_path, CAPSFUSION_NUM_BEAMS="2")
+    found = run_code(plugins, code.replace("prompt.txt", str(prompt)), settings, CAPSFUSION_NUM_BEAMS="2")
     assert found["beams"] == [[5, 7, "Merge {raw} and {synthetic}"], [2, 80, None]]
     assert found["replay"] == {
         "name": "manual",
@@ -97,7 +96,7 @@ print(json.dumps({"beams": beams, "replay": replay_of(context, "abc").model_dump
 
 
 def test_the_tasks_of_a_unit_open_the_warehouse_once_and_need_no_model_setting(
-    tmp_path: Path, postgres: EmbeddedPostgres, tiny_model: Path
+    tmp_path: Path, plugins: PluginProcess, postgres: EmbeddedPostgres, tiny_model: Path
 ) -> None:
     write_sample_data(tmp_path / "shards", rows_per_day=16)
     with new_warehouse(postgres) as url:
@@ -115,7 +114,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 from tests.one_process import RankThreads
 
-opened, unit = [], json.loads(sys.argv[1])
+opened, unit = [], UNIT
 context = {"params": {"existing": "skip", "accept_rejections": True}, "run_id": "run 1"}
 real = pipeline.open_warehouse
 
@@ -139,13 +138,13 @@ for run in (
 print(json.dumps({"opened": opened, "rows": rows, "resumed": resumed}))
 """
         unit = planned[0]
-        code = code.replace("json.loads(sys.argv[1])", f"json.loads({unit.model_dump_json()!r})")
-        found = run_code(code, settings, tmp_path)
+        code = code.replace("UNIT", f"json.loads({unit.model_dump_json()!r})")
+        found = run_code(plugins, code, settings)
     assert found == {"opened": [1, 1, 1], "rows": [unit.rows] * 3, "resumed": unit.fusion_id}
 
 
 def test_a_unit_whose_model_is_not_on_the_node_is_recorded_as_failed(
-    tmp_path: Path, postgres: EmbeddedPostgres, tiny_model: Path
+    tmp_path: Path, plugins: PluginProcess, postgres: EmbeddedPostgres, tiny_model: Path
 ) -> None:
     write_sample_data(tmp_path / "shards", rows_per_day=16)
     model = shutil.copytree(tiny_model, tmp_path / "model")
@@ -167,7 +166,7 @@ with working() as work, work.warehouse.engine.connect() as connection:
     failed = queries.failed_units(connection)
 print(json.dumps({{"raised": raised, "failed": failed}}))
 """
-        found = run_code(code, settings, tmp_path)
+        found = run_code(plugins, code, settings)
     assert str(model) in found["raised"]
     assert found["failed"] == [[unit.unit_id, 1, found["raised"]]]
 
@@ -205,8 +204,8 @@ print(json.dumps({
 """
 
 
-def test_the_interval_is_the_day_of_a_single_run_or_else_that_of_its_dates(tmp_path: Path) -> None:
-    found = run_code(INTERVALS, Settings(), tmp_path)
+def test_the_interval_is_the_day_of_a_single_run_or_else_that_of_its_dates(plugins: PluginProcess) -> None:
+    found = run_code(plugins, INTERVALS, Settings())
     *days, without, in_a_backfill, hours = found["intervals"]
     whole = "interval: 2026-11-{}, the whole day (UTC)"
     assert days == [whole.format(day) for day in (10, 10, 13, 13)]
@@ -233,8 +232,8 @@ except InputError as error:
 """
 
 
-def test_more_tasks_than_airflow_maps_is_an_error_with_the_number_to_set(tmp_path: Path) -> None:
-    found = run_code(MAP_LENGTHS, Settings(), tmp_path, AIRFLOW__CORE__MAX_MAP_LENGTH="3")
+def test_more_tasks_than_airflow_maps_is_an_error_with_the_number_to_set(plugins: PluginProcess) -> None:
+    found = run_code(plugins, MAP_LENGTHS, Settings(), AIRFLOW__CORE__MAX_MAP_LENGTH="3")
     assert found["most"] == 3
     assert "4 shards need a task each, but Airflow allows 3: set AIRFLOW__CORE__MAX_MAP_LENGTH to 4" in found["error"]
 
