@@ -16,14 +16,13 @@ from capsfusion_tasks.planning.unit_files import MAX_UNITS
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Runs in its own process, as Airflow's parser does, because a test checks which modules are imported.
-READ_DAG = """
+READ_DAGS = """
 import copy, json, sys
 from airflow.dag_processing.dagbag import DagBag
 
 bag = DagBag(sys.argv[1])
-dag = bag.dags.get(sys.argv[3])
 
-def accepts(conf):
+def accepts(dag, conf):
     try:
         params = copy.deepcopy(dag.params)
         params.update(conf)
@@ -36,9 +35,8 @@ def described(param):
     schema = param.schema
     return schema.get("title") and (param.description or schema.get("description_md"))
 
-facts = {"errors": {str(file): error for file, error in bag.import_errors.items()}}
-if dag is not None:
-    facts |= {
+def facts(dag, confs):
+    return {
         "modules": sorted(sys.modules),
         "doc": dag.doc_md,
         "catchup": dag.catchup,
@@ -47,7 +45,7 @@ if dag is not None:
         "max_active_tasks": dag.max_active_tasks,
         "timetable": type(dag.timetable).__name__,
         "params": {name: described(dag.params.get_param(name)) for name in dag.params},
-        "accepts": [accepts(conf) for conf in json.loads(sys.argv[2])],
+        "accepts": [accepts(dag, conf) for conf in confs],
         "tasks": {
             task.task_id: {
                 "upstream": sorted(task.upstream_task_ids),
@@ -61,7 +59,10 @@ if dag is not None:
             for task in dag.tasks
         },
     }
-print(json.dumps(facts))
+
+errors = {str(file): error for file, error in bag.import_errors.items()}
+dags = {name: facts(bag.dags[name], confs) for name, confs in json.loads(sys.argv[2]).items() if name in bag.dags}
+print(json.dumps({"errors": errors, "dags": dags}))
 """
 
 GOOD = [
@@ -112,18 +113,29 @@ REPLAY_BAD += [{"dtype": "int8"}, {"fusion_id": ""}, {"limit": 0}, {"existing": 
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return read_dag("capsfusion", GOOD + BAD, tmp_path_factory.mktemp("airflow"))
+def dags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What Airflow reads from each DAG."""
+    confs = {
+        "capsfusion": GOOD + BAD,
+        "capsfusion_replay": REPLAY_GOOD + REPLAY_BAD,
+        "capsfusion_export": EXPORT_GOOD + EXPORT_BAD,
+    }
+    return read_dags(confs, tmp_path_factory.mktemp("airflow"))
 
 
 @pytest.fixture(scope="module")
-def replay(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return read_dag("capsfusion_replay", REPLAY_GOOD + REPLAY_BAD, tmp_path_factory.mktemp("airflow"))
+def facts(dags: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return dags["capsfusion"]
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return read_dag("capsfusion_export", EXPORT_GOOD + EXPORT_BAD, tmp_path_factory.mktemp("airflow"))
+def replay(dags: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return dags["capsfusion_replay"]
+
+
+@pytest.fixture(scope="module")
+def export(dags: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return dags["capsfusion_export"]
 
 
 @pytest.fixture(params=["facts", "replay"])
@@ -133,7 +145,7 @@ def each(request: pytest.FixtureRequest) -> dict[str, Any]:
     return found
 
 
-def read_dag(dag_id: str, confs: list[dict[str, Any]], home: Path) -> dict[str, Any]:
+def read_dags(confs: dict[str, list[dict[str, Any]]], home: Path) -> dict[str, dict[str, Any]]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "CAPSFUSION_"))}
     environment = {
         **inherited,
@@ -142,12 +154,13 @@ def read_dag(dag_id: str, confs: list[dict[str, Any]], home: Path) -> dict[str, 
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
     }
-    command = [sys.executable, "-c", READ_DAG, str(REPOSITORY / "dags"), json.dumps(confs), dag_id]
+    command = [sys.executable, "-c", READ_DAGS, str(REPOSITORY / "dags"), json.dumps(confs)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert found["errors"] == {}
-    return found
+    dags: dict[str, dict[str, Any]] = found["dags"]
+    return dags
 
 
 def test_the_tasks_are_wired_in_the_order_the_data_flows(facts: dict[str, Any]) -> None:
