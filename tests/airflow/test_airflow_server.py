@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -55,8 +56,9 @@ def test_what_a_killed_airflow_left_running_is_ended_first(
     tmp_path: Path, left_over: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(airflow_server, "STOP_SECONDS", 1)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
     said: list[str] = []
-    # The start fails for lack of a database, but only after it has ended the old processes.
+    # The start fails, because its Python is a program that fails, but only after it has ended the old processes.
     with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):
         start(tmp_path, said.append)
     assert not left_over.is_running()
