@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from playwright.sync_api import Browser, Frame, Locator, Page, expect
@@ -23,8 +24,9 @@ from tests.airflow.conftest import RUN_SECONDS, Service
 def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page]:
     """Airflow's home page in a new window, logged in. Fails if the browser sends a request to another host."""
     asked: set[str] = set()
-    size = {"width": 1280, "height": 800}
-    with chromium.new_context(color_scheme=scheme, viewport=size, timezone_id="UTC") as context:  # type: ignore[arg-type]
+    look: Any = {"color_scheme": scheme, "viewport": {"width": 1280, "height": 800}}
+    look["reduced_motion"] = "reduce"  # because moving placeholders of what is not loaded yet keep a core busy
+    with chromium.new_context(**look, timezone_id="UTC") as context:
         page = context.new_page()
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
