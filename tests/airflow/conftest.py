@@ -21,13 +21,14 @@ from capsfusion_tasks.demo import airflow_server
 from capsfusion_tasks.demo.airflow_api import AirflowApi, Json
 from capsfusion_tasks.demo.airflow_server import USER, local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER
-from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
-from capsfusion_tasks.warehouse.migrate import upgrade
+from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests import object_store
 from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
 from tests.airflow.plugin_process import PluginProcess, plugin_process
+from tests.conftest import TEMPLATE
 
 WAREHOUSE = "warehouse"
+CREATE_WAREHOUSE = f"create database {WAREHOUSE} template {TEMPLATE}"
 NOBODY = "nobody"  # a user who may log in, but do nothing else
 RUN_SECONDS = 400
 GATE_ROWS = 26  # the gate judges only units with at least this many rows; the sample's units are smaller
@@ -50,7 +51,7 @@ class Service:
 
     api: AirflowApi
     server: EmbeddedPostgres
-    folder: Path  # folder with the files of Airflow and of the PostgreSQL server
+    folder: Path  # folder with the files of Airflow
     bucket: str
     alerts: list[str]  # texts that Airflow's webhook has received
     statsd: StatsdListener  # the server that receives Airflow's metrics
@@ -113,18 +114,13 @@ class Service:
     def new_warehouse(self, *, keep: str) -> None:
         """Rename the warehouse to ``keep``. Then create an empty warehouse and an empty staging area."""
         object_store.remove(self.staging)
-        self._as_admin(
+        as_admin(
+            self.server,
             # A database with connections cannot be renamed. The captions view keeps some open in Airflow's API server.
             f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{WAREHOUSE}'",
             f"alter database {WAREHOUSE} rename to warehouse_{keep}",
-            f"create database {WAREHOUSE}",
+            CREATE_WAREHOUSE,
         )
-        self.migrate()
-
-    def migrate(self) -> None:
-        engine = create_engine(self.server.url(WAREHOUSE))
-        upgrade(engine)
-        engine.dispose()
 
     def deadlines(self, run_id: str) -> list[Any]:
         """Ids of the run's deadlines that were not missed. Airflow's API lacks them, so this reads its database."""
@@ -178,12 +174,13 @@ class Service:
 
         return [process for process in psutil.process_iter(["cmdline"]) if is_ours(process)]
 
-    def _as_admin(self, *statements: str) -> None:
-        engine = create_engine(self.server.url("postgres"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for statement in statements:
-                connection.execute(text(statement))
-        engine.dispose()
+
+def as_admin(server: EmbeddedPostgres, *statements: str) -> None:
+    engine = create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
 
 
 @dataclass
@@ -234,14 +231,17 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, s3_bucket: str, webhook: Webhook
+) -> Iterator[Service]:
     with RUNNING:  # so that Airflow ends even if pytest stops at a failure
-        yield RUNNING.enter_context(running_service(tmp_path_factory.mktemp("service"), s3_bucket, webhook))
+        yield RUNNING.enter_context(running_service(tmp_path_factory.mktemp("service"), postgres, s3_bucket, webhook))
 
 
 @contextmanager
-def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
-    with embedded_postgres(folder, [WAREHOUSE, "airflow"]) as server, statsd_listener() as statsd:
+def running_service(folder: Path, server: EmbeddedPostgres, s3_bucket: str, webhook: Webhook) -> Iterator[Service]:
+    as_admin(server, CREATE_WAREHOUSE, "create database airflow")
+    with statsd_listener() as statsd:
         environment = {
             **monitored(folder / "openlineage", statsd.port),
             "CAPSFUSION_HOME": str(folder),
@@ -273,6 +273,5 @@ def running_service(folder: Path, s3_bucket: str, webhook: Webhook) -> Iterator[
         database = server.url("airflow", driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(folder, database, environment, say=print, users=f"{USER}:admin,{NOBODY}:") as airflow:
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts, statsd)
-            service.migrate()
             yield service
             airflow_server.STOP_SECONDS = 2  # kill Airflow soon, because its data are not needed any more
