@@ -40,6 +40,13 @@ def logged_in(service: Service, chromium: Browser, scheme: str) -> Iterator[Page
     assert {each for each in asked if each.startswith("http")} == {service.api.url}
 
 
+def leave(page: Page) -> str:
+    """Leave the page, and return its address. Airflow's pages load their data again and again, and keep a core busy."""
+    address = page.url
+    page.goto("about:blank")
+    return address
+
+
 def picture(page: Page, name: str) -> None:
     if folder := os.environ.get("CAPSFUSION_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / name)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,10 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 
 from capsfusion_tasks.demo import airflow_server
-from capsfusion_tasks.demo.airflow_api import AirflowApi, Json
+from capsfusion_tasks.demo.airflow_api import DAG, AirflowApi, Json
 from capsfusion_tasks.demo.airflow_server import USER, local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
@@ -43,6 +44,10 @@ def wait_until(what: str, is_so: Callable[[], Any], seconds: float, pause: float
             pytest.fail(f"not within {seconds:.0f} s: {what}")
         time.sleep(pause)
     return answer
+
+
+def midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 @dataclass
@@ -75,8 +80,9 @@ class Service:
 
     def start_backfill(self, first: date, last: date, **options: Any) -> None:
         wait_until("backfills of other tests end", lambda: not self.api.close_backfills(), RUN_SECONDS)
-        span = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (first, last)]
-        self.api.backfill(span[0], span[1], **{"reprocess": "completed", "max_active_runs": 3, **options})
+        self.api.backfill(
+            midnight(first), midnight(last), **{"reprocess": "completed", "max_active_runs": 3, **options}
+        )
 
     def backfill(self, first: date, last: date, **options: Any) -> dict[str, str]:
         """Backfill the days from ``first`` to ``last``. Returns day → state of its run."""
@@ -84,12 +90,21 @@ class Service:
         return {run["logical_date"][:10]: run["state"] for run in self.wait_for_runs(first, last)}
 
     def wait_for_runs(self, first: date, last: date) -> list[Json]:
-        def ended() -> list[Json] | None:
-            runs = self.runs(first, last)
-            return runs if runs and all(run["state"] in ("success", "failed") for run in runs) else None
+        found = "select state from dag_run where dag_id = :dag and logical_date between :first and :last"
+        span = {"first": midnight(first), "last": midnight(last)}
 
-        runs: list[Json] = wait_until(f"the runs of {first} to {last} end", ended, RUN_SECONDS)
-        return runs
+        def ended() -> bool:
+            states = self.in_airflow(found, dag=DAG, **span)
+            return bool(states) and set(states) <= {"success", "failed"}
+
+        wait_until(f"the runs of {first} to {last} end", ended, RUN_SECONDS)
+        return self.runs(first, last)
+
+    def wait_for_end(self, run_id: str) -> str:
+        """Wait until the run of any DAG has ended, and return its state."""
+        ended = "select state from dag_run where run_id = :run_id and state in ('success', 'failed')"
+        [state] = wait_until(f"run {run_id} ends", lambda: self.in_airflow(ended, run_id=run_id), RUN_SECONDS)
+        return str(state)
 
     def runs(self, first: date, last: date) -> list[Json]:
         return self.api.runs(logical_date_gte=f"{first}T00:00:00Z", logical_date_lte=f"{last}T00:00:00Z")
@@ -103,13 +118,9 @@ class Service:
         return self.api.task_instances(self.runs(day, day)[0]["dag_run_id"])
 
     def query(self, statement: str) -> list[dict[str, Any]]:
-        engine = create_engine(self.server.url(WAREHOUSE))
-        try:
-            with engine.connect() as connection:
-                connection.execute(text("set search_path = capsfusion"))
-                return [dict(row) for row in connection.execute(text(statement)).mappings()]
-        finally:
-            engine.dispose()
+        with self._warehouse.connect() as connection:
+            connection.execute(text("set search_path = capsfusion"))
+            return [dict(row) for row in connection.execute(text(statement)).mappings()]
 
     def new_warehouse(self, *, keep: str) -> None:
         """Rename the warehouse to ``keep``. Then create an empty warehouse and an empty staging area."""
@@ -124,7 +135,7 @@ class Service:
 
     def deadlines(self, run_id: str) -> list[Any]:
         """Ids of the run's deadlines that were not missed. Airflow's API lacks them, so this reads its database."""
-        return self._in_airflow(
+        return self.in_airflow(
             "select deadline.id from deadline join dag_run run on run.id = dagrun_id"
             " where run_id = :run_id and not missed",
             run_id=run_id,
@@ -132,13 +143,13 @@ class Service:
 
     def let_deadlines_pass(self, run_id: str) -> None:
         statement = "update deadline set deadline_time = now() where id = any(:ids) returning id"
-        assert self._in_airflow(statement, ids=self.deadlines(run_id))
+        assert self.in_airflow(statement, ids=self.deadlines(run_id))
 
     def let_question_time_out(self, run_id: str) -> None:
         statement = (
             "update task_instance set trigger_timeout = now() where run_id = :run_id and task_id = 'ask' returning id"
         )
-        assert self._in_airflow(statement, run_id=run_id)
+        assert self.in_airflow(statement, run_id=run_id)
 
     def lose_worker_after_answer(self, run_id: str, option: str) -> None:
         """Answer the run's question, and make Airflow believe that the worker has died right after the answer."""
@@ -152,14 +163,27 @@ class Service:
             where id in (select ti_id from answered) returning id
         """
         user = json.dumps({"id": USER, "name": USER})
-        assert self._in_airflow(statement, run_id=run_id, user=user, chosen=json.dumps([option]))
+        assert self.in_airflow(statement, run_id=run_id, user=user, chosen=json.dumps([option]))
 
-    def _in_airflow(self, statement: str, **values: Any) -> list[Any]:
-        engine = create_engine(self.server.url("airflow"))
-        with engine.begin() as connection:
-            found = list(connection.execute(text(statement), values).scalars())
-        engine.dispose()
-        return found
+    def in_airflow(self, statement: str, **values: Any) -> list[Any]:
+        """The first column of what a statement finds in Airflow's database.
+
+        Waits use this, because a call of Airflow's API takes far more CPU time from the tasks that they wait for.
+        """
+        with self._airflow.begin() as connection:
+            return list(connection.execute(text(statement), values).scalars())
+
+    @cached_property
+    def _airflow(self) -> Engine:
+        return create_engine(self.server.url("airflow"))
+
+    @cached_property
+    def _warehouse(self) -> Engine:
+        # It keeps no connection, because ``new_warehouse`` ends all connections.
+        return create_engine(self.server.url(WAREHOUSE), poolclass=NullPool)
+
+    def close(self) -> None:
+        self._airflow.dispose()
 
     def password(self, user: str) -> str:
         passwords = self.folder / "airflow" / "simple_auth_manager_passwords.json.generated"
@@ -274,4 +298,5 @@ def running_service(folder: Path, server: EmbeddedPostgres, s3_bucket: str, webh
         with local_airflow(folder, database, environment, say=print, users=f"{USER}:admin,{NOBODY}:") as airflow:
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts, statsd)
             yield service
+            service.close()
             airflow_server.STOP_SECONDS = 2  # kill Airflow soon, because its data are not needed any more

@@ -31,6 +31,7 @@ from tests.airflow.browser import (
     field_of,
     find_a_rejected_caption,
     follow_to_run,
+    leave,
     logged_in,
     open_dag,
     open_run,
@@ -38,7 +39,7 @@ from tests.airflow.browser import (
     trigger_dialog,
     watch_run,
 )
-from tests.airflow.conftest import PLANTED, RUN_SECONDS, WAREHOUSE, Service, wait_until
+from tests.airflow.conftest import PLANTED, WAREHOUSE, Service, wait_until
 from tests.airflow.monitoring import read_events
 
 pytestmark = pytest.mark.timeout(900)
@@ -84,8 +85,7 @@ def test_a_user_backfills_days_and_follows_a_rejected_caption_to_its_run(
     with logged_in(service, chromium, "light") as page:
         open_dag(page, "capsfusion")
         start_backfill(page, FIRST, LAST)
-        dag = page.url
-        page.goto("about:blank")  # leave the DAG's page, which reloads every few seconds and keeps a core busy
+        dag = leave(page)
         service.wait_for_runs(FIRST, LAST)
         page.goto(dag)
         page.get_by_role("link", name="Runs", exact=True).click()
@@ -314,11 +314,10 @@ def test_a_user_runs_a_single_day_which_has_no_shards_and_reads_which_days_have(
         day.locator("input").first.fill(str(EMPTY_DAY))
         dialog.get_by_role("button", name="Trigger", exact=True).click()
         expect(dialog).to_be_hidden()
-
-        def manual() -> list[Any]:
-            return service.api.runs(run_type="manual", state=["success", "failed"])
-
-        [run] = wait_until("the run ends", manual, RUN_SECONDS)
+        leave(page)
+        [started] = service.api.runs(run_type="manual")
+        service.wait_for_end(started["dag_run_id"])
+        [run] = service.api.runs(run_type="manual")
         open_run(page, service, "capsfusion", run["dag_run_id"])
         expect(page.locator("body")).to_contain_text("no shards in this interval")
     assert run["state"] == "success"

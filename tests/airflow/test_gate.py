@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, expect
 
-from capsfusion_tasks.demo.airflow_api import AirflowApiError
+from capsfusion_tasks.demo.airflow_api import DAG, AirflowApiError
 from capsfusion_tasks.demo.airflow_server import USER
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.staging import layout
 from tests import object_store
-from tests.airflow.browser import logged_in
-from tests.airflow.conftest import GATE_ROWS, RUN_SECONDS, Service, wait_until
+from tests.airflow.browser import leave, logged_in
+from tests.airflow.conftest import GATE_ROWS, RUN_SECONDS, Service, midnight, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -81,7 +81,9 @@ def test_a_user_reads_the_question_and_lets_the_unit_in(service: Service, asked:
         expect(page.get_by_text(f"of {GATE_ROWS} captions are rejected").first).to_be_visible()
         expect(page.get_by_text("truncated").first).to_be_visible()
         expect(page.get_by_role("link", name="Captions of this run that are loaded")).to_be_visible()
-        page.get_by_role("button", name="Load", exact=True).click()
+        with page.expect_response(lambda answer: answer.request.method == "PATCH"):
+            page.get_by_role("button", name="Load", exact=True).click()
+        leave(page)
         [run] = service.wait_for_runs(LET_IN, LET_IN)
     assert run["state"] == "success", run["note"]
     [loaded] = units(service, LET_IN)
@@ -154,13 +156,16 @@ def wait_for_question(service: Service, day: date) -> None:
     If an answer came earlier, the task would start again, and Airflow would believe that the task had crashed.
     """
 
+    asking = """
+        select json_build_array(run_id, ti.try_number) from task_instance ti join dag_run using (dag_id, run_id)
+        where task_id = 'ask' and ti.state = 'awaiting_input' and dag_id = :dag and logical_date = :day
+    """
+
     def is_asked() -> bool:
-        if not service.runs(day, day):
+        if not (found := service.in_airflow(asking, dag=DAG, day=midnight(day))):
             return False
-        [task] = [each for each in service.instances(day) if each["task_id"] == "ask"]
-        if task["state"] != "awaiting_input":
-            return False
-        event = f"task_id='ask', run_id='{task['dag_run_id']}', try_number={task['try_number']}, map_index=-1)"
+        [[run_id, try_number]] = found
+        event = f"task_id='ask', run_id='{run_id}', try_number={try_number}, map_index=-1)"
         log = (service.folder / "airflow" / "standalone.log").read_text(errors="replace")
         return any(event in line for line in log.splitlines() if "Received executor event with state success" in line)
 

@@ -21,12 +21,13 @@ from tests.airflow.browser import (
     captions_of_run,
     captions_view,
     field_of,
+    leave,
     logged_in,
     open_dag,
     pick_day,
     trigger_dialog,
 )
-from tests.airflow.conftest import WAREHOUSE, Service, wait_until
+from tests.airflow.conftest import WAREHOUSE, Service
 from tests.airflow.monitoring import read_events
 from tests.warehouse.conftest import plan, rows
 
@@ -94,8 +95,9 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
         page.wait_for_url(re.compile("/dags/capsfusion_replay/runs/"), wait_until="commit")
         [run] = service.api.request("GET", f"{DAG}/dagRuns")["dag_runs"]
         path = f"{DAG}/dagRuns/{run['dag_run_id']}"
-        assert wait_until("the replay ends", lambda: ended(service, path), 400) == "success"
-        page.reload()
+        address = leave(page)
+        assert service.wait_for_end(run["dag_run_id"]) == "success"
+        page.goto(address)
         figures = captions_of_run(page).locator("#figures")
         expect(figures).to_contain_text("A replay of rejected captions")
         shown = figures.inner_text()
@@ -136,9 +138,3 @@ def test_a_replay_moves_exactly_the_captions_that_pass_and_says_how_many(
     )
     assert rejected in {(each.namespace, each.name) for each in lineage.inputs}
     assert {(each.namespace, each.name) for each in lineage.outputs} == {accepted, rejected, replayed_to}
-
-
-def ended(service: Service, path: str) -> Any:
-    """The state of the run, or None if the run has not ended."""
-    state = service.api.request("GET", path)["state"]
-    return state if state in ("success", "failed") else None
