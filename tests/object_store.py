@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,25 +42,31 @@ def upload(folder: Path, uri: str) -> None:
 
     S3 gives an object the time of its upload. So the time is changed in the server's memory afterwards.
     """
-    bucket, prefix = _parts(uri)
+    client, (bucket, prefix) = _client(os.environ["AWS_ENDPOINT_URL"]), _parts(uri)
     for file in sorted(path for path in folder.rglob("*.parquet")):
         key = f"{prefix}/{file.relative_to(folder)}"
-        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+        client.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
         stored: Any = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys[key]
         stored.last_modified = datetime.fromtimestamp(int(file.stat().st_mtime), UTC).replace(tzinfo=None)
 
 
 def objects(uri: str) -> dict[str, datetime]:
     """All objects under ``uri``: key → LastModified."""
-    bucket, prefix = _parts(uri)
-    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+    client, (bucket, prefix) = _client(os.environ["AWS_ENDPOINT_URL"]), _parts(uri)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
     return {found["Key"]: found["LastModified"] for page in pages for found in page.get("Contents", ())}
 
 
 def remove(uri: str) -> None:
-    bucket, _ = _parts(uri)
+    client, (bucket, _) = _client(os.environ["AWS_ENDPOINT_URL"]), _parts(uri)
     for key in objects(uri):
-        boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+        client.delete_object(Bucket=bucket, Key=key)
+
+
+@cache
+def _client(server: str) -> Any:
+    """A client for ``server``. It is made once, because this takes longer than most requests."""
+    return boto3.client("s3", endpoint_url=server)
 
 
 def _parts(uri: str) -> tuple[str, str]:

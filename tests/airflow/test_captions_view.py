@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import httpx
 import pyarrow as pa
@@ -128,12 +129,16 @@ def test_who_may_read_the_dag_sees_it(service: Service, method: str, path: str) 
 
 
 def ask(service: Service, user: str, method: str, path: str) -> httpx.Response:
-    login = {"username": user, "password": service.password(user)}
-    token = (
-        httpx.post(f"{service.api.url}/auth/token", json=login, timeout=60).raise_for_status().json()["access_token"]
-    )
     # A browser sends the token as a cookie.
-    return httpx.request(method, service.api.url + path, json=GOOD, cookies={"_token": token}, timeout=60)
+    cookies = {"_token": token_of(service.api.url, user, service.password(user))}
+    return httpx.request(method, service.api.url + path, json=GOOD, cookies=cookies, timeout=60)
+
+
+@cache
+def token_of(address: str, user: str, password: str) -> str:
+    login = {"username": user, "password": password}
+    answer = httpx.post(f"{address}/auth/token", json=login, timeout=60).raise_for_status()
+    return str(answer.json()["access_token"])
 
 
 # ---- in a browser ----
