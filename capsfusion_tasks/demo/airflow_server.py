@@ -79,8 +79,8 @@ def local_airflow(
 ) -> Iterator[LocalAirflow]:
     """Run Airflow with its state in ``home``/airflow. Airflow and all its processes end with the block.
 
-    ``environment``: variables for Airflow's tasks, besides those of this process. ``port``: port of the UI; None: any
-    free port. ``scheduled``: start daily runs, not only requested runs. ``users``: value of Airflow's option
+    ``environment``: variables for Airflow and its tasks, besides those of this process. ``port``: port of the UI; None:
+    any free port. ``scheduled``: start daily runs, not only requested runs. ``users``: value of Airflow's option
     ``simple_auth_manager_users``. Airflow generates the passwords of all users except ``USER``.
     """
     _check_installed()
@@ -102,7 +102,7 @@ def local_airflow(
         with open(folder / "standalone.log", "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "airflow", "standalone"],
-                env={**inherited, **environment, **configuration, "PATH": path},
+                env={**inherited, **configuration, **environment, "PATH": path},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
