@@ -35,8 +35,8 @@ from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.validate import validate_table
+from tests.fuzz.damages import PAST, Damage, model_folders
 from tests.fuzz.environment import ENVIRONMENTS, RUNS, read_environment, run_command
-from tests.fuzz.models import PAST, fuse_with, model_folders
 from tests.hostile.captions import CONTROL_TOKENS, HOSTILE
 
 
@@ -287,6 +287,12 @@ def judge(texts: tuple[str, str, str]) -> None:
     valid = [text.encode("utf-8", "replace").decode() for text in texts]
     table = pa.table({name: [text] for name, text in zip(names, valid, strict=True)})
     assert validate_table(table)["reasons"].null_count == 0
+
+
+def fuse_with(found: tuple[str, list[Damage]]) -> None:
+    from tests.fuzz import models  # imported late, because torch and transformers take seconds
+
+    models.fuse_with(found)
 
 
 def file_of(*columns: tuple[str, pa.Array]) -> bytes:
