@@ -85,8 +85,7 @@ class Workload:
     def site(self, name: str, home: Path | None = None, **environment: str) -> Iterator[Site]:
         """Make a site in the folder ``home`` (default: a folder called ``name``). Deletes this folder afterwards."""
         home = home or self.folder / name
-        shutil.copytree(self.folder / "home", home, symlinks=True, copy_function=_copy_with_owner, dirs_exist_ok=True)
-        _copy_owners(self.folder / "home", home)
+        copy_home(self.folder / "home", home)
         site = Site(self, home, environment)
         try:
             yield site
@@ -280,6 +279,12 @@ def _empty_home(home: Path) -> None:
     # Copies of the home need no lock files, and no process holds the locks now.
     for name in (".postgres.gate", ".postgres.users"):
         (home / name).unlink(missing_ok=True)
+
+
+def copy_home(source: Path, target: Path) -> None:
+    """Copy a home whose server does not run, with the owners of its files."""
+    shutil.copytree(source, target, symlinks=True, copy_function=_copy_with_owner, dirs_exist_ok=True)
+    _copy_owners(source, target)
 
 
 def _copy_with_owner(source: str, target: str) -> str:

@@ -179,7 +179,7 @@ def copied_warehouse(postgres: EmbeddedPostgres, url: str) -> Iterator[str]:
     database = f"checked_{next(_numbers)}"
     admin = create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f"create database {database} template {make_url(url).database}"))
+        connection.execute(text(f"create database {database} template {make_url(url).database} strategy file_copy"))
         yield postgres.url(database).render_as_string(hide_password=False)
         connection.execute(text(f"drop database {database} with (force)"))
     admin.dispose()

@@ -18,6 +18,7 @@ import pytest
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.warehouse import server_process
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
+from tests.faults.workload import copy_home
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,22 @@ def postmaster(home: Path) -> psutil.Process | None:
         return None
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose server has been started once."""
+    home = tmp_path_factory.mktemp("made")
+    with embedded_postgres(home):
+        pass
+    return home
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    """A copy of ``made``, for tests of what comes after initdb, which takes two seconds."""
+    copy_home(made, tmp_path)
+    return tmp_path
+
+
 def test_runs_while_it_is_used_and_keeps_its_data(tmp_path: Path) -> None:
     with embedded_postgres(tmp_path, ["capsfusion", "airflow"]) as outer:
         ask(outer, "airflow", "create table kept as select 7 as n")
@@ -50,12 +67,12 @@ def test_runs_while_it_is_used_and_keeps_its_data(tmp_path: Path) -> None:
 
 
 def test_a_server_that_hangs_while_it_stops_is_ended_and_keeps_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_process, "STOP_TIMEOUT", 1)
-    with embedded_postgres(tmp_path) as server:
+    with embedded_postgres(home) as server:
         ask(server, "capsfusion", "create table kept as select 7 as n")
-        hanging = postmaster(tmp_path)
+        hanging = postmaster(home)
         assert hanging is not None
         # Suspend the checkpointer, for which the server's shutdown waits.
         for child in hanging.children():
@@ -63,12 +80,12 @@ def test_a_server_that_hangs_while_it_stops_is_ended_and_keeps_its_data(
                 if "checkpointer" in " ".join(child.cmdline()):
                     child.suspend()
         hanging.send_signal(signal.SIGINT)  # as if the process that requested the shutdown had ended
-        pid_file = tmp_path / "postgres" / "postmaster.pid"
+        pid_file = home / "postgres" / "postmaster.pid"
         while "stopping" not in pid_file.read_text():
             time.sleep(0.01)
-        with embedded_postgres(tmp_path) as again:
+        with embedded_postgres(home) as again:
             assert ask(again, "capsfusion", "select n from kept") == 7
-            assert postmaster(tmp_path) != hanging
+            assert postmaster(home) != hanging
 
 
 def test_processes_share_one_server_and_the_last_one_stops_it(tmp_path: Path) -> None:
@@ -121,8 +138,9 @@ def test_any_path_will_do(tmp_path: Path, folder: str) -> None:
     assert server.socket_folder == server.data or not server.socket_folder.exists()
 
 
-def test_a_link_to_another_place_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_to_another_place_is_not_followed(made: Path, tmp_path: Path) -> None:
     home = tmp_path / ("x" * 150)
+    copy_home(made, home)
     with embedded_postgres(home) as server:
         link = server.socket_folder
     link.symlink_to(tmp_path)
@@ -132,10 +150,10 @@ def test_a_link_to_another_place_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("heir", ["nobody", "another process"])
-def test_starts_after_a_crash_whoever_has_its_process_id_now(tmp_path: Path, heir: str) -> None:
-    with embedded_postgres(tmp_path) as server:
+def test_starts_after_a_crash_whoever_has_its_process_id_now(home: Path, heir: str) -> None:
+    with embedded_postgres(home) as server:
         ask(server, "capsfusion", "create table kept as select 7 as n")
-        killed = postmaster(tmp_path)
+        killed = postmaster(home)
         assert killed is not None
         family = [killed, *killed.children(recursive=True)]
         for process in family:
@@ -144,7 +162,7 @@ def test_starts_after_a_crash_whoever_has_its_process_id_now(tmp_path: Path, hei
     if heir == "another process":
         lines = pid_file.read_text().split("\n")
         pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]))
-    with embedded_postgres(tmp_path) as again:
+    with embedded_postgres(home) as again:
         assert ask(again, "capsfusion", "select n from kept") == 7
 
 
