@@ -14,7 +14,7 @@ _NUL = "\x00"
 # The index has digests only, so the query compares these and the captions.
 _RAWS = """
     select distinct caption, laion_2b from asked
-    join capsfusion.fused_captions on md5(capsfusion) = md5(caption) and capsfusion = caption
+    join capsfusion.fused_captions on md5(capsfusion)::uuid = md5(caption)::uuid and capsfusion = caption
 """
 
 

@@ -18,7 +18,7 @@ SCHEMA = "capsfusion"
 
 
 def upgrade() -> None:
-    op.create_index("fused_captions_digest_idx", "fused_captions", [sa.text("md5(capsfusion)")], schema=SCHEMA)
+    op.create_index("fused_captions_digest_idx", "fused_captions", [sa.text("(md5(capsfusion)::uuid)")], schema=SCHEMA)
     # Without statistics, PostgreSQL expects each digest in 0.5% of the rows. Only a full ANALYZE collects them.
     op.execute("analyze capsfusion.fused_captions")
     # Drop the old index last, because readers wait from here on.
