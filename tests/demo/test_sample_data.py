@@ -97,7 +97,7 @@ def test_a_reader_finds_exactly_what_the_report_says(sample: tuple[Path, SampleR
 
 @pytest.mark.parametrize(
     ("rows_per_day", "days", "shards"),
-    [(1, 1, 1), (1, 4, 2), (40, 2, 1), (300, 1, 5), pytest.param(1000, 2, 4, marks=pytest.mark.slow)],
+    [(1, 1, 1), (1, 4, 2), (40, 2, 1), (300, 1, 5), pytest.param(750, 2, 4, marks=pytest.mark.slow)],
 )
 def test_the_report_is_right_for_any_size(tmp_path: Path, rows_per_day: int, days: int, shards: int) -> None:
     report = write_sample_data(
