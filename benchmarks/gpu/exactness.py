@@ -22,7 +22,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def compare(options: Options, model: Path | None, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """Compare the captions of ``model``. If ``model`` is None, use a random LLaMA."""
+    """Compare the captions that the native engine and transformers make with ``model``. None: a random LLaMA."""
     folder = model or random_checkpoint(options.scratch, options.tokenizer)
     pairs = read_pairs(options.pairs, options.exact_rows)
     subject = Subject(folder, pairs, options.device, random_weights=model is None)

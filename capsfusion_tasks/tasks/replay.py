@@ -72,7 +72,8 @@ def plan(
         max_units=max_units,
     )
     if replay.fusion_id == context.decoding.fusion_id:
-        # Units of an earlier run keep its value of ``existing``: those that replace captions are fused.
+        # A unit that an earlier run planned keeps that run's value of ``existing``. Only units with "skip" take over
+        # captions; units with "replace" are fused again.
         with engine.connect() as connection:
             planned = ledger.units_of(connection, replay.fusion_id, replay)
         skips = {one.unit.unit_id for one in planned if one.existing == "skip"}

@@ -54,7 +54,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _gap(moment: datetime, intervals: Iterable[Interval]) -> Interval | None:
-    """The time around ``moment`` between two of ``intervals``. None if it is before or after all of them."""
+    """The gap between two neighbouring ``intervals`` that contains ``moment``. None if all are before or after it."""
     before = max((interval.end for interval in intervals if interval.end <= moment), default=None)
     after = min((interval.start for interval in intervals if interval.start > moment), default=None)
     return Interval(start=before, end=after) if before and after else None
