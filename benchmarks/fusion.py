@@ -49,7 +49,7 @@ MAX_NEW_TOKENS = 80
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--rows", type=int, default=96, help="rows for the two methods with transformers")
     parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: as many as --rows)")

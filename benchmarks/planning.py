@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--unit-rows", type=int, default=180_000)
     parser.add_argument("--buckets", type=int, default=2048)
     parser.add_argument("--loaded", type=int, default=300_000, help="number of captions in the warehouse")
-    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as home:

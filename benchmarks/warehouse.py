@@ -72,7 +72,7 @@ def main() -> None:
     # Turn SIGTERM into an exception, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="sizes of the table, in rows")
     parser.add_argument("--unit-rows", type=int, default=10_000)
     parser.add_argument("--repeat", type=int, default=9, help="units to load with each method at each size")

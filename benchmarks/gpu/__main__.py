@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "cuda" if compute_capabilities() else "cpu"
     parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
-    parser.add_argument("--pairs", type=Path, help="file of pairs with their captions (default: generated pairs)")
+    parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
     parser.add_argument("--rows", type=int, help="rows for each rate (default: 3500 on a GPU, else 128)")

@@ -12,7 +12,10 @@ from capsfusion_tasks.settings import load_settings
 
 def adopt(
     fusion_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The fusion_id of the earlier release, as `capsfusion plan` prints it.")
+        str,
+        typer.Argument(
+            metavar="ID", help="The fusion_id of captions that an earlier release made, as `capsfusion plan` prints it."
+        ),
     ],
     model: Model = None,
     num_beams: Beams = None,

@@ -128,7 +128,7 @@ def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
     if row is None:
         raise InputError(f"the ledger has no fusion {fusion_id}: see the table fusions")
     if _DECODING in row.spec:
-        raise InputError(f"fusion {fusion_id} is complete: there is nothing to adopt")
+        raise InputError(f"fusion {fusion_id} already records all its settings: there is nothing to adopt")
     differing = _differing(row, decoding)
     if row.dtype not in ("auto", decoding.dtype):
         differing.append(f"dtype {row.dtype} (now {decoding.dtype})")
