@@ -217,7 +217,7 @@ class Settings(BaseSettings):
         " downloads and loads the model.",
     )
 
-    rules: RuleSettings = Field(RuleSettings(), description="When a caption is rejected.")
+    rules: RuleSettings = Field(RuleSettings(), description="Thresholds that decide whether a caption is rejected.")
     gate: GateSettings = Field(GateSettings(), description="When a unit is not loaded.")
 
     @field_validator("dtype")

@@ -45,8 +45,8 @@ def refuse_changing(condition: str, plan: str, ask: Callable[[str], list[str]]) 
     for table, alias in _TABLE.findall(plan):
         if table not in _LASTING and (table, alias) != ("fused_captions", "captions"):
             raise InputError(
-                f"--where asks the table {table}, which may change before an interrupted export goes on: ask only"
-                f" {', '.join(_LASTING)}"
+                f"--where queries the table {table}, which may change before an interrupted export is resumed: query"
+                f" only {', '.join(_LASTING)}"
             )
 
 

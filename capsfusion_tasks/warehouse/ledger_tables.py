@@ -130,7 +130,7 @@ plans = Table(
     time_column("interval_end"),
     text_column("dag_run_id", nullable=True),
     Column("pairs", BigInteger, nullable=False),
-    # Pairs left out because they are loaded under this fusion_id already, or in a unit of an earlier plan.
+    # Pairs left out because they are already loaded under this fusion_id, or because an earlier plan's unit has them.
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     time_column("planned_at", server_default=func.now()),

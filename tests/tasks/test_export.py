@@ -573,9 +573,15 @@ def test_nothing_to_export_is_an_export_without_files(filled: Warehouse, tmp_pat
         ("age(loaded_at) < interval '1 day'", "has current_date, whose"),
         ("loaded_at > timestamptz 'now' - interval '4 seconds'", "has 'now', whose"),
         ("loaded_at > 'Today 10:30 UTC'", "has 'Today 10:30 UTC', whose"),
-        ("pair_id in (select pair_id from judgements)", "asks the table judgements, .* ask only fusions, shards, work"),
-        ("unit_id in (select unit_id from lake_units)", "asks the table lake_units"),
-        ("exists (select from captions newer where newer.pair_id = captions.pair_id)", "asks the table fused_captions"),
+        (
+            "pair_id in (select pair_id from judgements)",
+            "queries the table judgements, .* query only fusions, shards, work",
+        ),
+        ("unit_id in (select unit_id from lake_units)", "queries the table lake_units"),
+        (
+            "exists (select from captions newer where newer.pair_id = captions.pair_id)",
+            "queries the table fused_captions",
+        ),
     ],
 )
 def test_a_condition_that_is_none_is_refused(filled: Warehouse, tmp_path: Path, where: str, said: str) -> None:
