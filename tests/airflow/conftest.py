@@ -9,9 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import psutil
@@ -24,7 +22,7 @@ from capsfusion_tasks.demo.airflow_server import USER, local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests import object_store
-from tests.airflow.monitoring import StatsdListener, monitored, statsd_listener
+from tests.airflow.monitoring import StatsdListener, Webhook, monitored, statsd_listener, webhook_server
 from tests.airflow.plugin_process import PluginProcess, plugin_process
 from tests.conftest import TEMPLATE
 
@@ -207,30 +205,10 @@ def as_admin(server: EmbeddedPostgres, *statements: str) -> None:
     engine.dispose()
 
 
-@dataclass
-class Webhook:
-    url: str
-    texts: list[str]
-
-
 @pytest.fixture(scope="session")
 def webhook() -> Iterator[Webhook]:
-    texts: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            texts.append(json.loads(body)["text"])
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield Webhook(f"http://127.0.0.1:{server.server_port}/hooks/{PLANTED}", texts)
-    server.shutdown()
+    with webhook_server(f"/hooks/{PLANTED}") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Receives what a monitored Airflow sends: StatsD lines on a UDP socket, and OpenLineage events in files."""
+"""Receives what a monitored Airflow sends: alerts over HTTP, StatsD lines over UDP, and OpenLineage events in files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,40 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+
+
+@dataclass
+class Webhook:
+    """A web server that keeps the texts of the alerts that it receives."""
+
+    url: str
+    texts: list[str]
+
+
+@contextmanager
+def webhook_server(path: str) -> Iterator[Webhook]:
+    texts: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            texts.append(json.loads(body)["text"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield Webhook(f"http://127.0.0.1:{server.server_port}{path}", texts)
+        server.shutdown()
 
 
 @dataclass
