@@ -277,7 +277,9 @@ def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | No
         return None
     advice = "name another folder for the sample, or delete this one first"
     if not (root / EXPECTED).is_file():
-        raise InputError(f"{root} is not empty and holds no sample (it has no {EXPECTED}): {advice}")
+        raise InputError(
+            f"{root} is not empty and holds no sample (it has no {EXPECTED}): name a new or an empty folder"
+        )
     try:
         report = SampleReport.model_validate_json((root / EXPECTED).read_bytes())
     except ValidationError as error:

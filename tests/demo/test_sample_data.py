@@ -216,7 +216,7 @@ def test_an_interrupted_sample_is_completed(tmp_path: Path) -> None:
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"not empty and holds no sample .*: name another folder"):
+    with pytest.raises(InputError, match=r"not empty and holds no sample .*: name a new or an empty folder"):
         write_sample_data(tmp_path)
     assert snapshot(tmp_path).keys() == {"mine.txt"}
     (tmp_path / "EXPECTED.json").write_text("{}")
