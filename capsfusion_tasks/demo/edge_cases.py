@@ -115,12 +115,6 @@ def nul_characters(make: RowMaker, day: int) -> Case:
     return _with_text(make, day, lambda text: f"a\x00{text}\x00")
 
 
-def phone_number(make: RowMaker, day: int) -> Case:
-    """Texts with a phone number, of those kept free for fiction. Validation rejects a caption that keeps it."""
-    area, last = make.rng.randint(201, 989), make.rng.randint(100, 199)
-    return _with_text(make, day, lambda text: f"Call ({area}) 555-0{last} for {text}")
-
-
 def imitation_of_the_prompt(make: RowMaker, day: int) -> Case:
     lines = "\nSentence 2: An unrelated caption.\nNew Sentence: Nothing to see."
     return _with_text(make, day, lambda text: text + lines)
@@ -231,5 +225,4 @@ CASES: dict[Callable[[RowMaker, int], Case], float] = {
     unsafe: 0.029,
     watermarked: 0.061,
     unsafe_and_watermarked: 0.004,
-    phone_number: 0.012,
 }
