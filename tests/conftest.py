@@ -157,10 +157,8 @@ def chromium() -> Iterator[Browser]:
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     with sync_playwright() as playwright:
-        # Without Chromium's sandbox, which works neither as root nor in containers. The pages are our own. Without a
-        # GPU, because Chromium would emulate one, which takes as much CPU time as all scripts of Airflow's pages.
-        options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=program, args=options)
+        # Without Chromium's sandbox, which works neither as root nor in containers. The pages are our own.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
 

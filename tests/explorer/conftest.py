@@ -117,7 +117,10 @@ class Held:
         page.route(pattern, lambda route: self._routes.append(route))
 
     def wait(self, number: int) -> Route:
-        """Wait until the page has sent request ``number``. The first request is 0."""
+        """Wait until the page has sent request ``number``. The first request is 0.
+
+        Tests wait before an action with which the page ends the request: else, the request might never reach this.
+        """
         for _ in range(1000):
             if len(self._routes) > number:
                 return self._routes[number]

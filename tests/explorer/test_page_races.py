@@ -55,8 +55,9 @@ def test_of_two_steps_the_last_counts_and_keys_judge_only_the_caption_that_is_sh
     expect(good).to_be_visible()
     pairs = judged(page)
     held = Held(page, CAPTION)
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
+    for step in range(2):
+        page.keyboard.press("ArrowRight")
+        held.wait(step)
     expect(dialog.locator(".fused")).to_have_text(fused[2])
     page.keyboard.press("1")
     held.give(1)
@@ -71,12 +72,15 @@ def test_of_two_steps_the_last_counts_and_keys_judge_only_the_caption_that_is_sh
 def test_esc_before_the_answer_keeps_the_caption_closed(page: Page, dialog: Locator) -> None:
     held = Held(page, CAPTION)
     page.locator("tbody tr").first.click()
+    held.wait(0)
     page.keyboard.press("Escape")
     held.give(0)
     expect(dialog).to_be_hidden()
     assert noted(page) is None
     page.locator("tbody tr").first.click()
+    held.wait(1)
     page.keyboard.press("ArrowRight")
+    held.wait(2)
     page.keyboard.press("Escape")
     held.give(1)
     held.give(2)
@@ -96,6 +100,7 @@ def test_while_the_list_turns_its_page_no_caption_is_judged_and_more_steps_wait(
     expect(page.locator("#captions-status")).to_contain_text("26 to 50 of 60")
     expect(dialog.locator(".fused")).to_have_text(texts(page)[0])
     page.keyboard.press("ArrowLeft")
+    held.wait(1)
     page.keyboard.press("Escape")
     held.give(1)
     expect(page.locator("#captions-status")).to_contain_text("1 to 25 of 60")
@@ -158,16 +163,18 @@ def test_pages_are_turned_once_for_each_press(page: Page, dialog: Locator) -> No
     page.get_by_role("button", name="Older").evaluate("button => { button.click(); button.click(); }")
     held.give(0)
     expect(status).to_have_text("26 to 50 of 60 captions, page 2, newest first")
-    for key in ("ArrowRight", "ArrowLeft"):
+    for number, key in ((1, "ArrowRight"), (2, "ArrowLeft")):
         page.keyboard.press(key)
+        held.wait(number)
     held.give(2)
     held.give(1)
     expect(status).to_have_text("26 to 50 of 60 captions, page 2, newest first")
     page.keyboard.press("ArrowRight")
     held.give(3)
     expect(status).to_have_text("51 to 60 of 60 captions, page 3, newest first")
-    for _ in range(2):
+    for number in (4, 5):
         page.keyboard.press("ArrowLeft")
+        held.wait(number)
     held.give(5)
     expect(status).to_have_text("1 to 25 of 60 captions, newest first")
     expect(page.get_by_role("button", name="Newer")).to_be_disabled()
@@ -213,9 +220,10 @@ def test_the_start_of_a_run_counts_for_the_model_that_was_chosen_last(page: Page
     start = page.locator("dialog#start")
     expect(start).to_contain_text("60 rejected captions match.")
     held = Held(page, FACETS)
-    for model in ("f2", "f3"):
+    for number, model in enumerate(("f2", "f3")):
         start.get_by_label("Captions of fusion").select_option(model)
         expect(start).to_contain_text("… rejected captions match.")
+        held.wait(number)
     held.give(1, json={**answer, "total": {"captions": 33, "exact": True}})
     held.give(0, json={**answer, "total": {"captions": 22, "exact": True}})
     expect(start).to_contain_text("33 rejected captions match.")
@@ -225,6 +233,7 @@ def test_a_run_is_not_offered_over_another_view(page: Page, dialog: Locator) -> 
     del dialog
     held = Held(page, "**/api/v2/**")
     page.get_by_role("button", name="Replay these…").click()
+    held.wait(0)
     page.get_by_role("button", name="Runs").click()
     held.give(0, json={"is_paused": False})
     expect(page.locator("#figures")).to_contain_text("40 of 60")
