@@ -27,7 +27,7 @@ help:
 	@echo "make compose-demo     the demo in containers with Celery workers; see docs/operations.md"
 	@echo "make docs             write docs/settings.md from the descriptions of the settings"
 	@echo "make screenshots      take the pictures of docs/images again (needs Chromium)"
-	@echo "make install          install all packages into $(VENV); the other targets do this themselves when needed"
+	@echo "make install          install all packages into $(VENV); the other targets install what they need"
 
 demo: $(INSTALLED)
 	@$(BIN)/capsfusion demo
@@ -71,7 +71,7 @@ install: $(INSTALLED_ALL)
 PIP_PROGRESS := s/^ *((Downloading|Using cached) .*\(([0-9]{2,}(\.[0-9]+)? MB|[0-9.]+ GB)\))/  \1/p; \
 	s/^Installing collected.*/  All packages are downloaded; unpacking them into $(VENV) takes about a minute/p
 
-# The demo needs half of the packages; tests, benchmarks and lint need all. Each target runs again only if pyproject.toml
+# The demo does not need all packages; tests, benchmarks and lint do. Each target runs again only if pyproject.toml
 # or constraints.txt has changed. Modules are compiled on all cores, where pip uses one. A few cannot be compiled, for
 # example templates: pip ignores them, too.
 $(INSTALLED): EXTRAS := fusion,airflow
