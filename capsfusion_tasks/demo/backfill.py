@@ -13,7 +13,7 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.demo.progress import DayRun, progress
 from capsfusion_tasks.errors import NotReadyError
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0  # on a slow machine, Airflow takes half a second to answer
 SILENCE_SECONDS = 120  # on a busy machine, Airflow's server may not answer for a while
 
 

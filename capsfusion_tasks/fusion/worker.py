@@ -30,6 +30,7 @@ from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Prompt
 from capsfusion_tasks.fusion.results import COUNTED, Results
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
+from capsfusion_tasks.fusion.torchrun import end
 from capsfusion_tasks.fusion.watchdog import Heartbeat
 from capsfusion_tasks.staging.storage import Storage
 
@@ -244,4 +245,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main() or 0)

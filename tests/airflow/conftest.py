@@ -16,7 +16,7 @@ import psutil
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from capsfusion_tasks.demo import airflow_server
+from capsfusion_tasks.demo import airflow_processes
 from capsfusion_tasks.demo.airflow_api import DAG, AirflowApi, Json
 from capsfusion_tasks.demo.airflow_server import USER, local_airflow
 from capsfusion_tasks.demo.sample_data import FOLDER
@@ -284,4 +284,4 @@ def running_service(folder: Path, server: EmbeddedPostgres, s3_bucket: str, webh
             service = Service(airflow.api, server, folder, s3_bucket, webhook.texts, statsd)
             yield service
             service.close()
-            airflow_server.STOP_SECONDS = 2  # kill Airflow soon, because its data are not needed any more
+            airflow_processes.STOP_SECONDS = 2  # kill Airflow soon, because its data are not needed any more

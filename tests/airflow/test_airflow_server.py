@@ -15,7 +15,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from capsfusion_tasks.demo import airflow_server
+from capsfusion_tasks.demo import airflow_processes, airflow_server
 from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.demo.airflow_server import LocalAirflow, local_airflow
 from capsfusion_tasks.demo.progress import DayRun, progress
@@ -55,22 +55,53 @@ def start(home: Path, say: airflow_server.Say = print) -> None:
 def test_what_a_killed_airflow_left_running_is_ended_first(
     tmp_path: Path, left_over: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(airflow_server, "STOP_SECONDS", 1)
+    monkeypatch.setattr(airflow_processes, "STOP_SECONDS", 1)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     said: list[str] = []
     # The start fails, because its Python is a program that fails, but only after it has ended the old processes.
     with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):
         start(tmp_path, said.append)
     # It may still be a zombie, which has no command line, until init has noticed its end.
-    assert not airflow_server._command(left_over)
+    assert not airflow_processes._command(left_over)
     assert said[0] == "ending the Airflow that an earlier run left behind (1 processes)"
+
+
+# Behaves like `airflow standalone` with a scheduler that finishes its tasks, and a triggerer that never ends.
+ENDS_LATE = """
+import pathlib, signal, subprocess, sys, time
+finishing = "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: ("
+finishing += "time.sleep(1), pathlib.Path(sys.argv[1]).touch(), sys.exit())); print(flush=True); time.sleep(600)"
+endless = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+def start(*argv): return subprocess.Popen([sys.executable, "-c", *argv], stdout=subprocess.PIPE)
+parts = [start(finishing, sys.argv[1], "airflow scheduler"), start(endless, "airflow triggerer")]
+signal.signal(signal.SIGINT, lambda *_: [part.terminate() for part in parts])
+for part in parts: part.stdout.readline()
+print(flush=True)
+for part in parts: part.wait()
+"""
+
+
+def test_only_the_scheduler_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airflow_processes, "STOP_SECONDS", 600)
+    finished = tmp_path / "finished"
+    service = subprocess.Popen(
+        [sys.executable, "-c", ENDS_LATE, str(finished), "airflow standalone"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with service:
+        assert service.stdout is not None
+        service.stdout.readline()
+        airflow_processes.end(service.pid)
+    assert finished.exists()
+    assert airflow_processes.members(service.pid) == []
 
 
 def test_a_process_that_took_over_the_number_is_let_alone(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        (tmp_path / "standalone.pid").write_text(str(other.pid))
-        airflow_server._end_orphans(tmp_path, print)
+        (tmp_path / "pid").write_text(str(other.pid))
+        airflow_processes.end_orphans(tmp_path / "pid", print)
         assert other.poll() is None
     finally:
         other.kill()

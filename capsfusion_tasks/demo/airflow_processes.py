@@ -1,0 +1,84 @@
+"""Ends the processes of a local Airflow. They are one session of the operating system."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+STOP_SECONDS = 10
+# Components that have nothing to finish after the scheduler's tasks have ended.
+_NOTHING_TO_FINISH = re.compile(r"\bairflow (standalone|api[-_]server|triggerer|dag-processor|serve-logs)\b")
+
+
+def end(session: int) -> None:
+    """End the processes of ``session``: first with SIGINT, then with SIGKILL. Ignores a second Ctrl-C.
+
+    Waits for the scheduler and its tasks, but not for the other components, which can take 10 s.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, signal.SIG_IGN) for each in signals]
+    try:
+        waited = [member for member in members(session) if not _NOTHING_TO_FINISH.search(_command(member))]
+        if psutil.pid_exists(session):
+            os.kill(session, signal.SIGINT)  # standalone ends its components only after SIGINT
+        psutil.wait_procs(waited, timeout=STOP_SECONDS)
+        left = members(session)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
+
+
+def members(session: int) -> list[psutil.Process]:
+    """Live processes of the session, and their descendants. A session keeps its id when its leader has ended."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == session:
+                found |= {process, *process.children(recursive=True)}
+    return [process for process in found if _command(process)]
+
+
+def _command(process: psutil.Process) -> str:
+    """The command line of a process. Empty if the process has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # also raised for a zombie process
+        return ""
+
+
+def end_orphans(file: Path, say: Callable[[str], None]) -> None:
+    """End the Airflow of a demo that was killed. No live demo uses that Airflow, because this process has the lock."""
+    try:
+        session = int(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    left = members(session)
+    if any("airflow" in _command(process) for process in left):
+        say(f"ending the Airflow that an earlier run left behind ({len(left)} processes)")
+        end(session)
+
+
+def end_on_sigint() -> None:
+    """Make SIGINT end Airflow, even if this demo ignores SIGINT as a background job of a shell.
+
+    On Linux, the kernel also sends SIGINT to Airflow when the demo's process dies. Runs in the child between fork and
+    exec.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform.startswith("linux"):
+        _LIBC.prctl(1, signal.SIGINT)
+
+
+# Loaded before the fork, because loading a library between fork and exec can deadlock.
+_LIBC = ctypes.CDLL(None)
