@@ -17,8 +17,13 @@ _TABLE = re.compile(rf"\bon {SCHEMA}\.(\w+)(?: (\w+))?$", re.MULTILINE)
 _NOW = re.compile(r"now|today|tomorrow|yesterday", re.IGNORECASE)
 _WITH_NOW = re.compile(r"[\d:.+-]+\w*|z|zulu|utc|gmt|allballs|am|pm", re.IGNORECASE)  # in the same string
 
-# What a subquery may read: what these tables say about a loaded unit stays.
-_LASTING = ("fusions", "shards", "work_units")
+# The tables that a subquery may read, each with its columns that can change after captions were loaded. For example,
+# every listing of the sources sets shards.seen_at. Names of columns of fused_captions are not among them.
+_LASTING: dict[str, set[str]] = {
+    "fusions": set(),
+    "shards": {"adopted_by", "dropped", "error", "seen_at", "state", "updated_at"},
+    "work_units": {"superseded", "superseded_accepted"},
+}
 
 # Functions whose value changes. A stable function without arguments reads the clock or the session.
 _CHANGING = (
@@ -42,11 +47,17 @@ def refuse_changing(condition: str, plan: str, ask: Callable[[str], list[str]]) 
         raise _error(clock[0].lower())
     if called := ask(_CHANGING.format(",".join(sorted({*_CALL.findall(plan)})))):
         raise _error(called[0])
+    words = {word.lower() for word in re.findall(r"\w+", _STRING.sub("", condition))}
     for table, alias in _TABLE.findall(plan):
         if table not in _LASTING and (table, alias) != ("fused_captions", "captions"):
             raise InputError(
                 f"--where queries the table {table}, which may change before an interrupted export is resumed: query"
                 f" only {', '.join(_LASTING)}"
+            )
+        if changing := sorted(words & _LASTING.get(table, set())):
+            raise InputError(
+                f"--where queries {table}.{changing[0]}, which may change before an interrupted export is resumed: use"
+                " other columns"
             )
 
 

@@ -578,6 +578,8 @@ def test_nothing_to_export_is_an_export_without_files(filled: Warehouse, tmp_pat
             "queries the table judgements, .* query only fusions, shards, work",
         ),
         ("unit_id in (select unit_id from lake_units)", "queries the table lake_units"),
+        ("laion_2b_shard in (select shard_id from shards where Seen_At > '2026-11-01')", r"queries shards\.seen_at"),
+        ('unit_id in (select unit_id from work_units w where w."superseded" = 0)', r"queries work_units\.superseded"),
         (
             "exists (select from captions newer where newer.pair_id = captions.pair_id)",
             "queries the table fused_captions",
