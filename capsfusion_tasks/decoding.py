@@ -13,10 +13,10 @@ BUNDLED = "bundled"  # recorded instead of the demo model's location, which diff
 # Fields that are copied from settings of the same name. A new field needs a setting, a field in ``Decoding``, a Param
 # in ``plugins/dag_parts.py``, and the code that uses it.
 KNOBS = ("engine", "num_beams", "max_new_tokens", "keep_beams")
-# The fields that change captions. A model's location and name are missing, because model_digest identifies the model.
+# The fields that change captions. A model's location and name are left out, because model_digest identifies the model.
 _SHAPING = ("model_digest", "prompt_digest", "tokenizer_digest", "dtype", "eos_ids", *KNOBS)
-# Fields that later versions added, each with the value that older captions were made with. The fusion_id is a digest
-# of fields. It leaves out a field that has the value given here, so that older captions keep their fusion_id.
+# Fields that later releases added, each with the value that older captions were made with. If a field has this value,
+# the digest that becomes the fusion_id leaves the field out, so that older captions keep their fusion_id.
 _ADDED = {"keep_beams": False}
 # The fields that describe decoding settings to people. They are also columns of the table ``fusions``.
 _DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_tokens")

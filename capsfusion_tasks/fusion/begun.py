@@ -22,7 +22,7 @@ _NAME = "begun.json"
 class Begun(BaseModel):
     """The record of a run. ``files``: output paths, relative to OUT, in the order in which their rows are numbered.
 
-    ``written``: the outputs that the run may have written. The others, if they exist, are somebody else's.
+    ``written``: the outputs that the run may have written. If another output exists, the run did not write it.
     """
 
     model_config = ConfigDict(frozen=True)

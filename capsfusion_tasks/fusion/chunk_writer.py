@@ -27,7 +27,7 @@ CHUNK_SECONDS = 30.0
 
 
 class ChunkWriter:
-    """Writes finished rows to chunk files. Never replaces files of another try, which may still be running."""
+    """Writes finished rows to chunk files. Never replaces files of another try, because that try may still run."""
 
     def __init__(self, job: FuseJob, storage: Storage, store: Store, occupancy: Occupancy) -> None:
         self._job, self._storage, self._store, self._occupancy = job, storage, store, occupancy

@@ -60,7 +60,7 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
     """Write a chunk of captions that already exist, so that no rank fuses their rows.
 
     ``known`` has the columns of ``fused_schema`` except ``input``. ``known["row"]`` contains row numbers of ``pairs``.
-    The chunk's device time is 0. Leaves out rows that other chunks have, because these were fused later.
+    The chunk's device time is 0. Leaves out rows that other chunks have, so that their newer captions are used.
     """
     path = f"{folder}/{_KNOWN}"
     others = [chunk.rows["row"] for chunk in read_all(storage, folder, fusion_id, ["row"]) if chunk.path != path]

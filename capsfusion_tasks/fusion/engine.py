@@ -55,9 +55,9 @@ class Beam:
 class Completion:
     """A row's generated token ids. ``caption_tokens`` counts EOS, but ``token_ids`` do not contain it.
 
-    ``finish_reason`` is "stop" (the model generated EOS), "length" (max_new_tokens came first) or "error: …" (no
-    caption). ``score`` is the mean log-probability of the tokens, if the engine computes it. ``others`` are the row's
-    other captions, the best one first, if the engine keeps them.
+    ``finish_reason`` is "stop" (the model generated EOS), "length" (max_new_tokens tokens without EOS) or "error: …"
+    (no caption). ``score`` is the mean log-probability of the tokens, if the engine computes it. ``others`` are the
+    row's other captions, ordered from best to worst, if the engine keeps them.
     """
 
     row: int
@@ -72,8 +72,8 @@ class Completion:
 class Occupancy:
     """How full the engine's batches were.
 
-    ``busy`` counts the rows that still needed a token. ``slots`` counts all rows of the batch. Both are sums over all
-    steps.
+    ``busy`` counts the rows that still needed a token. ``slots`` counts all slots of the batch, with or without such a
+    row. Both are sums over all steps.
     """
 
     busy: int = 0
@@ -117,7 +117,7 @@ class Engine(Protocol):
         ...
 
 
-HOPELESS = 16  # if this many consecutive rows fail, the cause is not in the rows
+HOPELESS = 16  # if this many consecutive rows fail, the rows are not the cause
 NOT_FINITE = "error: the model's scores are not finite numbers (NaN)"
 
 
@@ -128,12 +128,13 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     once. After other errors, the group of rows is halved until the failing row is alone. This row is set aside: it gets
     the error instead of a caption. A row whose scores are not finite is set aside, too.
 
-    The run ends with an error in three cases:
+    The run ends with an error in these cases:
 
     - The device is broken. Every later row would fail as well.
     - HOPELESS consecutive rows are set aside. Raises the error of the last row, or InputError if the scores of that
       row are not finite.
     - ``requests`` raises an error.
+    - The engine raises InputError, or fails while no rows are in flight.
     """
     set_aside: list[Completion] = []  # rows set aside since the last fused row; yielded when another row is fused
     in_flight: dict[int, Request] = {}

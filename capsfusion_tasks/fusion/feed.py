@@ -55,7 +55,7 @@ class Feed:
 
     @cached_property
     def _finished(self) -> FinishedRows:
-        """The finished rows of earlier tries. Read only once, because no rank claims rows that this try finishes."""
+        """The finished rows of earlier tries. Read only once: rows that this try finishes are never claimed again."""
         return FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
 
     def has_unfinished(self) -> bool:

@@ -1,4 +1,4 @@
-"""Figures of fusing, such as tokens and device seconds. Each chunk file stores those of its rows in its footer."""
+"""Figures of fusing, such as tokens and device seconds. A chunk file's footer stores the figures of the file's rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Figures:
     def as_dict(self) -> dict[str, Any]:
         """The figures in the form that the ledger stores for a unit. Rates are per device second.
 
-        ``tokens_per_second`` counts only caption tokens. The rates of planning count prompt tokens, too.
+        ``tokens_per_second`` counts only caption tokens. Planning uses other rates, which also count prompt tokens.
         """
         seconds = self.device_seconds
         return {

@@ -22,9 +22,9 @@ _TOLD_BYTES = 1 << 30
 def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     """The BLAKE2b digest of each file's bytes, as hex.
 
-    ``cache`` is a JSON file. A cached digest is valid while the file's path, size and times are unchanged. If the cache
-    cannot be written, logs a warning, and the next start reads all files again. Raises NotReadyError for a file that
-    cannot be read.
+    ``cache`` is a JSON file. A cached digest is valid while the file's path, size, times and inode are unchanged. If
+    the cache cannot be written, logs a warning, and the next start reads all files again. Raises NotReadyError for a
+    file that cannot be read.
     """
     known = _known(cache)
     states = {file.resolve(): _state(file) for file in files}

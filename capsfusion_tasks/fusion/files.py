@@ -52,7 +52,7 @@ ExistingOutput = Literal["refuse", "replace", "skip"]
 
 @dataclass(frozen=True)
 class FuseResult:
-    """The result of a call. ``files``: number of fused files.
+    """The result of ``fuse_files``. ``files``: number of fused files.
 
     ``rescued`` counts the rows for which ``take_beam`` chose a caption other than the best one of the beam search.
     """
@@ -103,10 +103,10 @@ def fuse_files(
     ``out`` is the target of a single file, or the folder of all targets. One torchrun fuses all files, so that the
     model is loaded once. A row that cannot be fused, such as one with an empty caption, gets null.
 
-    ``<out>.parts`` keeps finished rows until the rows of all files are finished. With ``resume``, a second call
-    continues after an interruption: it fuses only unfinished rows and rows whose captions have changed. ``existing``
-    sets what happens to targets that exist. ``take_beam`` chooses the caption to write, if the settings keep the other
-    captions of the beam search. Without ``take_beam``, the best caption is written.
+    ``<out>.parts`` keeps finished rows until all targets are written. With ``resume``, a second call continues after an
+    interruption: it fuses only unfinished rows and rows whose captions have changed. ``existing`` sets what happens to
+    targets that exist. ``take_beam`` chooses the caption to write, if the settings keep the other captions of the beam
+    search. Without ``take_beam``, the best caption is written.
 
     Targets are checked before the first row is fused. Raises InputError for files that cannot be read or written, for a
     source that changes during the call, and for finished rows that were fused with other settings. Raises NotReadyError
@@ -118,7 +118,7 @@ def fuse_files(
     for each in files:
         format_of(each.target, write=True)
     one = [each.target for each in files] == [out]
-    # After an interrupted try, do not refuse existing targets before it is known which of them that try has written.
+    # After an interrupted try, check existing targets later, when the record of that try tells which targets it wrote.
     if not begun.is_begun(out):
         _check_new(files, out, existing, one=one)
     # The dtype "auto" depends on the device. If the setting ``device`` is "auto", use the device of this machine,
@@ -141,7 +141,7 @@ def fuse_files(
         if existing == "skip":
             new, found = [each for each in new if not each.target.exists()], len(new)
             if found > len(new):
-                on_line(f"{out}: {found - len(new)} of {len(files)} files exist already and are skipped")
+                on_line(f"{out}: {found - len(new)} of {len(files)} outputs exist already and are skipped")
         else:
             _check_new([each for each in (*kept, *new) if each not in written], out, existing, one=one)
         todo = [*kept, *new]
@@ -193,7 +193,7 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
 def _check_writable(files: Sequence[InOut], out: Path, *, overwrite: bool, one: bool) -> None:
     """Raise InputError if a target cannot be written. ``one``: ``out`` is the only target, not the folder of targets.
 
-    ``files`` can be a part of all files, such as the new ones, so it does not tell whether ``out`` is a folder.
+    ``one`` does not follow from ``files``, because ``files`` can be a part of all files, such as the new ones.
     """
     for each in files:
         if one or each.target.parent.is_dir():
@@ -245,7 +245,7 @@ def _fuse_while_reading(
             torchrun.wait()
         except TorchrunFailed:
             if reading.done():
-                reading.result()  # torchrun may have been terminated because reading failed: then raise that error.
+                reading.result()  # if reading failed, that is why torchrun was terminated: raise the error of reading
             raise
         finally:
             stopped.set()

@@ -1,4 +1,4 @@
-"""Downloads a model's files from the hub. Distinguishes errors that may pass from errors that will stay.
+"""Downloads a model's files from the hub. Distinguishes temporary errors from errors that a retry does not fix.
 
 Does not import torch, because Airflow tasks use this module.
 """
@@ -20,16 +20,16 @@ from capsfusion_tasks.fusion.weight_files import PICKLES, SAFETENSORS, has_safet
 from capsfusion_tasks.staging import full_disk
 
 _FILES = ["*.json", "tokenizer.model"]
-_MAY_PASS = (408, 425, 429)  # HTTP statuses, besides those from 500 on, with which a hub refuses only for some time
-# Errors that no retry mends: a name or an address that is none, and a cache that this account may not write to.
+_MAY_PASS = (408, 425, 429)  # HTTP statuses of temporary errors, in addition to all statuses from 500 on
+# Errors that a retry does not fix: an invalid model name or hub address, and a cache without write permission.
 _WILL_STAY = (ValueError, PermissionError, httpx2.InvalidURL, httpx2.UnsupportedProtocol)
 
 
 def download(model: str, *, weights: bool) -> Path:
-    """The folder of the hub model ``model`` in the hub's cache. Downloads missing files, if the hub answers.
+    """The folder of the hub model ``model`` in huggingface_hub's cache. Downloads missing files, if the hub answers.
 
-    If the hub does not answer, the folder may lack files (``require_complete``). Raises InputError if the hub refuses,
-    and NotReadyError if the download fails for a reason that may pass.
+    If the hub does not answer, the folder may lack files: see ``require_complete``. Raises InputError if the hub
+    refuses the download, and NotReadyError if the download fails for a temporary reason.
     """
     name, _, revision = model.partition("@")
     patterns = [*_FILES, SAFETENSORS] if weights else _FILES
@@ -57,19 +57,20 @@ def require_complete(model: str, folder: Path, *, weights: bool) -> None:
     wanted = [file for file in listed if any(fnmatch(file, pattern) for pattern in patterns)]
     if lacking := [file for file in wanted if not (folder / file).exists()]:
         raise NotReadyError(
-            f"the model {model} is not complete on this machine, because the hub did not answer when it was loaded:"
+            f"the model {model} is not complete on this machine, because the hub did not answer all requests:"
             f" {folder} lacks {lacking[0]}. Try again"
         )
 
 
 @contextmanager
 def _explained(model: str) -> Iterator[None]:
-    """Raise errors of the hub as InputError or NotReadyError. Many are OSErrors."""
+    """Convert errors in the block, such as the OSErrors of huggingface_hub, to InputError or NotReadyError."""
     try:
         with full_disk.explained(Path(constants.HF_HUB_CACHE), f"the model {model}"):
             yield
     except (OSError, ValueError, httpx2.HTTPError, httpx2.InvalidURL) as error:
-        # huggingface_hub raises LocalEntryNotFoundError for each error of the hub if the cache lacks the file, too.
+        # If the hub fails and the cache lacks the file, huggingface_hub raises LocalEntryNotFoundError. Its __cause__
+        # is the hub's error.
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         if _will_stay(cause):

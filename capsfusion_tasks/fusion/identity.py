@@ -100,7 +100,10 @@ def template_of(decoding: Decoding) -> Template:
 
 
 def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
-    """The tokenizer of the model CAPSFUSION_MODEL. None if it is missing, or is not the tokenizer of ``decoding``."""
+    """The tokenizer of the model CAPSFUSION_MODEL.
+
+    None if this model is missing, or if its tokenizer is not the tokenizer of ``decoding``.
+    """
     try:
         folder = model_folder(settings.model, weights=False)
         same = tokenizer_digest(folder, template_of(decoding)) == decoding.tokenizer_digest

@@ -42,8 +42,9 @@ def check_model(
     ids = Prompt(tokenizer, template).encode("", "")
     if type(vocab_size) is int and max(ids) >= vocab_size:
         raise InputError(
-            f"the prompt has a control token with id {max(ids)}, which the files beside {file} list, but the model has"
-            f" embeddings for {vocab_size} tokens (vocab_size in config.json): use the model that was trained with it"
+            f"the prompt has a control token with id {max(ids)} (from a file beside {file}), but the model has"
+            f" embeddings for {vocab_size} tokens (vocab_size in config.json): use the model that was trained with this"
+            " token"
         )
     if (empty := len(ids)) >= MAX_PROMPT_TOKENS:
         todo = "use the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"

@@ -99,8 +99,8 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
         for token in ids:
             if type(token) is not int or token < 0 or (type(vocab_size) is int and token >= vocab_size):
                 raise InputError(
-                    f"{file} has eos_token_id {str(named)[:50]}: expected a token id or a list of token ids, from 0 up"
-                    f" to vocab_size ({vocab_size})"
+                    f"{file} has eos_token_id {str(named)[:50]}: expected a token id or a list of token ids, each at"
+                    f" least 0 and less than vocab_size ({vocab_size})"
                 )
         if ids:
             return tuple(sorted(set(ids)))

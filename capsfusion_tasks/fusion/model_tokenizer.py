@@ -1,6 +1,6 @@
 """Finds the tokenizer of a model folder: tokenizer.model (sentencepiece), or else tokenizer.json.
 
-A fine-tune can add tokens that are in no tokenizer.model. They are read from the files beside it.
+A fine-tuned model can have added tokens, which tokenizer.model lacks. They are read from the folder's other files.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def tokenizer_digest(folder: Path, template: Template = PAPER) -> str:
-    """A digest of the tokenizer's file, and of the added tokens that ``template`` writes out.
+    """A digest of the tokenizer's file, and of the added tokens that occur in ``template``.
 
     Nothing else affects a prompt's tokens. An added token that is not in the prompt, such as CapsFus-LLaMA's [PAD],
     must not change the digest, because the digest is part of the fusion_id.
@@ -59,7 +59,7 @@ def tokenizer_digest(folder: Path, template: Template = PAPER) -> str:
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
-    """The tokens that the folder's other files list: name → id. Each version of transformers wrote other files."""
+    """The tokens that the folder's other files list: name → id. Versions of transformers differ in these files."""
     files = [folder / name for name in ("added_tokens.json", "tokenizer_config.json", FILES[1])]
     names, config, whole = (read_object(file) if file.is_file() else {} for file in files)
     decoder, listed = config.get("added_tokens_decoder"), whole.get("added_tokens")

@@ -12,10 +12,10 @@ from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
 MAX_PROMPT_TOKENS = 256  # maximum number of tokens of a prompt; captions are cut to fit
 
-# Before a caption is tokenized, it is cut to this many characters for each token that a prompt may have, because
-# tokenizing ten million characters would take 15 seconds. LLaMA's longest token has 16 characters, so a cut caption
-# still has more tokens than fit in a prompt. Qwen has longer tokens, but they consist only of spaces or of line-drawing
-# characters.
+# Before a caption is tokenized, it is cut to this number times the prompt's maximum of tokens (64 * 256 characters),
+# because tokenizing ten million characters would take 15 seconds. LLaMA's longest token has 16 characters, so a cut
+# caption still has more tokens than fit in a prompt. Qwen has longer tokens, but they consist only of spaces or of
+# line-drawing characters.
 _LONGEST_TOKEN = 64
 
 # Characters of captions that must not get into a prompt: control characters (Cc), surrogates, and line and paragraph

@@ -64,7 +64,7 @@ def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[i
                 unknown.append(name)
                 continue
             if known in found:
-                other.append(f"{known} is there twice")
+                other.append(f"{known} is stored twice")
             if shape != shapes[known]:
                 other.append(f"{name} has shape {shape}, config.json says {shapes[known]}")
             found.add(known)

@@ -65,7 +65,7 @@ def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[s
 
 
 def end(code: int) -> NoReturn:
-    """End this process at once. After an import of torch, Python takes a second to delete all modules."""
+    """End this process without Python's cleanup, which takes a second after an import of torch."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -21,7 +21,8 @@ from capsfusion_tasks.settings import Settings
 # seven times slower than one job. With 2,000 turns, each of two jobs has half the speed of a single job, and a single
 # job is as fast as with the default.
 DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
-# Variable of the ranks: the number of GPUs that were counted here. Set if the ranks must not fuse on the CPU instead.
+# Environment variable for the ranks: the result of ``gpu_count``. Set only if the ranks must fuse on GPUs, and must not
+# fall back to the CPU (``node.require_gpu``).
 GPUS = "TORCHRUN_GPUS"
 # Variables that torchrun must not get.
 _NOT_FOR_TORCHRUN = re.compile(

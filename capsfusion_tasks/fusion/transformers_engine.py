@@ -48,7 +48,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # transformers may rename tensors of other models
+        if config.get("model_type") in FAMILIES:  # not for other models, whose tensors transformers may rename
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:

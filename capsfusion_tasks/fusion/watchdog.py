@@ -36,7 +36,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that a rank may take for a row (``stall``), and to load the model and fuse a first row (``loading``)."""
+    """Maximum seconds between two finished rows of a rank (``stall``), and for loading and one row (``loading``)."""
 
     stall: float = 15 * 60
     loading: float = 60 * 60

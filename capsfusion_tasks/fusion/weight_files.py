@@ -35,7 +35,7 @@ def weight_files(folder: Path) -> list[Path]:
             return _files_of_index(folder / index)
     refuse_adapter(folder)
     for name in (name for layout in _LAYOUTS for name in layout):
-        if (folder / name).is_symlink():  # for example a link to a file that was deleted from the hub's cache
+        if (folder / name).is_symlink():  # for example a link to a deleted file of huggingface_hub's cache
             raise InputError(f"{folder / name} is a dead link: restore its target, or download the model again")
     found = ", ".join(_other_files(folder, [])) or "no such file"
     raise InputError(

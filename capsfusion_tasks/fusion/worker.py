@@ -65,7 +65,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         first = feed.next(wait=True) if taken else None
     else:
         # All rows are finished or claimed, for example in a retry: start neither CUDA nor the engine.
-        feed.next(wait=True)  # counts the finished rows, for the progress line
+        feed.next(wait=True)  # counts the finished rows, for ``Progress``
     if taken and first:
         device, _lock = taken  # keep the lock until the process ends, because it uses the GPU's memory until then
         engine = load_engine(job, tokenizer, device)
@@ -125,7 +125,7 @@ def memory_explained(job: FuseJob, device: torch.device) -> Iterator[None]:
         smaller = {"float32": "bfloat16", "bfloat16": "float8"}.get(job.decoding.dtype)
         hint = f"set CAPSFUSION_DTYPE={smaller} and plan again, " if smaller else ""
         raise InputError(
-            f"the model in {job.decoding.dtype} and one row do not fit on {name}, where this rank could take only"
+            f"the model in {job.decoding.dtype} and one row do not fit on {name}, where this rank could allocate only"
             f" {used / 1e9:.1f} of {total / 1e9:.1f} GB: {hint}use a larger GPU, or end other programs on this GPU"
             " (nvidia-smi)"
         ) from error

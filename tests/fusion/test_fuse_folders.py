@@ -152,7 +152,7 @@ def test_existing_outputs_are_kept_or_replaced_as_asked(fuse: Fuse) -> None:
     Path("fused").mkdir()
     Path("fused/1.jsonl").write_text("precious\n")
     done = fuse("shards", "fused", "--skip-existing")
-    assert "fused: 1 of 3 files exist already and are skipped" in done.stderr
+    assert "fused: 1 of 3 outputs exist already and are skipped" in done.stderr
     assert Path("fused/1.jsonl").read_text() == "precious\n"
     assert len(rows("fused/late/2.json")) == 3
     assert fuse("shards", "fused", "--overwrite").exit_code == 0

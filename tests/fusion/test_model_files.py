@@ -187,7 +187,7 @@ def test_a_captions_end_is_what_generate_takes_for_it(
 @pytest.mark.parametrize("ids", ["2", [2, "</s>"], -1, 8192, True, {"a": 2}, [[2]]])
 def test_ends_that_are_no_tokens_are_refused(folder: Path, ids: object) -> None:
     files(folder, generation_config__json={"eos_token_id": ids})
-    with pytest.raises(InputError, match=r"/generation_config\.json has eos_token_id .* up to vocab_size \(8192\)"):
+    with pytest.raises(InputError, match=r"/generation_config\.json has eos_token_id .* less than vocab_size \(8192\)"):
         check_model(folder)
 
 

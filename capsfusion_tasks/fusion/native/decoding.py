@@ -21,7 +21,7 @@ _BLOCK = 64  # number of logits in a block of ``_top_k``
 class Decoded:
     """The best caption of a row: its tokens, including EOS if generated, and its mean log-probability.
 
-    ``others`` are the tokens of the row's other finished captions, the best one first.
+    ``others`` are the tokens of the row's other finished captions, ordered from best to worst.
     """
 
     token_ids: list[int]

@@ -87,7 +87,7 @@ class NativeEngine:
         active: dict[int, Request] = {}  # slot → request
         done: list[Completion] = []  # completions of the last step; yielded while the device computes the next step
         while True:
-            # Ask for more rows before none are left, because a prefill of only a few rows is inefficient.
+            # Take more rows before the waiting rows run out, because a prefill of only a few rows is inefficient.
             if len(waiting) < self._admit_rows:
                 idle = not active and not waiting
                 if idle:
@@ -138,7 +138,7 @@ class NativeEngine:
         return max(1, min(MAX_SLOTS, STEP_TOKENS // self.num_beams))
 
     def _find_room(self, slots: int) -> Room:
-        """Measure the room for at most ``slots`` rows. Halves this number until so many rows fit.
+        """Measure the room for at most ``slots`` rows. Halves this number until that many rows fit.
 
         Raises torch.OutOfMemoryError if not even one row fits.
         """

@@ -1,4 +1,4 @@
-"""Triton kernels of a LLaMA's forward pass over T packed tokens; ``triton_ops`` starts them.
+"""Triton kernels for the forward pass of LLaMA over T packed tokens. ``triton_ops`` launches these kernels.
 
 Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two), B beams, P prefix tokens.
 A page has PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee" for float32, because
@@ -91,7 +91,7 @@ def beam_attention_kernel(
     B: tl.constexpr, H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, M: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Attention of each beam's new token to the earlier tokens of its slot that belong to the beam.
+    """Attention of each beam's new token to the prefix, and to the tokens of its slot that the beam sees.
 
     Reads each key and its value once for all beams of a slot. Skips tokens of dropped beams, which no beam sees.
 

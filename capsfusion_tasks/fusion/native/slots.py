@@ -219,8 +219,8 @@ class Slots:
     def _release(self, slot: int, *, clean: bool) -> None:
         """Free a slot and its pages. With ``clean``, first fill the pages with zeros.
 
-        This is necessary if the row's scores are not finite. Otherwise, the next row that uses the pages would get NaN,
-        too: attention gives masked tokens the weight 0, and 0 times NaN is NaN.
+        Zeros are necessary if the row's scores are not finite. Without zeros, the next row that uses the pages would
+        get NaN, too: attention gives masked tokens the weight 0, and 0 times NaN is NaN.
         """
         if clean:
             pages = self._pages.held(slot)

@@ -195,7 +195,7 @@ def test_a_tied_head_is_stored_under_either_name_or_both(
 
 def test_a_tensor_that_is_there_twice_is_refused(checkpoint: Checkpoint) -> None:
     folder = rewrite(checkpoint(), lambda weights: weights | {"norm.weight": torch.zeros(64)})
-    with pytest.raises(InputError, match=r"model\.norm\.weight is there twice"):
+    with pytest.raises(InputError, match=r"model\.norm\.weight is stored twice"):
         load_llama(folder, CPU, torch.float32)
 
 
