@@ -14,7 +14,7 @@ import pyarrow as pa
 from capsfusion_tasks.errors import InputError
 
 GROUP_ROWS = 16_384  # maximum rows in memory at a time, and maximum rows of a written row group
-GROUP_BYTES = 256 << 20  # the same maximum in bytes, for files whose rows contain images
+GROUP_BYTES = 256 << 20  # the same two maximums in bytes; reached first if rows contain images
 
 
 class MissingColumns(InputError):
@@ -119,4 +119,6 @@ class CaptionFile(ABC):
             has = ", ".join(name if name == name.strip() else repr(name) for name in names)
             raise MissingColumns(f"{where} has no {' and no '.join(missing)}; it has {has or 'no columns'}", missing)
         if self.adds in names:
-            raise InputError(f"{where} already has a column {self.adds}; rename or drop it, or it would be overwritten")
+            raise InputError(
+                f"{where} already has a column {self.adds}; rename or drop it, because it would be overwritten"
+            )

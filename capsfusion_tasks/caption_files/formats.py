@@ -56,8 +56,8 @@ def has_format(path: Path) -> bool:
 def reading(source: Path) -> Iterator[BinaryIO]:
     """Open a text file and yield its bytes. Decompresses gzip, even if the file's name does not end in ``.gz``.
 
-    Raises InputError if the file is missing, may not be read or cannot be decompressed. Raises NotReadyError if the
-    disk fails.
+    Raises InputError if the file is missing, if this process has no right to read it, or if it cannot be decompressed.
+    Raises NotReadyError if the disk fails.
     """
     try:
         with source.open("rb") as file:

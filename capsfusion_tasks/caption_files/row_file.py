@@ -52,7 +52,7 @@ class RowFile(CaptionFile):
         try:
             self._check_names(where, row)
         except MissingColumns as error:
-            if number == 1:  # the whole file may have other names
+            if number == 1:  # perhaps the columns have other names in all rows: the caller says what to do
                 raise
             raise InputError(f"{error}: write null where a row has no value") from error
         for name in self.columns:

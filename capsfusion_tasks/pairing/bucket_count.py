@@ -12,18 +12,21 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Bytes of source files for each bucket. All of LAION-2B and LAION-COCO (540 GB) reaches the maximum of 2,048 buckets.
-# Each shard has a file in each bucket, so there are half a million files of 1 MB. More buckets would only add overhead,
-# and are not needed: a bucket that is too large for memory is joined in several passes.
+# Bytes of source files for each bucket, up to the maximum number of buckets. LAION-2B and LAION-COCO together (540 GB)
+# get the maximum, 2,048 buckets. Each shard has a file in each bucket, so these data make half a million files of 1 MB.
+# More buckets would only add overhead. A bucket that is too large for memory is joined in several passes.
 _BUCKET_BYTES = 64 << 20
 _FEWEST, _MOST = 16, 2048
 
 
 def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[], int] | None = None) -> int:
-    """The number of buckets. The first call chooses and stores it, from the settings or from ``source_bytes``.
+    """The number of buckets. The first call chooses the number and stores it. Later calls return the stored number.
 
-    Shards that are split into different numbers of buckets cannot be joined. Raises InputError if the settings
-    contradict the stored number. Also raises InputError if no number is stored, the setting is ``auto`` and
+    The first call takes the number from ``settings.buckets``. If this setting is ``auto``, the first call computes the
+    number from the bytes that ``source_bytes`` returns.
+
+    Raises InputError if the setting contradicts the stored number, because shards that are split into different numbers
+    of buckets cannot be joined. Also raises InputError if no number is stored, the setting is ``auto`` and
     ``source_bytes`` is None.
     """
     if storage.exists(layout.BUCKETS_CONFIG):
@@ -49,7 +52,7 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
 def _stored(storage: Storage) -> int:
     try:
         fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]
-    except InputError as error:  # do not advise to delete the file: another number would lose pairs
+    except InputError as error:  # do not advise to delete the file: a run with another number would miss pairs
         raise InputError(
             f'{storage.path(layout.BUCKETS_CONFIG)} is damaged: expected {{"buckets": N}}. Write this text into it,'
             " where N is the number of buckets of the earlier runs: the highest number of a folder in buckets/*, plus 1"

@@ -25,7 +25,7 @@ from capsfusion_tasks.staging.storage import Storage
 log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the rows of each row group in a file
-_HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time, for long rows
+_HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time; reached first if rows are long
 _BATCH_ROWS = 1 << 16  # rows to decode at a time, while the rows decoded before are split
 _WRITERS = 4  # number of bucket files to write in parallel; on S3 each file takes up to three round trips
 
@@ -123,7 +123,7 @@ def _numbers(table: pa.Table, buckets: int) -> np.ndarray:
 def bucket_numbers(urls: pa.ChunkedArray, buckets: int) -> np.ndarray:
     """The bucket of each URL, [rows] int32. A null URL counts as "".
 
-    The bucket follows from MurmurHash3, which is the same on every machine and in every version of this project.
+    The bucket is computed with MurmurHash3, which is the same on every machine and in every version of this project.
     """
     hashes = np.fromiter((mmh3.hash(url or "") for url in urls.to_pylist()), dtype=np.int32, count=len(urls))
     return (hashes.view(np.uint32) % buckets).astype(np.int32)

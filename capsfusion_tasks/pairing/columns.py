@@ -150,7 +150,7 @@ def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_floating(wanted):
         # Round to six decimals: the same score is 0.46 as float64 in one release and 0.46000000834 as float32 in
         # another.
-        scores = pc.round(column.cast(wanted, safe=False), 6)  # not safe: integers above 2^53 are rounded, too
+        scores = pc.round(column.cast(wanted, safe=False), 6)  # round integers above 2^53 instead of refusing them
         # pandas writes NaN for a missing score. Comparisons would treat NaN as safe, and a join would prefer NaN to the
         # score of the other side.
         return pc.if_else(pc.is_finite(scores), scores, None)

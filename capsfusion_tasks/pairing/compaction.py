@@ -38,7 +38,7 @@ _UNUSED = timedelta(hours=6)
 
 
 def compact(old: BucketSide, new_bytes: int) -> list[Lookup]:
-    """Create lookups of the old rows that are in no lookup, if they are many. Delete lookup files that no join needs.
+    """Create lookups of the old rows that are in no lookup, if there are many such rows. Delete unneeded lookup files.
 
     Returns the lookups that a join reads. Every row also stays in its bucket file.
     """

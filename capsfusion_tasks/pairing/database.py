@@ -1,4 +1,4 @@
-"""Opens DuckDB with the limited memory and cores of a join, and a scratch folder for data that do not fit in memory."""
+"""Opens DuckDB with limits on memory and cores, and a scratch folder for data that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def join_memory(settings: Settings) -> int:
 
 
 class DoesNotFit(NotReadyError):
-    """Data, such as the rows of a join, fit neither in its memory nor on scratch disk."""
+    """Data, such as the rows of a join, fit neither in DuckDB's memory limit nor on the scratch disk."""
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Lookups: copies of a bucket's old rows. A join reads from a lookup only the rows that have the URL of a new row.
 
+New rows are rows of the interval's shards. Old rows are rows of all other shards.
+
 A lookup contains the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files.
 ``.rows`` has each row as a record. ``.parquet`` has the key, the shard and the position of each record. ``.json`` is
 written last and lists the shards of the lookup. The copy of a shard's rows is valid as long as the size of the shard's
@@ -30,7 +32,8 @@ VERSION = 3  # increase this number when records or keys change: lookups of othe
 # leads to no wrong pair, because the join compares URLs.
 _KEY_MASK = (1 << 40) - 1
 _ROWS_AT_ONCE = 1 << 14
-# Records that are less than this many bytes apart are read at once. On S3 a request takes as long as reading 64 KiB.
+# Records that are less than this many bytes apart are read together in one request. On S3 a request takes as long as
+# reading 64 KiB.
 _GAP, _REMOTE_GAP = 256, 64 << 10
 _REMOTE_READERS = 16
 

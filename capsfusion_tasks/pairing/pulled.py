@@ -1,6 +1,7 @@
 """The mark of a pulled shard: a JSON file with the shard's row counts, buckets and pull rules.
 
-A pull reads a shard from its source and distributes its rows over buckets. The rules are the settings it depends on.
+A pull reads a shard from its source and distributes its rows over buckets. The pull rules are the settings that decide
+which rows and columns the pull keeps.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
 def begin(storage: Storage, shard: Shard, rules: PullRules, buckets: Iterable[str]) -> set[str]:
     """Mark the shard as incomplete, with the buckets that a task will write. Return the buckets of earlier pulls.
 
-    If the task is killed, the next pull or ``remove`` finds all its files by this mark. Joins refuse files that were
-    made with other rules until the pull is complete.
+    If the task is killed, the next pull or ``remove`` finds all files of the shard by this mark. If an earlier pull
+    made the files with other rules, ``require_rules`` prevents joins until the new pull is complete.
     """
     mark = read(storage, shard.side, shard.shard_id)
     before = mark["buckets"] if mark else {}
@@ -99,7 +100,7 @@ def delete_files(storage: Storage, side: Side, shard_id: str, buckets: Iterable[
 
 
 def remove(storage: Storage, shard: Shard) -> None:
-    """Delete the shard's bucket files and its mark. Until then, joins refuse the files."""
+    """Delete the shard's bucket files and its mark. Until both are deleted, ``require_rules`` prevents joins."""
     side, shard_id = shard.side, shard.shard_id
     mark = read(storage, side, shard_id)
     if mark is None:
@@ -113,7 +114,7 @@ def remove(storage: Storage, shard: Shard) -> None:
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
     """Raise InputError if a shard was pulled with rules that differ from ``rules``. Ignore the shards in ``but``.
 
-    Raise NotReadyError if a task is replacing the files of a shard. Both errors end with the advice ``mend``. Call this
+    Raise NotReadyError if a task is replacing the files of a shard. ``mend``: the advice of both errors. Call this
     before a join, because a join reads the bucket files of all shards. Only marks that are new or changed since the
     last summary are opened.
     """

@@ -82,7 +82,8 @@ class _Decoder:
     def __init__(self) -> None:
         ours, its = socket.socketpair()
         with its:
-            # -P keeps the script's folder off the import path. Its modules have common names and could hide others.
+            # -P keeps the script's folder off the import path. The modules in this folder have common names, and could
+            # be imported instead of other modules with these names.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", decoder.__file__, str(its.fileno())],
                 pass_fds=[its.fileno()],

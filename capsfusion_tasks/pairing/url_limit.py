@@ -2,8 +2,8 @@
 
 If the old and new rows of a URL can form more pairs than the limit, no new pairs of the URL are written. Later runs
 write none either, because buckets only grow. Earlier runs wrote pairs of the URL only while its rows could form no more
-pairs than the limit. So no URL gets more pairs than the limit, whatever the order and number of runs. Which of its
-pairs are found depends on the order.
+pairs than the limit. So no URL gets more pairs than the limit, whatever the order and number of runs. The order of the
+runs only decides which pairs of the URL are written.
 """
 
 from __future__ import annotations

@@ -38,9 +38,8 @@ class Benchmark:
 
 
 _H200 = "an H200's rate with these settings, docs/benchmarks.md; other GPUs are slower"
-# Benchmarks by model, engine, dtype and number of beams, because each of them changes the rate several times over. An
-# estimate uses a benchmark until a unit is fused with the same settings (the same "fusion"), because fusing the unit
-# measures the rate.
+# Benchmarks by model, engine, dtype and number of beams, because the rate depends strongly on each of them. An estimate
+# uses a benchmark until a unit is fused with the same settings (the same "fusion"). Fusing the unit measures the rate.
 BENCHMARKS = {
     ("BAAI/CapsFus-LLaMA", "native", "bfloat16", 3): Benchmark(126.4, 196, _H200),
     ("BAAI/CapsFus-LLaMA", "native", "bfloat16", 1): Benchmark(221.5, 196, _H200),
@@ -226,7 +225,7 @@ class Budget:
     max_cost: float | None = None
 
     def refuse_without(self, price: float | None) -> None:
-        """Raise InputError if the budget has a cost, and there is no ``price`` of a GPU hour to compute one."""
+        """Raise InputError if the budget limits the cost, but the ``price`` of a GPU hour is unknown (None)."""
         if self.max_cost is not None and price is None:
             raise InputError("max_cost needs a price: set CAPSFUSION_GPU_HOUR_PRICE, or use max_gpu_hours instead")
 
@@ -248,7 +247,8 @@ class Budget:
             if found > most:
                 fitting = int(total.rows * most / found)
                 within = (
-                    f"Raise the budget, or set a limit of about {fitting:,} pairs. Planned units ignore a limit"
+                    f"Raise the budget, or set a limit of about {fitting:,} pairs. A limit does not apply to units that"
+                    " are already planned"
                     if fitting
                     else "Raise the budget: it is not enough for one pair"
                 )

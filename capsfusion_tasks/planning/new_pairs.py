@@ -98,8 +98,8 @@ def count_new_pairs(
         gone, tokens = (np.concatenate([getattr(file, name) for file in batch]) for name in ("gone", "tokens"))
         new = np.flatnonzero(is_new)
         if len({file.bucket for file in batch}) < len(batch):
-            # Several intervals may have the same pair: keep its first row. All its rows are in this batch, because a
-            # batch has all files of a bucket. Before that, move rows whose images exist to the front.
+            # Several intervals may have the same pair. Move rows whose images exist to the front. Then keep only the
+            # first row of each pair. All rows of a pair are in this batch, because a batch has all files of a bucket.
             new = new[np.argsort(gone[new], kind="stable")]
             ids = pa.concat_arrays([file.pair_ids for file in batch]).take(pa.array(new))
             numbered = pa.table({"pair_id": ids, "place": np.arange(len(new))})

@@ -60,10 +60,12 @@ def plan_units(
     Drops unfinished units that were planned with other rules (``pull_rules.UnitRules``) than the current ones, and
     plans their pairs again. If one of these units was started, raises InputError instead, unless ``replan`` is set.
 
-    Plans at most ``max_units`` new units, and leaves the remaining pairs for another run. If that run replaces
-    captions, it continues with these pairs, and the run after the last one begins anew. Raises NotReadyError if the
-    planning lock is lost, or if a task works on a unit that would be dropped. After any error, no new unit is
-    registered.
+    Plans at most ``max_units`` new units, and leaves the remaining pairs for further runs. If the runs replace
+    captions, each run continues with the pairs that are left. When no pair is left, the next run replaces all captions
+    again.
+
+    Raises NotReadyError if the planning lock is lost, or if a task works on a unit that would be dropped. After any
+    error, no new unit is registered.
     """
     most = min(unit_files.MAX_UNITS, max_units or unit_files.MAX_UNITS)
     settings, storage, decoding = context.settings, context.storage, context.decoding

@@ -87,10 +87,10 @@ def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
 
 
 def common_rules(storage: Storage, unit_ids: Iterable[str], now: UnitRules) -> UnitRules | None:
-    """The rules of units that were planned together, from the first one whose file can be read. None: no file can.
+    """The rules of units that were planned together, from the first one whose file can be read. None if no file can.
 
-    If an earlier version planned the units without recording rules, they count as made with the rules ``now``, which
-    are recorded in the files that have no record.
+    An earlier version may have planned the units without recording rules. Then ``now`` counts as their rules, and is
+    recorded in their files.
     """
     unit_ids = list(unit_ids)
     for first, unit_id in enumerate(unit_ids):

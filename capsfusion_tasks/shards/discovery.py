@@ -57,7 +57,7 @@ def discover(
     if known and (before := listed.made_from(now)) != now and not relist:
         _require_no_units(interval, before, now, units)
         known, frozen, leaving = [], False, listed.shards
-    # Take the time before listing, because the listing may miss files that arrive during it.
+    # Read the clock before listing, because the listing may miss files that arrive while it runs.
     over = datetime.now(UTC) >= interval.end
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
     there = {side: listed_shards(side, place, interval) for side, place in to_list.items()}
@@ -101,7 +101,8 @@ def _with_new_revisions(known: Iterable[Shard], arrived: Iterable[Shard]) -> lis
 def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: dict[Side, Origin]) -> list[Shard]:
     """Find late shards of other intervals: shards whose interval has a closed list, but which are in no list.
 
-    Only closed lists with the same source and patterns count, because other lists could not contain these shards.
+    ``ShardList.is_closed`` tells whether a list is closed. Only closed lists with the same source and patterns count,
+    because other lists could not contain these shards.
     """
     closed: dict[Side, list[Interval]] = {side: [] for side in now}
     listed_ids: set[str] = set()
@@ -124,10 +125,9 @@ def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[
     then = told(before, now)
     if units:
         raise InputError(
-            f"the shards of this interval were listed from {then}, and {units} units of these shards are planned or"
-            f" loaded. Set the old sources again, set CAPSFUSION_STAGING to an empty folder, or add the current shards:"
-            f" {interval.command}"
-            " --relist (in Airflow: the Param relist)"
+            f"the sources or patterns have changed: the shards of this interval were listed from {then}, and {units}"
+            " units of these shards are planned or loaded. Set the old sources again, set CAPSFUSION_STAGING to an"
+            f" empty folder, or add the current shards: {interval.command} --relist (in Airflow: the Param relist)"
         )
     log.warning("discover: the interval is listed again, because its list was made from other sources: %s", then)
 

@@ -30,10 +30,11 @@ _MOST_FAILURES = 3  # with more failed files than this, the whole server counts 
 class HttpSource:
     """The files in a list at ``https://…/list.txt`` or ``….json``.
 
-    A file's arrival time is its Last-Modified, or the ``arrived_at`` of a JSON list. Credentials are in ~/.netrc, or in
-    the query of a signed address. Queries are not stored, because they may be secret. If an address has a query, the
-    stored name of the shard ends in "?", and each read looks up the current address in the list. The list may then
-    contain a newer signature.
+    A file's arrival time is the ``arrived_at`` of a JSON list, or else the server's Last-Modified.
+
+    Credentials are in ~/.netrc, or in the query of a signed address. Queries are not stored, because they may be
+    secret. If an address has a query, the stored name of the shard ends in "?", and each read looks up the current
+    address in the list. The list may then contain a newer signature.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:

@@ -83,7 +83,7 @@ def dates(side: Side, place: SideSource) -> str:
 
 
 def _earlier(days: Sequence[str]) -> str:
-    """Text about the days before the days that are told one by one. Empty if there are none."""
+    """Text about the earlier ``days``, for which ``dates`` gives no numbers. Empty if there are none."""
     if not days:
         return ""
     others = {0: "", 1: " and 1 other day"}.get(len(days) - 1, f" and {len(days) - 1} other days")
@@ -117,15 +117,15 @@ def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Sha
 
 
 def require_one_source(shards: Iterable[Shard]) -> None:
-    """Raise InputError if a file is in the sources of two sides. Its id, and its row in the ledger, is for one side."""
+    """Raise InputError if a file is in the sources of two sides. The ledger stores only one side for each shard id."""
     seen: dict[str, Shard] = {}
     for shard in shards:
         other = seen.setdefault(shard.shard_id, shard)
         if other.side != shard.side:
             raise InputError(
                 f"{shard.source}/{shard.path} is in two sources, {other.side} and {shard.side}, but must be in"
-                " one: name another source, or give each its own files with CAPSFUSION_…_INCLUDE and _EXCLUDE. To pair"
-                " the captions of each LAION-COCO row with each other, set CAPSFUSION_LAION2B=none"
+                " one: name another source, or give each source its own files with CAPSFUSION_…_INCLUDE and _EXCLUDE."
+                " To pair the captions of each LAION-COCO row with each other, set CAPSFUSION_LAION2B=none"
             )
 
 

@@ -23,9 +23,9 @@ def _etag(status: os.stat_result) -> str:
 
 
 class _Unchanged(pa.OSFile):  # type: ignore[misc]
-    """An open file. A read fails if the file was overwritten in place, instead of mixing both versions.
+    """An open file. A read fails if the file was overwritten in place, because it could return a mix of both versions.
 
-    A file that was replaced by renaming another file is read to its end.
+    If another file was renamed to this file's path, the file that was opened is read to its end.
     """
 
     file: Path
@@ -65,7 +65,7 @@ class LocalSource:
             os.listdir(self._folder)
 
         def leave_out(path: str, entry: os.DirEntry[str]) -> bool:
-            # Do not list a hidden folder. A link with another name may still lead to it.
+            # Do not list a hidden folder. A link whose name is not hidden may still lead to it.
             if is_hidden(entry.name):
                 wanted(path)  # this call counts the hidden file; if the list is empty, the count explains why
                 return True
@@ -114,8 +114,8 @@ class LocalSource:
             when = f"{status.st_mtime:.0f} seconds after 1970"
             return Unreadable(
                 path,
-                f"{self._folder / path} has the time {when}, which is outside the years 1 to 9999: set a new time with"
-                " `touch`",
+                f"{self._folder / path} has the modification time {when}, which is outside the years 1 to 9999: set a"
+                " new time with `touch`",
             )
         return SourceFile(path, _etag(status), status.st_size, arrived)
 

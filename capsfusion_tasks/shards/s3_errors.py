@@ -55,7 +55,7 @@ def _refusal(error: boto.ClientError, where: str, is_listing: bool, requester_pa
     if status == 404 and is_listing:
         return InputError(f"no {where} ({code}): check its name and AWS_ENDPOINT_URL")
     if status == 404:
-        return InputError(f"{where} is gone: the object was there when the shard was discovered")
+        return InputError(f"{where} is gone: the object was there when the shard was discovered; put it back")
     if status == 412:
         return InputError(
             f"{where} has changed since it was discovered: it counts as a new shard with its new LastModified"

@@ -55,7 +55,7 @@ class ShardList(BaseModel):
 
     @property
     def incomplete(self) -> set[Side]:
-        """The sides that a later call lists again, because they have no shard, or shards that could not be read."""
+        """The sides that the next ``discover`` lists again, because they have no shards or some unreadable shards."""
         return {*self.empty, *(shard.side for shard in self.unreadable)}
 
     def made_from(self, now: dict[Side, Origin]) -> dict[Side, Origin]:
@@ -94,7 +94,7 @@ class ListSummary(BaseModel):
 
 
 def intervals(storage: Storage) -> list[Interval]:
-    """The intervals that have a folder in the staging area, because discovery has listed them."""
+    """The intervals that have a folder in the staging area, because discovery has listed their shards."""
     return [Interval.from_key(key) for key in storage.folders(layout.RUNS)]
 
 
@@ -104,7 +104,7 @@ def read(interval: Interval, storage: Storage) -> ShardList | None:
 
 
 def lists_of_others(interval: Interval, storage: Storage) -> dict[Interval, ListSummary]:
-    """Summaries of the shard lists of all other intervals. Opens only lists that are new or changed."""
+    """Summaries of the shard lists of all other intervals. Opens only lists that are newer than the stored summary."""
 
     def summary(key: str) -> Any:
         listed = read(Interval.from_key(key), storage)

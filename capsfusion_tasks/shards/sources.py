@@ -101,7 +101,7 @@ def opened(shard: Shard, settings: Settings, source: Source | None = None) -> It
 
 
 def configured_sources(settings: Settings) -> dict[Side, SideSource]:
-    """Each side's source with its patterns. If LAION-COCO is paired with itself, it is the only side."""
+    """Each side's source with its patterns. LAION-COCO is the only side if it provides both captions."""
     coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
     coco_source = _configured(coco, settings, "laion_coco")
     if settings.self_paired:

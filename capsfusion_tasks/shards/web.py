@@ -1,4 +1,4 @@
-"""Sends HTTP requests for all sources. Tells apart content, temporary failures and refusals in the responses."""
+"""Sends HTTP requests for all sources. Sorts the responses into content, temporary failures and refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Address:
 
 
 def client() -> httpx2.Client:
-    """A client that threads can share. It follows redirects, and sends credentials only to the same host."""
+    """A client that threads can share. It follows redirects, but sends no credentials to another host."""
     try:
         return httpx2.Client(
             follow_redirects=True,

@@ -1,4 +1,4 @@
-"""Raises an error that names the folder if its disk is full or read-only. A retry continues when the disk has space."""
+"""Turns errors of a full or read-only disk into a NotReadyError that names the folder. Airflow retries the task."""
 
 from __future__ import annotations
 

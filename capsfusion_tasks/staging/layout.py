@@ -32,7 +32,7 @@ def pulled_mark(side: Side, shard_id: str) -> str:
     - ``buckets``: the number of rows by bucket, for each bucket that may have a file of the shard
     - ``columns``: the name that each column has in the shard
     - ``rules``: the settings of the pull (``pull_rules.py``)
-    - ``whole``: false if bucket files are broken or being replaced, so that the shard must be pulled again
+    - ``whole``: false while a task writes the bucket files, or if they are broken and the shard must be pulled again
     """
     return f"{pulled_folder(side)}/{shard_id}.json"
 
@@ -74,7 +74,7 @@ def pulled_summary(side: Side) -> str:
     return f"summaries/pulled/{side}"
 
 
-LISTS_SUMMARY = "summaries/lists"  # the folder of the summary that covers the lists of shards, one for each interval
+LISTS_SUMMARY = "summaries/lists"  # the folder of the summary that covers the shard lists of all intervals
 
 
 RUNS = "runs"  # a folder for each interval, named by its key

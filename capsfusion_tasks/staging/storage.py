@@ -204,14 +204,15 @@ class Storage:
             yield stream
 
     def _upload(self, path: str, content: IO[bytes], opened: ExitStack) -> None:
-        """Upload ``content`` to S3, and close ``opened``. An exception that a signal raises does not cut the upload."""
+        """Upload ``content`` to S3 completely, even if a signal handler raises meanwhile. Then close ``opened``."""
 
         def upload() -> None:
             with opened, self.answering(), self.filesystem.open_output_stream(path) as stream:
                 shutil.copyfileobj(content, stream, 8 << 20)
 
-        # Arrow completes an upload whatever ends it, so an exception here would publish an empty or truncated file.
-        # Signal handlers (Ctrl-C, Airflow's timeouts) raise in the main thread only, which waits for this thread.
+        # Upload in another thread. If an exception interrupts an upload, Arrow still completes it, and so publishes an
+        # empty or truncated file. Signal handlers (Ctrl-C, Airflow's timeouts) raise only in the main thread, which
+        # waits for the upload.
         with ThreadPoolExecutor(1) as pool:
             pool.submit(upload).result()
 
@@ -281,7 +282,7 @@ class Storage:
         except ValueError as error:  # not JSON, or not UTF-8
             raise InputError(
                 f"{self.path(path)} is damaged: expected JSON, found {len(content)} bytes ({error}). Delete the file,"
-                " then run what writes it again"
+                " then run the step that writes it"
             ) from error
 
 

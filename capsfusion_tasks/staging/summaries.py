@@ -34,7 +34,7 @@ class Summaries:
     folder: str
 
     def note_change(self, name: str) -> None:
-        """Record that a file changes. Call this before the file is written or deleted, but not for a new file."""
+        """Record that a file changes. Call this before writing or deleting the file. A new file needs no note."""
         self.storage.write_json(f"{self._changes}/{name}.{uuid4().hex}", {})
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:

@@ -329,8 +329,8 @@ def test_a_time_that_no_calendar_has_is_named(tmp_path: Path, monkeypatch: pytes
         assert list(LocalSource(name).files(bool)) == [
             Unreadable(
                 "a.parquet",
-                f"{file} has the time {1 << 40} seconds after 1970, which is outside the years 1 to 9999: set a new"
-                " time with `touch`",
+                f"{file} has the modification time {1 << 40} seconds after 1970, which is outside the years 1 to 9999:"
+                " set a new time with `touch`",
             )
         ]
 
