@@ -1,6 +1,6 @@
 """Lookups: copies of a bucket's old rows. A join reads from a lookup only the rows that have the URL of a new row.
 
-New rows are rows of the interval's shards. Old rows are rows of all other shards.
+New rows are the rows of the shards of the interval that is joined. The rows of all other shards are old.
 
 A lookup contains the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files.
 ``.rows`` has each row as a record. ``.parquet`` has the key, the shard and the position of each record. ``.json`` is
