@@ -23,7 +23,7 @@ help:
 	@echo "                      -rescue, -warehouse, -explorer; ARGS='--help' lists options"
 	@echo "make bench-airflow    one Airflow run of 1,024 units, without a model (15 minutes); see docs/benchmarks.md"
 	@echo "make bench-growth     loads into a warehouse of up to 20 million rows (an hour, 40 GB of disk)"
-	@echo "make bench-gpu        the engine on one GPU (five minutes); see docs/benchmarks.md"
+	@echo "make bench-gpu        the engine on one GPU (six minutes); see docs/benchmarks.md"
 	@echo "make compose-demo     the demo in containers with Celery workers; see docs/operations.md"
 	@echo "make docs             write docs/settings.md from the descriptions of the settings"
 	@echo "make screenshots      take the pictures of docs/images again (needs Chromium)"

@@ -65,7 +65,7 @@ def write_checkpoint(
         **{**SIZES[size], "vocab_size": tokenizer.vocab_size + 1, "pad_token_id": tokenizer.vocab_size}
     )
     config.architectures = ["LlamaForCausalLM"]
-    # On a CPU, bfloat16 products take ten times as long as float32 products.
+    # On CPUs without AMX or AVX-512 BF16, bfloat16 products take ten times as long as float32 products.
     model = random_llama(config, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     tokens = _let_captions_end(model, tokenizer, pairs)
 

@@ -50,8 +50,8 @@ def stream(
     Raises the same errors as ``adbc_session``.
     """
     cursor.execute(query)
-    # The driver's own reader. Not fetch_record_batch: the reader that it returns raises OSErrors without an SQLSTATE,
-    # so a query that was cancelled could not be told from a query that the server refuses.
+    # Use the driver's own reader, not the one that fetch_record_batch returns. That one raises OSErrors without an
+    # SQLSTATE, which do not show whether the query was cancelled or the server refuses it.
     reader = cursor._results.reader
     return reader.schema, _batches(warehouse, connection, reader)
 

@@ -98,8 +98,9 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
     """Search each table on its own, because the newest captions of one table may reach further back than the other's.
 
-    If the tables shared one limit, matches of the first could fill the page beyond the point that the scan of the
-    second has reached. The next page would start after the second table's matches in between.
+    If the tables shared one limit, matches of one table could fill the page with older captions than the scan of the
+    other table has reached. The next page would start after these older captions. So no page would show those matches
+    of the other table that are newer, but that its scan has not reached.
     """
     found = [row for table in conditions.tables for row in _rare_in(connection, table, conditions, after, limit)]
     found.sort(key=lambda row: (row.loaded_at, row.pair_id, row.fusion_id), reverse=True)

@@ -114,7 +114,7 @@ def _captions(name: str, columns: list[Column[Any]], *indexes: Index) -> Table:
     )
 
 
-# For each fusion_id, a pair is in at most one of these two tables.
+# For each fusion_id, a pair is in at most one of the tables fused_captions and rejected_captions.
 fused_captions = _captions(
     "fused_captions",
     [
@@ -126,8 +126,9 @@ fused_captions = _captions(
         _license(),
     ],
     Index("fused_captions_rescued_idx", "unit_id", postgresql_where=literal_column("rescued_from is not null")),
-    # Not a hash index: to insert a caption, it would walk through all equal ones. Not the captions themselves: a B-tree
-    # takes no row of more than 2,704 bytes. A uuid takes half of the bytes of a digest as text.
+    # This is not a hash index, because inserting a caption into one walks through all equal captions. The B-tree has
+    # digests, because it cannot store long captions: a row of a B-tree has at most 2,704 bytes. The digests are uuids,
+    # because a uuid takes half as many bytes as a digest as text.
     Index("fused_captions_digest_idx", literal_column("(md5(capsfusion)::uuid)")),
 )
 rejected_captions = _captions(

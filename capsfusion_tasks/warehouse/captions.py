@@ -11,7 +11,8 @@ from sqlalchemy import Connection, text
 
 _NUL = "\x00"
 
-# The index has digests only, so the query compares these and the captions.
+# Compare the MD5 digests, so that PostgreSQL uses their index. Also compare the captions, because different captions
+# can have the same digest.
 _RAWS = """
     select distinct caption, laion_2b from asked
     join capsfusion.fused_captions on md5(capsfusion)::uuid = md5(caption)::uuid and capsfusion = caption

@@ -18,9 +18,10 @@ from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, 
 from capsfusion_tasks.warehouse.sqlstates import from_psycopg, one_line, unreachable
 from capsfusion_tasks.warehouse.url import describe, libpq_uri, parse_url
 
-# Every connection runs this, because the server, the database or the login may have another time zone: psycopg returns
-# times in that zone, and SQL takes days from it. An option of the URL would do too, but pgbouncer refuses options. It
-# keeps this setting for a client, even if it pools transactions.
+# Every connection runs this statement, because the server, the database or the login may have another time zone.
+# psycopg would return times in that zone, and SQL would compute the day of a time in it. An option of the URL could set
+# the time zone, too, but pgbouncer refuses options. pgbouncer keeps the time zone that a client has set with this
+# statement, even if it pools transactions.
 IN_UTC = "set timezone = 'UTC'"
 
 
@@ -58,7 +59,8 @@ def _open(url: URL, migrate: bool) -> Iterator[Warehouse]:
     # Get text, not bytes, even if PGCLIENTENCODING is set or the database has no encoding.
     url = url.update_query_dict({"client_encoding": "UTF8"})
     # hide_parameters: errors show statements without their values, because captions and names are untrusted.
-    # use_native_hstore: SQLAlchemy would look for a type that the warehouse does not have, each time a task starts.
+    # use_native_hstore: by default, SQLAlchemy would query the server for the type hstore each time a task starts. The
+    # warehouse does not have this type.
     engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, use_native_hstore=False)
     event.listen(engine, "connect", _use_utc)
     try:

@@ -43,7 +43,7 @@ class ExportSession:
         self._warehouse, self._connection = warehouse, connection
 
     def resolve(self, selection: Selection) -> Selection:
-        """``selection`` with its filter as SQL, by what the ledger says now. Raises UnclearFilter."""
+        """``selection`` with its filter converted to SQL for the current state of the ledger. Raises UnclearFilter."""
         if selection.filter is None:
             return selection
         with self._warehouse.engine.connect() as connection:
@@ -145,7 +145,10 @@ class ExportSession:
         return by_origin(self._rows(named))
 
     def check_where(self, condition: str) -> None:
-        """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption that lasts."""
+        """Raise InputError unless ``condition`` is one boolean expression on the columns of a caption.
+
+        Also raises InputError if the value of the expression may change before an interrupted export is resumed.
+        """
         if not condition.strip():
             raise InputError("--where is empty: give a condition, or leave this option out")
         # The condition appears once in [] and once in (). A condition that closes one bracket early, to add other SQL,

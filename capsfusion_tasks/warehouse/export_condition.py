@@ -1,4 +1,4 @@
-"""Refuses conditions of an export whose value may change before an interrupted export goes on."""
+"""Refuses a condition (--where) of an export if its value may change before an interrupted export is resumed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _CALL = re.compile(r'([\w$]+)"?\(')
 _CLOCK = re.compile(r"\b(current_date|current_time|current_timestamp|localtime|localtimestamp)\b", re.IGNORECASE)
 _TABLE = re.compile(rf"\bon {SCHEMA}\.(\w+)(?: (\w+))?$", re.MULTILINE)
 
-# PostgreSQL reads these words as the time at which it reads them, for example in `timestamptz 'now'`.
+# PostgreSQL converts these words to a time that depends on the clock, for example in `timestamptz 'now'`.
 _NOW = re.compile(r"now|today|tomorrow|yesterday", re.IGNORECASE)
-_WITH_NOW = re.compile(r"[\d:.+-]+\w*|z|zulu|utc|gmt|allballs|am|pm", re.IGNORECASE)  # in the same string
+# Other words that may be in the same string, for example in `timestamptz 'today 10:30 utc'`.
+_WITH_NOW = re.compile(r"[\d:.+-]+\w*|z|zulu|utc|gmt|allballs|am|pm", re.IGNORECASE)
 
 # The tables that a subquery may read, each with its columns that can change after captions were loaded. For example,
 # every listing of the sources sets shards.seen_at. Names of columns of fused_captions are not among them.
@@ -33,10 +34,11 @@ _CHANGING = (
 
 
 def refuse_changing(condition: str, plan: str, ask: Callable[[str], list[str]]) -> None:
-    """Raise InputError if an export with ``condition`` could select other captions when it goes on.
+    """Raise InputError if an export with ``condition`` could select other captions when it is resumed.
 
     ``plan``: PostgreSQL's plan (`explain verbose`) of a query on ``fused_captions captions`` with the condition. The
-    plan shows functions and tables under their own names, and not what is constant. ``ask`` returns a query's column.
+    plan shows the real names of functions and tables, and shows constant expressions as values. ``ask`` runs a query
+    and returns its only column.
     """
     for text in _STRING.findall(condition):
         words = text.split()

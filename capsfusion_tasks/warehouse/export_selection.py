@@ -22,8 +22,9 @@ ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
 class Selection(BaseModel):
     """The captions to export: for each pair, the newest accepted caption, if it meets all conditions.
 
-    A ``filter`` and its SQL are both recorded. The SQL lists shards and times of loads as the ledger had them when the
-    export began, so an interrupted export continues with this SQL. But the filter tells whether it is the same export.
+    An export records both its ``filter`` and the SQL that was made from the filter. The SQL lists shards and times of
+    loads as the ledger had them when the export began, so an interrupted export continues with this SQL. To find out
+    whether a command continues the same export, compare the filters, because the SQL of an equal filter may differ.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,7 +35,7 @@ class Selection(BaseModel):
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
     filter: CaptionFilter | None = None
-    where: str | None = None  # a condition on the columns of fused_captions, in SQL; with a filter, made from it
+    where: str | None = None  # an SQL condition on the columns of fused_captions; if ``filter`` is set, made from it
     limit: int | None = None
 
     @model_validator(mode="after")

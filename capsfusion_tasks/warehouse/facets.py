@@ -123,7 +123,10 @@ class _Ledger:
 
 
 def _stock(verdict: str) -> ColumnElement[float]:
-    """How many captions with this verdict a unit still has, after later units replaced some. Counts replayed ones."""
+    """How many captions with this verdict a unit still has, without those that later units have replaced.
+
+    Includes captions that a replay has moved to ``replayed_captions``.
+    """
     unit = work_units.c
     gone = unit.superseded_accepted if verdict == "accepted" else unit.superseded - unit.superseded_accepted
     return cast(unit[verdict] - gone, Double)

@@ -43,7 +43,7 @@ def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def all_ids(connection: Connection) -> list[str]:
-    """The ids of all fusions, sorted. Planning registers a fusion before it writes a file for it."""
+    """The ids of all fusions, sorted. Planning registers a fusion before it writes any file of the fusion."""
     return list(connection.scalars(select(fusions.c.fusion_id).order_by(fusions.c.fusion_id)))
 
 

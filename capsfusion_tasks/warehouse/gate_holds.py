@@ -63,9 +63,10 @@ def enter(
 
 
 def is_first(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
-    """Whether no unit of this fusion is held in the run without an answer.
+    """True if the run has no unit of this fusion yet that is held and waits for an answer.
 
-    Until the caller's transaction ends, the run's other tasks wait here. So only one of them finds no held unit.
+    Until the caller's transaction ends, the run's other tasks wait here. So two tasks that hold back units at the same
+    time cannot both get True.
     """
     connection.execute(select(func.pg_advisory_xact_lock(lock_key("hold", dag_run_id))))
     statement = select(_columns.hold_id).join(work_units, work_units.c.unit_id == _columns.unit_id)
@@ -74,7 +75,7 @@ def is_first(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
 
 
 def held_again(connection: Connection, hold_id: int, dag_run_id: str) -> None:
-    """Record that the unit is held in this run, too."""
+    """Record that the gate holds back the unit again, now in this run. The row then belongs to this run."""
     connection.execute(update(gate_holds).where(_columns.hold_id == hold_id).values(dag_run_id=dag_run_id))
 
 

@@ -86,10 +86,11 @@ def pull_again(engine: Engine, shard_ids: Sequence[str]) -> None:
 
 @contextmanager
 def forgotten(engine: Engine, unit_id: str) -> Iterator[None]:
-    """Delete a unit from the ledger at the end of the block, which deletes the unit's files.
+    """Delete a unit from the ledger. The deletion commits at the end of the block; the block deletes the unit's files.
 
-    The next plan puts the unit's pairs into a new unit, which may have the same id. So the files must be gone before.
-    Raises NotReadyError if a task works on the unit, or if it was loaded or deleted meanwhile.
+    The next plan puts the unit's pairs into a new unit, which may have the same id. So the old files must be gone
+    before the deletion commits. Raises NotReadyError if a task works on the unit, or if the unit was loaded or deleted
+    meanwhile.
     """
     with alone_with(engine, unit_id) as connection:
         if not _delete_units(connection, work_units.c.unit_id == unit_id, work_units.c.state != "loaded"):
@@ -98,7 +99,10 @@ def forgotten(engine: Engine, unit_id: str) -> Iterator[None]:
 
 
 def _delete_units(connection: Connection, *conditions: ColumnElement[bool]) -> dict[str, int]:
-    """Delete units from the ledger. The other units of their plans then leave pairs. Returns unit_id → rows."""
+    """Delete units from the ledger. Returns unit_id → rows of the deleted units.
+
+    Sets ``leaves_pairs`` for the other units of the same plans, because the deleted units' pairs must be planned again.
+    """
     units = work_units.c
     columns = (units.unit_id, units.rows_in, units.fusion_id, units.created_at)
     gone = connection.execute(delete(work_units).where(*conditions).returning(*columns)).all()
@@ -116,7 +120,7 @@ def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
 
 
 def drop_plan(connection: Connection, interval: Interval, fusion_id: str, unit_ids: Set[str]) -> None:
-    """Delete the unloaded units of an interval from the ledger and from the interval's last plan.
+    """Delete the unloaded units of an interval from the ledger, and subtract their rows from the interval's last plan.
 
     ``unit_ids``: the ids of these units, as the caller read them from the ledger. The caller must hold the planning
     lock. Raises NotReadyError if a task works on a unit, or if units were loaded or deleted in the meantime.

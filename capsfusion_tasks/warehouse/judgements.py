@@ -42,7 +42,8 @@ def judge(
     """Record a judgement. It replaces an earlier one by the same person. Returns False if the caption does not exist.
 
     The judgement includes the judged texts, because a replay may replace the caption. ``shown``: the caption that the
-    person has read. Raises ReplacedCaption if the warehouse has another one now. None: accept any.
+    person has read. Raises ReplacedCaption if the warehouse has another caption now. If ``shown`` is None, does not
+    compare them.
     """
     for captions in (fused_captions, rejected_captions):
         column = captions.c
@@ -57,8 +58,8 @@ def judge(
         return False
     if shown is not None and shown != judged.capsfusion:
         raise ReplacedCaption(
-            "the judgement was not saved, because another caption of this pair has been loaded since the one that was"
-            " shown: open it again and judge what you see then"
+            "the judgement was not saved, because another caption of this pair has been loaded after the one that you"
+            " saw: open the pair again, and judge the new caption"
         )
     values = {**judged._mapping, "verdict": verdict, "note": note, "judged_at": func.now()}
     key = {"pair_id": pair_id, "fusion_id": fusion_id, "judged_by": judged_by}

@@ -135,7 +135,7 @@ def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, i
 
 
 def open_units(connection: Connection, fusion_id: str) -> list[str]:
-    """Unfinished units of this fusion_id. Their pairs may not be in any other unit."""
+    """Unfinished units of this fusion_id. A new unit must not have any of their pairs."""
     statement = select(work_units.c.unit_id).where(work_units.c.fusion_id == fusion_id, work_units.c.state != "loaded")
     return list(connection.scalars(statement.order_by(work_units.c.unit_id)))
 
@@ -167,8 +167,8 @@ def register_units(
 ) -> None:
     """Register the units of an interval or a replay as planned. A unit that is already registered keeps its row.
 
-    If ``existing`` is replace, loading the units replaces older captions of their pairs. ``leaves_pairs``: whether
-    there are more pairs than these units have.
+    If ``existing`` is replace, loading the units replaces older captions of their pairs. ``leaves_pairs``: whether the
+    plan leaves pairs for another run.
     """
     if not units:
         return
@@ -230,7 +230,10 @@ def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
 
 
 def unit_started(connection: Connection, unit_id: str) -> None:
-    """Mark the start of a try to fuse. This function, ``unit_fused`` and ``unit_failed`` change no loaded unit."""
+    """Record that an attempt to fuse the unit starts.
+
+    This function, ``unit_fused`` and ``unit_failed`` change no loaded unit.
+    """
     _update_unit(connection, unit_id, state="fusing", tries=work_units.c.tries + 1, error=None)
 
 
@@ -257,7 +260,10 @@ def _clean(message: str) -> str:
 
 
 class PlannedUnit(NamedTuple):
-    """A unit, its state, and how often a task began to fuse it. ``check --repair`` sets only the state back."""
+    """A unit, its state, and how often a task began to fuse it (``tries``).
+
+    ``check --repair`` sets the state back to planned, but does not change ``tries``.
+    """
 
     unit: Unit
     state: str

@@ -63,7 +63,7 @@ shards = Table(
     text_column("error", nullable=True),
     time_column("seen_at", server_default=func.now()),
     time_column("updated_at", server_default=func.now()),
-    # For a late shard, which appeared after its own interval had been listed: the interval that took the shard.
+    # The interval that a late shard was assigned to. A late shard appeared after its own interval had been listed.
     text_column("adopted_by", nullable=True),
     PrimaryKeyConstraint("source", "path", "etag"),
     UniqueConstraint("shard_id"),
@@ -144,7 +144,8 @@ plans = Table(
     Index(None, "dag_run_id"),
 )
 
-# Units that the quality gate did not load, and people's answers. If a unit has several rows, the newest row counts.
+# Units that the quality gate held back, and people's answers: load, or keep out. If a unit has several rows, the newest
+# row counts.
 # unit_id is no foreign key, so that an answer stays if the unit is deleted and planned again.
 gate_holds = Table(
     "gate_holds",
@@ -174,7 +175,7 @@ lake_units = Table(
     text_column("table_uuid"),
     Column("unit_id", Text, ForeignKey(work_units.c.unit_id, ondelete="CASCADE"), nullable=False),
     Column("superseded", BigInteger, nullable=False),
-    # Null if the unit has no accepted caption.
+    # The Iceberg table's snapshot that wrote the unit. Null if the unit has no accepted caption.
     Column("snapshot_id", BigInteger),
     time_column("entered_at", server_default=func.now()),
     PrimaryKeyConstraint("table_uuid", "unit_id"),

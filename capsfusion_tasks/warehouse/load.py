@@ -124,7 +124,7 @@ def load_unit(
 
 
 def refuse_future_start(warehouse: Warehouse, moment: datetime) -> None:
-    """Raise NotReadyError if ``moment`` is in the future, so that no caption can have a later ``loaded_at``."""
+    """Raise NotReadyError if ``moment`` is in the future: no caption can have a later ``loaded_at`` yet."""
     with warehouse.engine.connect() as connection:
         if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:
             raise NotReadyError(
@@ -136,8 +136,9 @@ def refuse_future_start(warehouse: Warehouse, moment: datetime) -> None:
 def loads_until(warehouse: Warehouse, moment: datetime) -> None:
     """Wait until all captions with a ``loaded_at`` before ``moment`` can be read.
 
-    A load takes its ``loaded_at`` and commits while it has the lock of its fusion. So after a wait for the lock, only
-    loads with a later ``loaded_at`` can follow. Raises NotReadyError if ``moment`` is in the future.
+    A load holds the lock of its fusion while it reads the clock for its ``loaded_at`` and until it commits. So after a
+    wait for the lock, only loads with a later ``loaded_at`` can follow. Raises NotReadyError if ``moment`` is in the
+    future.
     """
     with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:

@@ -1,8 +1,8 @@
 """Counts the captions of one table that match a filter: exactly, or estimated from a sample.
 
-If there are only a few matches, counts them all. Otherwise, takes a sample: the first rows of some units from all
-times. These rows are random, because a unit's rows are stored in the order of their pair_id, which is a digest.
-Sampling a large table takes no longer than sampling a small one.
+If there are only a few matches, counts them all. Otherwise, takes a sample: the first rows of some units, from the
+oldest to the newest. These rows are random, because a unit's rows are stored in the order of their pair_id, which is a
+digest. Sampling a large table takes no longer than sampling a small one.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class Matches:
 
 @dataclass(frozen=True)
 class Stock:
-    """How many rows the units that the filter selects have in a table, according to the ledger.
+    """The number of rows that the ledger gives for one table of captions, for the units that the filter selects.
 
-    ``rows``: sum over all of these units. ``column``: SQL for the number of rows of one unit.
+    ``rows``: the sum over all of these units. ``column``: SQL for the number of rows of one unit.
     """
 
     rows: float

@@ -74,7 +74,7 @@ class WholePlan(NamedTuple):
 
 
 def whole_plans(connection: Connection, fusion_id: str) -> dict[Interval, WholePlan]:
-    """The last plan of each interval under this fusion. Leaves out last plans that left pairs out."""
+    """Interval → its last plan under this fusion. Has only intervals whose last plan left no pair out."""
     columns = plans.c
     mine = select(func.max(columns.plan_id)).where(columns.fusion_id == fusion_id)
     last = mine.group_by(columns.interval_start, columns.interval_end)
@@ -86,7 +86,9 @@ def whole_plans(connection: Connection, fusion_id: str) -> dict[Interval, WholeP
 
 
 def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
-    """Sums over the last plan of each interval and fusion in ``scope``. None if there is no plan.
+    """Sums over the last plan of each interval and fusion in ``scope``.
+
+    None if there is no plan, or if ``scope`` selects units by their replay or their ids.
 
     If an interval is planned again, the later plan counts the pairs in units of the earlier plan as already fused. This
     function leaves these pairs out of ``already_fused``.

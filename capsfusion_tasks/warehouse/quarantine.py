@@ -114,8 +114,8 @@ def rejected_pairs(
     """Stream the pairs (``schemas.PAIRS``) that the replay selects, at most ``most``.
 
     ``untried_under``: leave out pairs that were ever loaded under this fusion_id. ``not_of``: leave out captions of
-    these units. If ``most`` is given, selects the captions that were loaded first: a caption that is rejected again is
-    a new row, so another replay with a limit selects the captions behind it.
+    these units. If ``most`` is given, selects the captions with the earliest ``loaded_at``. A caption that is rejected
+    again gets a new ``loaded_at``, so the next replay with a limit selects other captions first.
     """
     columns = [
         sql.SQL("uuid_send(pair_id) as pair_id") if name == "pair_id" else sql.Identifier(name) for name in PAIRS.names
@@ -146,7 +146,7 @@ def rejected_pairs(
 
 
 def _asked(connection: Connection, replay: Replay) -> sql.Composed:
-    """The replay's conditions on a row of ``rejected_captions``. The query names the table ``rejected``."""
+    """The replay's conditions on a row of ``rejected_captions``. The query must use the alias ``rejected`` for it."""
     conditions = [sql.SQL("fusion_id = {}").format(sql.Literal(replay.fusion_id))]
     if replay.reasons:
         conditions.append(sql.SQL("reasons && {}::text[]").format(sql.Literal(list(replay.reasons))))

@@ -65,8 +65,8 @@ EVERYTHING = Scope()
 class RunSummary:
     """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``.
 
-    ``rows_per_second``: rows per second of GPU time. It and the tokens leave out units that do not fuse all their rows
-    (``rates.fuses_all_rows``).
+    ``rows_per_second``: rows per second of GPU time. This rate and the two numbers of tokens leave out units that do
+    not fuse all their rows (``rates.fuses_all_rows``).
     """
 
     units: int
@@ -140,7 +140,10 @@ class Rescued:
 
 
 def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
-    """The rescued captions of these units. A caption whose best beam had two reasons counts under both."""
+    """The rescued captions of the units in ``scope``.
+
+    If a best beam was rejected for two reasons, the caption counts under both.
+    """
     captions = fused_captions.c
     mine = and_(captions.rescued_from.is_not(None), _of_units(fused_captions, scope))
     each = select(func.unnest(captions.rescued_from).label("reason")).where(mine).subquery().c.reason
@@ -150,9 +153,10 @@ def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
 
 
 def replayed_counts(connection: Connection, scope: Scope = EVERYTHING) -> tuple[int, int]:
-    """Numbers of these units' rejected captions that replays fused again, and of those that passed.
+    """Number of captions of the units in ``scope`` that replays moved to ``replayed_captions``, and how many passed.
 
-    A replay under another fusion moves every caption to ``replayed_captions``, also those that it rejects again.
+    A caption passed if the replay's new caption of its pair was accepted. A replay under another fusion also moves
+    captions that did not pass. A replay under the same fusion moves only captions that passed.
     """
     replayed, fused = replayed_captions.c, fused_captions.c
     new = and_(fused.pair_id == replayed.pair_id, fused.unit_id == replayed.replayed_by)
@@ -180,7 +184,7 @@ class AcceptedCaption:
 def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[AcceptedCaption]:
     """A random sample of ``n`` accepted captions, the same for every call.
 
-    These are the first captions in the order of pair_id, which is a digest.
+    Takes the first captions in the order of pair_id. This order is random, because a pair_id is a digest.
     """
     columns = [fused_captions.c[field.name] for field in fields(AcceptedCaption)]
     mine = _of_units(fused_captions, Scope(unit_ids=unit_ids))

@@ -44,8 +44,9 @@ class Measured(NamedTuple):
 def fuses_all_rows() -> ColumnElement[bool]:
     """Whether all rows of a unit are fused, as SQL on the table ``work_units``.
 
-    False for a replay of captions of its own fusion that does not replace them. It only validates most captions again,
-    so their tokens were counted in earlier units, and its device seconds are those of a few rows.
+    False for a unit of a replay under the captions' own fusion, unless ``existing`` is replace. Such a unit fuses only
+    a few rows, and validates the other captions again without fusing them. The tokens of these captions were counted in
+    earlier units, and the unit's device seconds are only those of the few fused rows.
     """
     units = work_units.c
     return or_(units.replay_of.is_distinct_from(units.fusion_id), units.existing == "replace")
@@ -101,7 +102,7 @@ def unfused(
 def pairs_in_units(connection: Connection, fusion_id: str, interval: Interval) -> int:
     """Number of different pairs in the units of an interval, loaded or not.
 
-    Leaves out units that are not loaded and replace captions, because some of their pairs may be in loaded units too.
+    Leaves out units that will replace captions but are not loaded yet: some of their pairs may be in loaded units, too.
     """
     pairs = func.coalesce(func.sum(work_units.c.rows_in - work_units.c.superseded), 0)
     same = and_(work_units.c.interval_start == interval.start, work_units.c.interval_end == interval.end)

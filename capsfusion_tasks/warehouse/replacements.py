@@ -1,8 +1,9 @@
 """Finds out which units of an unfinished replacement are loaded.
 
-A replacement makes loaded captions again under their own fusion: all pairs of an interval, with existing = replace, or
-all captions that a replay selects. If one run cannot plan all pairs, further runs continue it. It ends with the run
-whose plan leaves no pair. The next run then begins another replacement.
+A replacement replaces loaded captions by new ones of the same fusion: the captions of all pairs of an interval (with
+existing = replace), or all captions that a replay selects. If one run cannot plan all pairs, further runs continue the
+replacement. It ends with the run whose plan leaves no pair for another run. The run after that begins another
+replacement.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from capsfusion_tasks.schemas import Existing, Replay
 from capsfusion_tasks.warehouse.ledger import its_units
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 
-# A replacement that nobody continued for so long is not continued any more: the next run begins another one.
+# If no run has continued a replacement for this long, the next run does not continue it, but begins another one.
 ABANDONED_AFTER = timedelta(days=30)
 
 
 def replaces(work: Interval | Replay, fusion_id: str, existing: Existing) -> bool:
-    """Whether loading the units of ``work`` leaves its pairs where the next plan finds them again."""
+    """Whether the next plan of ``work`` can find pairs again that are already in loaded units of ``work``."""
     return existing == "replace" if isinstance(work, Interval) else work.fusion_id == fusion_id
 
 
@@ -34,9 +35,10 @@ def replaced_units(
     existing: Existing,
     dropped: Set[str] = frozenset(),
 ) -> list[str]:
-    """The loaded units of the unfinished replacement of ``work``. Empty: the next plan begins a replacement.
+    """The loaded units of the unfinished replacement of ``work``. The next plan leaves out their pairs.
 
-    ``dropped``: ids of units that the next plan deletes. Their pairs are then left to plan.
+    Empty if there is no unfinished replacement, or if none of its units is loaded. ``dropped``: ids of units that the
+    next plan deletes and whose pairs it plans again.
     """
     if not replaces(work, fusion_id, existing):
         return []
@@ -54,7 +56,7 @@ def replaced_units(
         .order_by(units.created_at.desc(), units.unit_id)
     )
     found: list[str] = []
-    # One transaction registers all units of a plan, so they have the same time.
+    # One transaction registers all units of a plan, so they have the same ``created_at``.
     for _, group in groupby(connection.execute(statement).all(), key=lambda row: row.created_at):
         planned = list(group)
         left = any(unit.leaves_pairs or unit.unit_id in dropped for unit in planned)

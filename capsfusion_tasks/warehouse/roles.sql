@@ -5,8 +5,9 @@
 --   capsfusion_loader  reads and writes rows: for runs, replays, checks
 --   capsfusion_reader  reads: for queries, exports, the captions view
 --
--- These roles cannot log in: grant one of them to each login. The roles are common to all databases of a server. If
--- this login may not create them, it stays the owner of its tables, and a warning says what an administrator can run.
+-- These roles cannot log in: grant one of them to each login. The roles are common to all databases of a server. If the
+-- login that runs this file may not create them, this login stays the owner of its tables, and a warning says what an
+-- administrator can run.
 
 do $$
 declare

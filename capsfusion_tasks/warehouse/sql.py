@@ -49,7 +49,8 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
     ):
         cursor.execute(f"set local search_path = {SCHEMA}, public")
         try:
-            # PostgreSQL's superuser may write files with COPY, even in a read-only transaction.
+            # Refuse a statement without columns in its result, such as COPY, before it runs: PostgreSQL's superuser may
+            # write files with COPY, even in a read-only transaction.
             if not cursor.adbc_execute_schema(sql).names:
                 raise InputError(f"the SQL statement returns no rows, but {_ONLY_QUERIES}")
             cursor.execute(sql)

@@ -32,7 +32,8 @@ def upgrade() -> None:
         where superseded > 0
         """
     )
-    # The tables that have the newest captions of a unit still have them. The others must get the unit again.
+    # If an Iceberg table has the current captions of a unit, the unit stays recorded as current. If not, -1 makes sure
+    # that the table gets the unit again.
     op.execute(
         """
         update capsfusion.lake_units lake

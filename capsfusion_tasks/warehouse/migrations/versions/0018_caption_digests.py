@@ -1,7 +1,7 @@
-"""Replaces the hash index of accepted captions by one on their MD5 digests, which takes equal captions quickly.
+"""Replaces the hash index of accepted captions by a B-tree on their MD5 digests.
 
-A hash index walks through all equal captions to insert one more. While the new index is built, loads wait and reads
-continue.
+A hash index walks through all equal captions to insert one more. The B-tree inserts it quickly. While the new index is
+built, loads wait and reads continue.
 """
 
 from __future__ import annotations
