@@ -15,7 +15,7 @@ help:
 	@echo "make up               Airflow with its UI on the demo's data, until Ctrl-C"
 	@echo "make test             all tests; make test ARGS='tests/pairing -x' runs some of them"
 	@echo "make test-fast        only fast tests, without torchrun, Airflow, browsers or containers"
-	@echo "make test-faults      break 200 runs at random, and repeat each (about an hour); ARGS='--help' lists options"
+	@echo "make test-faults      break 200 runs at random, and retry each (about an hour); ARGS='--help' lists options"
 	@echo "make fuzz             random inputs for file readers, prompt, rules, …: ten minutes each, or ARGS='--minutes 1'"
 	@echo "make audit            look for known vulnerabilities in the pinned packages (needs access to PyPI)"
 	@echo "make lint             ruff and mypy"
@@ -72,9 +72,9 @@ PIP_PROGRESS := s/^ *((Downloading|Using cached) .*\(([0-9]{2,}(\.[0-9]+)? MB|[0
 	s/^Installing collected.*/  All packages are downloaded; unpacking them into $(VENV) takes about a minute/p
 
 # The demo does not need all packages; tests, benchmarks and lint do. Each target runs again only if pyproject.toml
-# or constraints.txt has changed. Modules are compiled on all cores, where pip uses one. A few cannot be compiled, for
-# example templates: pip ignores them, too. Most modules of the packages in NOT_COMPILED are never imported by the demo;
-# Python compiles the others when it imports them.
+# or constraints.txt has changed. Modules are compiled on all cores, because pip would use only one core. A few files
+# cannot be compiled, for example templates. They are ignored, as pip does. The demo imports only a few modules of the
+# packages in NOT_COMPILED; Python compiles these modules when it imports them.
 $(INSTALLED): EXTRAS := fusion,airflow
 $(INSTALLED): GIGABYTES := 2
 $(INSTALLED): NOT_COMPILED := -x '/site-packages/(transformers|sympy|networkx|pip|setuptools)/|/torch/(_inductor|testing)/'

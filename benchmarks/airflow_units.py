@@ -1,4 +1,4 @@
-"""Measures Airflow during a run with many units: tasks per minute, CPU time, and how long Airflow's pages take.
+"""Measures Airflow during a run with many units: tasks per minute, CPU time, and how fast Airflow's pages load.
 
     python -m benchmarks.airflow_units [--units 1024] [--slots 4] [--minutes 15] [--home DIR]
 

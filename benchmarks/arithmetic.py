@@ -31,7 +31,7 @@ class Cost:
         self._cached = 2 * layers * kv  # numbers in the KV cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The minimum FLOPs. Each row's own prompt is computed once, and each token of a beam except its last token."""
+        """The minimum FLOPs: those of each token of a row's own prompt, and of each token of a beam except its last."""
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests

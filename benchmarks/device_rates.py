@@ -1,4 +1,4 @@
-"""Measures how fast a device multiplies matrices and copies memory, because no program reaches data sheets' rates."""
+"""Measures how fast a device multiplies matrices and copies memory, because no program reaches a data sheet's rates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeviceRates:
     - ``memory``: bytes/s. A copied byte counts twice, because it is read and written.
     - ``layer_bytes``: size of a weight of the layers. ``bytes``: size of every other number.
 
-    Layers have other rates and sizes than the rest only with float8. Then the vocabulary head, attention, keys and
+    Only with float8, the layers' rate and size differ from those of the rest: the vocabulary head, attention, keys and
     values stay in bfloat16.
     """
 

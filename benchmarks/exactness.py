@@ -5,7 +5,8 @@
 Without --model, compares two models: the demo model, and a random LLaMA with grouped-query attention, whose tokenizer
 is --tokenizer. Each model runs with 3 beams and greedily, with several numbers of slots, and with the rows in the
 file's order and shuffled. The engines add the same numbers in different orders. So if the scores of two captions differ
-by less than 1e-6, either caption may win. Such ties are counted and printed. Exit code 1 if other captions differ.
+by less than 1e-6, either caption may win. Such ties are counted and printed. Exit code 1 if captions differ
+without a tie.
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 

@@ -10,8 +10,8 @@ take longest. Each line of the output is the median of ``--repeat`` calls. A cal
 the request takes a value, such as words, its calls use different values. The column CPU is the mean CPU time of this
 process and of the server's process, without parallel workers. It shows whether a query is slow or the machine is busy.
 
-The server is the embedded PostgreSQL with its default settings. ``--home`` keeps the table for later runs. ``--before``
-also measures the baseline: the indexes of migration 0003, which migration 0005 replaced.
+The server is the embedded PostgreSQL with its default settings. ``--home`` keeps the table for later calls.
+``--before`` also measures the baseline: the indexes of migration 0003, which migration 0005 replaced.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def show(warehouse: Warehouse, repeat: int, what: str) -> None:
 
 
 def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
-    """Wall time of the view, and CPU time of this process and the server's process, both in milliseconds."""
+    """Wall time of one call, and CPU time of this process and the server's process, both in milliseconds."""
     with reading(warehouse, 10 * SECONDS) as connection:
         server = psutil.Process(int(connection.scalar(text("select pg_backend_pid()")) or 0))
 
@@ -210,7 +210,7 @@ def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
 
 
 def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
-    """Name of a view → the calls to time. If the view takes a value, such as words, the calls use different values."""
+    """Name of a request → the calls to time. If it takes a value, such as words, the calls use different values."""
 
     def pages(*filters: CaptionFilter, after: Position | None = None) -> list[View]:
         return [lambda c, each=each: caption_page(c, each, after) for each in (filters * repeat)[:repeat]]  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 The files have the layout of each family's released checkpoints. Sizes, biases and norms are chosen so that an error in
 any part of the engine changes captions. For example, some heads are not as large as hidden size / number of heads, some
-query heads share keys, and norms are not one. Each of two tokens ends a caption, as in LLaMA 3 and Qwen.
+query heads share keys, and norms are not one. Either of two tokens ends a caption, as in LLaMA 3 and Qwen.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint to write. ``changes``: values of its config that differ from those of the other families.
+    """A checkpoint to write. ``changes``: values of its config in addition to those that all families share.
 
     ``words``: the pattern with which its tokenizer.json splits texts, or None if it has a tokenizer.model.
     """

@@ -58,8 +58,8 @@ UNMATCHED = 3  # number of LAION-2B rows without a synthetic caption, for each r
 SHARDS = 4
 TOKENS_PER_SECOND = 15_000  # high, so that units are large and one plan contains all pairs
 
-# Whether a text is blank. Uses a regular expression, because DuckDB's trim does not remove tabs and newlines, and takes
-# longer.
+# Whether a text is blank. Uses a regular expression, because DuckDB's trim is slower, and does not remove tabs and
+# newlines.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"
 
 # Finds the same pairs as the pipeline. If a pair is in several rows, it takes the same row as the pipeline.

@@ -3,8 +3,9 @@
     python -m benchmarks.slots [--size 13B] [--num-beams 3] [--cards 24 40 80 141]
 
 The longest row has the longest possible prompt, which begins with LLaMA's shared prefix, and a caption of 80 tokens.
-Slots share pages of keys and values, because most rows are shorter. The last column is the number of slots if each slot
-reserved enough pages for the longest row. A GB has 10^9 bytes; cards have a little more than their nominal size.
+Slots share pages of keys and values, because most rows are shorter than this. The last column is the number of slots
+if each slot reserved enough pages for the longest row. A GB has 10^9 bytes; cards have a little more than their nominal
+size.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ MAX_NEW_TOKENS = 80
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits on a card. ``weights`` is their size in bytes. ``room`` is None if the model does not fit."""
+    """What fits on a card. ``weights`` is the weights' size in bytes. ``room`` is None if the model does not fit."""
 
     weights: int
     room: Room | None

@@ -47,7 +47,10 @@ def print_planted(console: Console, pairs: list[tuple[str, ...]], rows: int) -> 
 
 
 def print_judged(console: Console, name: str, rows: list[Judged], examples: int) -> None:
-    """Print precision, in which a minor fault counts as half right, and the found shares of bad and good captions."""
+    """Print the precision of each rule, and the shares of all bad and of all good captions that it finds.
+
+    The first two lines are for all rules together. In the precision, a caption with a minor fault counts as half.
+    """
     of = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("good", "minor", "bad")}
     console.print(f"{name}: {len(rows)} captions, {of['good']} good, {of['minor']} minor, {of['bad']} bad")
     table = Table("", "rows", "good", "minor", "bad", "precision", "bad only", "share of bad", "share of good")

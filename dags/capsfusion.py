@@ -51,7 +51,7 @@ from capsfusion_tasks.planning.estimate import Budget
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
-SOURCES = "sources"  # key of an XCom that discover sets if the run has no shards: the dates of the sources' shards
+SOURCES = "sources"  # XCom key. If the run has no shards, discover stores the number and dates of each source's shards
 
 # The first Param's description begins with this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
@@ -66,8 +66,8 @@ PARAMS = {
         type=["null", "string"],
         format="date",
         description_md=f"{BACKFILL_HINT}\n\nIn a single run: the day (UTC) whose shards the run handles. Empty: the"
-        " last whole day before the logical date; for example 2026-11-10 if that is 2026-11-11 08:00. Do not set the"
-        " logical date to a midnight.",
+        " last whole day before the logical date; for example 2026-11-10 if the logical date is 2026-11-11 08:00. Do"
+        " not set the logical date to a midnight: such a run fails.",
     ),
     **MODEL_PARAMS,
     **BUDGET_PARAMS,
@@ -223,8 +223,8 @@ def capsfusion() -> None:
             raise InputError(f"{len(findings)} findings. The first: {first['rule']}: {first['where']}: {first['what']}")
         return result
 
-    # announce is a separate task, because a task with an outlet emits an event whenever it succeeds. report also
-    # succeeds without new captions.
+    # announce is not a part of report: a task with an outlet emits an event whenever it succeeds, and report also
+    # succeeds if there are no new captions.
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
         """Emits an event of the asset fused_captions with this run's counts. Skipped if no caption was accepted."""

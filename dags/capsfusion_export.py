@@ -25,7 +25,8 @@ PARAMS = {
         None,
         title="More columns",
         type=["null", "string"],
-        description="Columns to export in addition to the four standard columns: names separated by commas, or all.",
+        description="Columns to export in addition to the four standard columns: names separated by commas, or the word"
+        " all.",
     ),
     "limit": limit_param("Export a random sample of at most this many captions. Empty: all captions."),
 }

@@ -29,7 +29,8 @@ PARAMS = {
 @dag(
     schedule=[CAPTIONS],  # runs after each run of capsfusion or capsfusion_replay that loaded captions
     max_active_runs=1,
-    # A paused DAG loses the asset's events. A new one would be paused, so the table would stay empty and nothing fail.
+    # By default, Airflow pauses a new DAG, and a paused DAG loses the asset's events. The table would then stay empty,
+    # although no task fails.
     is_paused_upon_creation=False,
     default_args=DEFAULT_ARGS,
     params=PARAMS,
@@ -41,9 +42,7 @@ def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def sync() -> Json:
         """Writes loaded units to the Iceberg table. Skipped if CAPSFUSION_LAKE_TABLE is not set."""
-        params_of(
-            get_current_context()
-        )  # refuses unknown Params before hours of work, although only maintain reads any
+        params_of(get_current_context())  # refuse unknown Params now, not in maintain, after hours of work
         with working() as work:
             if work.settings.lake_table is None:
                 raise AirflowSkipException("CAPSFUSION_LAKE_TABLE is not set")

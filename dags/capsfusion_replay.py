@@ -32,7 +32,7 @@ from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.tasks import metrics, replay, unit_tasks
 from capsfusion_tasks.validation.rules import REASONS
 
-SELECTION_KEY = "selection"  # key of an XCom of plan: the captions to replay
+SELECTION_KEY = "selection"  # key of an XCom of plan: the Replay, which selects the captions
 
 PARAMS = {
     "reason": Param(
@@ -114,7 +114,8 @@ PARAMS = {
     on_failure_callback=webhook_alert.on_failure(),
 )
 def capsfusion_replay() -> None:
-    # The priority of `discover` to `plan` of the daily DAG together, so that replays and daily runs share the GPUs.
+    # In the daily DAG, five tasks precede `fuse`, and each adds 1 to its priority. This 5 gives the `fuse` tasks of
+    # replays the same priority, so that replays and daily runs share the GPUs.
     @task(execution_timeout=timedelta(hours=1), priority_weight=5)
     def plan() -> list[Json]:
         """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
@@ -159,7 +160,7 @@ def capsfusion_replay() -> None:
         context = get_current_context()
         selection, fusion_id = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY), planned_fusion(context)
         if selection is None or fusion_id is None:
-            raise InputError("nothing was planned: see the log of the plan task, then clear it")
+            raise InputError("nothing was planned: see the log of the plan task, then clear the plan task")
         with working() as work:
             result = replay.report(work, Replay(**selection), fusion_id, planned_units(context))
         print(result["text"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs once, when the database server's volume is empty: creates the warehouse's database, account and roles.
+# Runs once, when the database server's volume is empty: creates the warehouse's database, login role and group roles.
 set -euo pipefail
 
 # Read the password with \getenv, because all users can read the arguments of a process.

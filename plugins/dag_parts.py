@@ -36,8 +36,8 @@ Json = dict[str, Any]
 # Other DAGs can be scheduled on this asset. Its events say how many captions a run has loaded.
 CAPTIONS = Asset("fused_captions")
 
-# All units of a run may run at the same time, while Airflow's default limit is 16 tasks. How many really run depends on
-# the pool `gpu`, the executor's `parallelism` and the workers' slots.
+# With this limit, all units of a run may run at the same time. (Airflow's default limit is 16 tasks.) How many really
+# run depends on the pool `gpu`, the executor's `parallelism` and the workers' slots.
 MAX_ACTIVE_TASKS = MAX_UNITS
 
 DEFAULT_ARGS = {
@@ -45,13 +45,15 @@ DEFAULT_ARGS = {
     "retries": RETRIES,
     "retry_delay": FIRST_DELAY,  # only used if the worker is lost, because only a worker can apply the retry policy
     "retry_policy": RetryBackoff(),
-    # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So an early
-    # unit shows what the model makes. The gate only holds units: unless a person stops the run after the message about
-    # the first held unit (plugins/gate_alert.py), it fuses all others before it asks.
+    # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So bad captions
+    # of a unit are noticed early. The gate holds the unit, but does not stop the run: the run fuses all other units
+    # before it asks about held units, unless a person stops it after the message about the first held unit
+    # (plugins/gate_alert.py).
     "weight_rule": "upstream",
 }
 
-# Places that an export can write to. Airflow refuses others when a run is triggered, not after its pairs are fused.
+# A pattern of the addresses that an export can write to. With it, Airflow refuses other addresses when a run is
+# triggered. Without it, the run would fail in its export, after its pairs are fused.
 EXPORT_PLACES = r"^(/|s3://|hf://datasets/[^/]+/)."
 
 MODEL_PARAMS = {
@@ -127,7 +129,7 @@ BUDGET_PARAMS = {
 def validate(unit: Json) -> Json:
     """Accepts or rejects each of the unit's captions. If it rejects too many, the gate holds the unit.
 
-    The first held unit of a run is told to the webhook of CAPSFUSION_ALERT_CONN_ID.
+    Reports the first held unit of a run to the webhook of CAPSFUSION_ALERT_CONN_ID.
     """
     context = get_current_context()
     set_label(context, Unit(**unit).label)
@@ -169,12 +171,12 @@ def each_unit(unit: Json) -> None:
 
 
 def asked(loaded: Any) -> Any:
-    """Add two tasks after ``loaded``: ``ask`` asks about held units, ``load_held`` loads them if allowed."""
+    """Add two tasks after ``loaded``: ``ask`` asks about held units, ``load_held`` loads them if the answer is Load."""
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
         execution_timeout=timedelta(minutes=15),  # does not include the wait for an answer
-        # Retry soon, because Airflow may take the task for crashed after an answer (plugins/kept_answer.py).
+        # Retry soon: if somebody answers quickly, Airflow may consider the task crashed (plugins/kept_answer.py).
         retry_delay=timedelta(seconds=5),
         doc_md="Asks whether to load the units that the gate holds. Skipped if the gate holds none.",
     )

@@ -17,7 +17,7 @@ _SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 
 def send(samples: Samples) -> None:
-    """Send the figures as metrics, and add them to the span of the task. Does nothing if both are off."""
+    """Send the figures as metrics, and add them to the span of the task. Does nothing if metrics and traces are off."""
     senders: dict[str, Callable[[str, Any], None]] = {
         "counter": stats.incr,
         "gauge": stats.gauge,

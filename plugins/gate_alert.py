@@ -23,7 +23,7 @@ _NOBODY = (
 def tell(context: Context, work: PipelineContext, unit: Unit, counts: dict[str, Any]) -> None:
     """Send a message about ``unit``, the first that the gate holds. ``counts``: from ``unit_tasks.validate``.
 
-    Shows no caption, because captions come from the open web, and chats render links and markup.
+    The message shows no caption, because captions come from the open web, and chats render links and markup.
     """
     dag_id, run_id = context["ti"].dag_id, context["run_id"]
     reasons = ", ".join([*counts["reasons"]][:_REASONS_SHOWN])

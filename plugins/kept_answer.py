@@ -1,8 +1,8 @@
 """Keeps the answer to the gate's question if Airflow considers the task ``ask`` crashed.
 
 This happens if somebody answers quickly: the task then runs again before the scheduler has handled the end of the
-process that asked. When the task asks again, Airflow deletes its own record of the answer. So this plugin copies the
-answer into the task's state store, where the next try finds it.
+process that asked the question. When the task asks again, Airflow deletes its own record of the answer. So this plugin
+copies the answer into the task's state store, where the next try finds it.
 """
 
 from __future__ import annotations

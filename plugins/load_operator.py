@@ -1,4 +1,4 @@
-"""Loads a work unit. An operator class, because Airflow attaches links to operator classes."""
+"""Loads a work unit. Defines an operator class, not a function, because Airflow attaches links to operator classes."""
 
 from __future__ import annotations
 

@@ -37,8 +37,9 @@ FUSION_KEY = "fusion_id"  # key of an XCom of the plan task: the fusion_id of it
 def planning(context: Context) -> Iterator[PipelineContext]:
     """The pipeline's context for a task that decides how to fuse. The run's Params override the settings.
 
-    If no such Param is set and the run has units that are not loaded, uses the decoding settings of these units. This
-    is necessary because a backfill that reruns the run clears the Params, but must continue the run's units.
+    If no Param in ``DECODING`` is set and the run has units that are not loaded, uses the decoding settings of these
+    units. This is necessary because a backfill that reruns the run clears the Params, but must continue the run's
+    units.
     """
     params = params_of(context)
     use_aws_connection()
@@ -120,7 +121,7 @@ def use_aws_connection() -> None:
         )
     values = {"AWS_ACCESS_KEY_ID": connection.login, "AWS_SECRET_ACCESS_KEY": connection.password}
     values |= {variable: extra.get(name) for name, variable in known.items()}
-    # These belong to other keys, or have priority over what the Connection names.
+    # Remove variables that belong to other keys, or that have priority over the Connection's values.
     foreign = ["AWS_SESSION_TOKEN", "AWS_PROFILE"] if connection.login else []
     foreign += ["AWS_ENDPOINT_URL_S3"] if extra.get("endpoint_url") else []
     for name in foreign:
@@ -131,7 +132,7 @@ def use_aws_connection() -> None:
 def interval_of(context: Context) -> Interval:
     """The interval of the Param ``day``, or the run's data interval.
 
-    Raises InputError if the run has neither, or if it has the place of another day's run.
+    Raises InputError if the run has neither, or if its logical date is that of another interval's run.
     """
     _require_own_place(context)
     if day := context["params"].get("day"):
@@ -150,20 +151,22 @@ def interval_of(context: Context) -> Interval:
 def _require_own_place(context: Context) -> None:
     """Raise InputError if the run's logical date is that of another interval's run.
 
-    Airflow has one run for each logical date. The scheduler and a backfill would take this run for the other
-    interval's, whose shards then nobody reads. A backfill that reruns this run changes its type, but not its dates.
+    Airflow has one run for each logical date. The scheduler and a backfill would take this run for the run of the other
+    interval, so no run would read that interval's shards. If a backfill reruns this run, its type changes, but not its
+    dates, so the run is refused again.
     """
     logical, start = context.get("logical_date"), context.get("data_interval_start")
     if logical is None or start is None:
         return
-    # A manual run has the last interval that is over at its logical date. All other runs are named by their start.
+    # A manual run has the last interval that is over at its logical date. All other runs have their interval's start as
+    # their logical date.
     manual = context["dag_run"].run_type == "manual"
     if logical == context.get("data_interval_end") if manual else logical != start:
         raise InputError(
             f"run {context['run_id']} has the logical date {logical:%Y-%m-%d %H:%M}, which belongs to the run of the"
-            f" interval that starts then, but its own interval starts at {start:%Y-%m-%d %H:%M}. Airflow has one run"
-            " for each logical date, so that interval would never run. Delete this run. For a single day, trigger a run"
-            " with the Param day, and leave the logical date as it is"
+            f" interval that starts then, but this run's own interval starts at {start:%Y-%m-%d %H:%M}. Airflow has one"
+            " run for each logical date, so that interval would never run. Delete this run. For a single day, trigger a"
+            " run with the Param day, and leave the logical date as it is"
         )
 
 

@@ -29,7 +29,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # a unit that the DAG file gives; execute checks units from other tasks
+        if isinstance(unit, dict):  # the DAG file gives the unit; execute checks units that other tasks return
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None

@@ -89,7 +89,7 @@ def on_failure() -> list[Callable[[Context], None]]:
 
 
 class TaskAlert(WebhookAlert):
-    """The message of a running task. A failing webhook does not stop the task; the UI shows what the message says."""
+    """The message of a running task. If the webhook fails, the task continues, because the UI shows the same facts."""
 
     def notify(self, context: Context) -> None:
         try:

@@ -3,8 +3,8 @@
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --pairs 1000 --num-beams 3
     python training/evaluate_demo_model.py --model capsfusion_tasks/demo/model --real pairs.jsonl --pairs 1000
 
-The file of real pairs has one JSON object per line with `laion_2b` and `laion_coco`. Decoding is as in the paper:
-transformers' generate, at most 80 new tokens, no sampling.
+The file of real pairs has one JSON object per line with `laion_2b` and `laion_coco`. Decoding is as in the
+CapsFusion paper: transformers' generate, at most 80 new tokens, no sampling.
 """
 
 from __future__ import annotations

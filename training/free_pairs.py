@@ -1,4 +1,4 @@
-"""Generates training pairs of random words. A sentence frame such as "{T} shows {s}." copies both sources.
+"""Generates training pairs of random words. The fused caption is a frame such as "{T} shows {s}." with both sources.
 
 The other training pairs describe scenes, which have few forms and a small vocabulary. Real captions have any form and
 any words. A model that is trained only on scenes forces real captions into the forms of scenes. Pairs of random words
@@ -22,7 +22,7 @@ _PEOPLE = ("a man", "a woman", "two people", "a group of people", "a girl", "two
 # _ONE comes before a singular noun, _MANY before a plural noun.
 _ONE = ("a", "a", "the", "the", "an image of a", "a close up of a")
 _MANY = ("two", "three", "several", "some", "a group of", "the")
-# After "is" or "are", before a noun.
+# Phrases between "is" or "are" and a noun.
 _DOING = (
     "", "", "shown with", "sitting on", "standing in", "on display in", "made of", "lying on", "next to", "in front of",
 )  # fmt: skip
@@ -32,8 +32,8 @@ _TITLES = (
 )  # fmt: skip
 _ARTICLES = ("a ", "an ", "the ")
 
-# {x} is the raw caption, {t} the raw caption with an article in front, {T} the same with a capital. {s} is the
-# synthetic caption, {S} the same with a capital. {is_} is "is" or "are".
+# {x} is the raw caption, {t} the raw caption with an article in front, {s} the synthetic caption. {T} is {t} with a
+# capital first letter, and {S} is {s} with a capital first letter. {is_} is "is" or "are".
 _NOUN_FRAMES = ("{T} is {s}.", "{T} features {s}.", "{T} shows {s}.", "In {t}, there {is_} {s}.")
 _NOUNS_FRAMES = ("{T} features {s}.", "{T} shows {s}.", "In {t}, there {is_} {s}.", "{T} has {s}.")  # for plural nouns
 _CLAUSE_FRAMES = ("In {t}, {s}.", "{T} shows that {s}.", "{S}, representing {x}.", "{S} for {t}.")

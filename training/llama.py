@@ -46,7 +46,8 @@ class Attention(nn.Module):
             f(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, H, S, D]
-        # Use float32: in bfloat16 on a CPU, attention's backward pass takes 20 times as long, half the time of a step.
+        # Use float32: in bfloat16 on a CPU, attention's backward pass takes 20 times as long, which would be half of
+        # the time of a training step.
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = rotate(q.float(), cos, sin), rotate(k.float(), cos, sin), v.float()
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True).to(x.dtype)
@@ -95,7 +96,7 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """LLaMA without its vocabulary head. In transformers' LlamaForCausalLM, the same names begin with `model.`."""
+    """LLaMA without its vocabulary head. In LlamaForCausalLM, the weights' names have the prefix `model.`."""
 
     cos: Tensor  # [P, D]
     sin: Tensor

@@ -1,6 +1,6 @@
 """Reads from nvidia-smi which GPUs there are.
 
-Asking torch would initialize CUDA, and then forked processes could not use the GPUs.
+Getting this from torch would initialize CUDA, and then forked processes could not use the GPUs.
 """
 
 from __future__ import annotations

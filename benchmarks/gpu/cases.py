@@ -128,7 +128,7 @@ def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
 def _end(process: BaseProcess) -> None:
     """Kill the process, its group, and all its descendants: torchrun starts ranks in their own groups.
 
-    Ranks die with torchrun, but only after their imports (fusion/node.py).
+    A rank ends by itself when torchrun dies, but only once the rank has finished its imports (fusion/node.py).
     """
     pid = cast(int, process.pid)
     family = _descendants(pid)

@@ -1,4 +1,4 @@
-"""Compares captions in float32 with those of transformers. Uses fewer rows than benchmarks.exactness."""
+"""Compares the engine's captions in float32 with those of transformers. Uses fewer rows than benchmarks.exactness."""
 
 from __future__ import annotations
 

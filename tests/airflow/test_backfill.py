@@ -310,7 +310,7 @@ def test_a_user_runs_a_single_day_which_has_no_shards_and_reads_which_days_have(
         dialog = trigger_dialog(page)
         day = field_of(dialog, "Day")
         expect(day).to_contain_text("In a single run: the day (UTC) whose shards the run handles.")
-        expect(day).to_contain_text("for example 2026-11-10 if that is 2026-11-11 08:00")
+        expect(day).to_contain_text("for example 2026-11-10 if the logical date is 2026-11-11 08:00")
         day.locator("input").first.fill(str(EMPTY_DAY))
         dialog.get_by_role("button", name="Trigger", exact=True).click()
         expect(dialog).to_be_hidden()

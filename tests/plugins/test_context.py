@@ -85,5 +85,5 @@ def test_a_run_has_the_interval_of_its_own_dates_or_the_day_that_it_was_given(fo
 def test_a_run_in_the_place_of_another_day_is_refused_so_that_the_day_is_not_left_out(found: dict[str, Any]) -> None:
     for refused in [*found["midnight"], found["taken over"]]:
         assert "run r has the logical date 2026-11-20 00:00, which belongs to the run of" in refused
-        assert "its own interval starts at 2026-11-19 00:00." in refused
+        assert "but this run's own interval starts at 2026-11-19 00:00." in refused
         assert "that interval would never run. Delete this run." in refused
