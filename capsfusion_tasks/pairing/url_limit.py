@@ -1,9 +1,9 @@
 """Limits the number of pairs per URL. The URL of a placeholder picture is in very many rows, which form too many pairs.
 
 If the old and new rows of a URL can form more pairs than the limit, no new pairs of the URL are written. Later runs
-write none either, because buckets only grow. Earlier runs wrote pairs of the URL only while its rows could form no more
-pairs than the limit. So no URL gets more pairs than the limit, whatever the order and number of runs. The order of the
-runs only decides which pairs of the URL are written.
+write none either, because buckets only grow (unless a shard is removed). Earlier runs wrote pairs of the URL only while
+its rows could form no more pairs than the limit. So no URL gets more pairs than the limit, whatever the order and
+number of runs. The order of the runs only decides which pairs of the URL are written.
 """
 
 from __future__ import annotations
