@@ -8,7 +8,7 @@ import re
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.provenance import Origin
 
-_MARK = "<!-- written by capsfusion export, {} -->"  # {}: digest of the rest; another one: a user has edited it
+_MARK = "<!-- written by capsfusion export, {} -->"  # {}: digest of the rest; if it differs, a user edited the card
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {
@@ -73,7 +73,8 @@ def dataset_card(
         text += ["| reason | captions |", "| --- | --- |"]
         text += [f"| {reason} | {count:,} |" for reason, count in outcome.reasons.items()] + [""]
     if conditions := _conditions(selection):
-        text += ["Only accepted captions of this selection are here:", "", *(f"- {line}" for line in conditions), ""]
+        text += ["This data set contains only the accepted captions of this selection:", ""]
+        text += [*(f"- {line}" for line in conditions), ""]
     text += ["## Columns", "", "| column | type | |", "| --- | --- | --- |"]
     # Types are in backticks, because Markdown would read the <string> of list<string> as HTML.
     text += [f"| `{name}` | `{kind}` | {_COLUMNS.get(name, '')} |" for name, kind in columns]
@@ -115,7 +116,7 @@ def _rest(origins: list[Origin]) -> list[str]:
     """A table row with the sum of the remaining origins. [] if no origin remains."""
     if not origins:
         return []
-    return [_row("others", "", f"{len(origins)} more", f"{sum(origin.captions for origin in origins):,}")]
+    return [_row("others", "", f"{len(origins)} more combinations", f"{sum(origin.captions for origin in origins):,}")]
 
 
 def _row(*cells: str) -> str:

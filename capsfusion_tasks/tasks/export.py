@@ -116,7 +116,7 @@ def export_captions(
             if target.exists(MANIFEST):
                 say(
                     f"this export was complete at {manifest.snapshot.at:%Y-%m-%d %H:%M:%S} UTC, so nothing is written:"
-                    " for captions that were loaded later, give another folder, or replace it with --overwrite"
+                    " for captions that were loaded later, give another folder, or replace this export with --overwrite"
                 )
             else:
                 for part in _write_parts(session, target, manifest):
@@ -158,7 +158,7 @@ def export_filtered(
         raise InputError(
             "the filter selects rejected captions, but an export has only accepted ones: unset `verdict` and `reason`"
         )
-    wanted = wanted.model_copy(update={"verdict": "any"})  # means the same here as "accepted"
+    wanted = wanted.model_copy(update={"verdict": "any"})  # in an export, the same as "accepted"
     selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, filter=wanted, limit=limit)
     with export_target(export_to, scratch) as target:
         manifest = export_captions(warehouse, target, selection, say=say)
@@ -168,7 +168,7 @@ def export_filtered(
 def _begin(
     session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
-    """Return the export in the folder, with its complete files. If there is none, or to replace it, begin a new one."""
+    """Return the export in the folder, with its complete files. To replace it, or if there is none, begin a new one."""
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
         _require_same(target, found, _as_recorded(session, selection, found.selection), rows_per_file)
@@ -193,10 +193,10 @@ def _begin(
 
 
 def _as_recorded(session: ExportSession, now: Selection, before: Selection) -> Selection:
-    """``now`` as the manifest of ``before`` would record it if both are the same selection.
+    """Return ``now`` in the form in which a manifest recorded ``before``, so that the two can be compared.
 
-    The SQL of an equal filter may differ, because the ledger knows more units and shards now. So it is not compared,
-    except if an earlier capsfusion began the export and recorded only the SQL.
+    The same filter may give other SQL now than before, because the ledger has more units and shards now. So the SQL is
+    not compared, except if an earlier version of capsfusion began the export and recorded only the SQL.
     """
     if now.filter is None:
         return now

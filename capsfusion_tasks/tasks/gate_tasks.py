@@ -1,4 +1,4 @@
-"""Lists units that the gate holds because of too many rejections, and records people's answers: load or keep out.
+"""Lists units that the gate stopped because of too many rejections, and records people's answers: load or keep out.
 
 Airflow's DAGs call these functions.
 """
@@ -56,10 +56,11 @@ def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by
 
 
 def why_kept_out(context: Context, hold_ids: Sequence[int], given: Answer) -> str:
-    """Text that says why ``answer`` did not return all units of these holds. ``given``: the answer it was called with.
+    """Text that says why ``answer`` did not return all units of these holds.
 
-    Two runs can ask about the same hold, and then only the first answer counts. A hold without an answer is replaced if
-    its unit is validated again with other counts, and then an answer to the old hold has no effect.
+    ``given``: the answer that was passed to ``answer``. If two runs ask about the same hold, only the first answer
+    counts. A hold without an answer is replaced if its unit is validated again with other counts. An answer to the old
+    hold then has no effect.
     """
     with context.warehouse.engine.connect() as connection:
         held = [hold for hold in gate_holds.of(connection, hold_ids) if hold.is_held]

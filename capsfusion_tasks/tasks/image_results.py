@@ -1,6 +1,7 @@
-"""Reads new results of img2dataset before an interval is planned. The results tell which images are gone.
+"""Reads new results of img2dataset before an interval is planned.
 
-Results belong to no interval. Each run reads all new files of the source. Each plan uses all results so far.
+The results tell which images are gone: img2dataset could not download them. Results belong to no interval. Each run
+reads all new files of the source. Each plan uses all results so far.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class _Batch:
             yield shard
 
     def _read_small(self, numbered: tuple[int, Shard]) -> _File:
-        """Read a small file completely, in a thread. Several large files at once would take too much memory."""
+        """Read a small file completely, in a thread. Leave a large file to ``tables``, which reads one at a time."""
         number, shard = numbered
         file = _File(shard, number)
         if shard.size_bytes <= _SMALL_BYTES:

@@ -84,7 +84,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
         for shard in late:
             if shard.shard_id in claimed:
                 log.info(
-                    "discover: %s arrived %s, but the run of that time did not list it; this run takes the late shard",
+                    "discover: %s arrived %s, but the run of that time did not list it; this run includes the shard",
                     shard.label,
                     shard.arrived_at,
                 )
@@ -161,7 +161,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
 
 
 def bucket_groups(context: Context) -> list[list[int]]:
-    """The buckets of each pair task. The number of tasks grows with the bytes of all pulled shards."""
+    """The buckets of each pair task. By default, the number of tasks grows with the bytes of all pulled shards."""
     settings = context.settings
     buckets = bucket_count(context.storage, settings)
     if settings.pair_tasks == "auto":

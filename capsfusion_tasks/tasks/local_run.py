@@ -41,7 +41,7 @@ def run_pipeline(
     ``may_pass`` in the report is true if all failures of this run are temporary, so that a retry may help.
     """
     errors: list[Exception] = []
-    budget.refuse_without(settings.gpu_hour_price)  # before hours of pulling
+    budget.refuse_without(settings.gpu_hour_price)  # check this first, because pulling may take hours
     if settings.lake_table is not None:
         require_pyiceberg()
     with open_context(settings) as context:
@@ -159,7 +159,7 @@ def _run_unit(
         unit_tasks.load(context, unit, existing=existing)
     except (InputError, NotReadyError) as error:
         errors.append(error)
-        unit_tasks.fuse_failed(context, unit, str(error))  # so that the report has it, and the command fails
+        unit_tasks.fuse_failed(context, unit, str(error))  # so that the report lists it, and the command fails
         say(f"validate and load: {unit.label} failed: {error}")
         return
     reasons = f" ({_counts(verdicts['reasons'])})" if verdicts["reasons"] else ""

@@ -72,8 +72,8 @@ def plan(
         max_units=max_units,
     )
     if replay.fusion_id == context.decoding.fusion_id:
-        # A unit that an earlier run planned keeps that run's value of ``existing``. Only units with "skip" take over
-        # captions; units with "replace" are fused again.
+        # A unit that an earlier run planned keeps that run's value of ``existing``. Only units with "skip" reuse the
+        # rejected captions; units with "replace" are fused again.
         with engine.connect() as connection:
             planned = ledger.units_of(connection, replay.fusion_id, replay)
         skips = {one.unit.unit_id for one in planned if one.existing == "skip"}
@@ -153,7 +153,7 @@ def warn_of_replayed(context: Context, interval: Interval, fusion_id: str) -> No
         _, passed = replayed_counts(connection, Scope(unit_ids=mine))
     if passed:
         log.warning(
-            "at least %d captions that this interval rejected passed in a replay later. No interval's export has the"
-            " captions of replays: to export them, run `capsfusion export` without an interval",
+            "at least %d rejected captions of this interval were accepted in a later replay. The export of an interval"
+            " has no captions of replays: to export them, run `capsfusion export` without an interval",
             passed,
         )

@@ -87,8 +87,8 @@ class Report:
             )
         if self.unreplaced:
             lines.append(
-                f"left: {self.unreplaced} pairs that still have their older captions; run the interval again, again"
-                " with existing: replace, to replace them"
+                f"left: {self.unreplaced} pairs that still have their older captions; to replace them, run the interval"
+                " once more with existing: replace"
             )
         if self.reasons:
             lines.append(reasons_line(self.in_quarantine, self.reasons))
@@ -167,8 +167,8 @@ def report_replay(
 ) -> ReplayReport:
     """The report of a replay that fuses with ``fusion_id``.
 
-    ``unit_ids``: the units of one run. If given, captions are counted in these units only. Later runs of the replay
-    may select the captions that earlier ones rejected again, so a sum over all units would count them several times.
+    ``unit_ids``: the units of one run. If given, captions are counted in these units only. A later run of the replay
+    may select captions that an earlier run rejected again. A sum over all units would count them several times.
     """
     of_all = Scope(replay=replay.name, fusion_id=fusion_id)
     scope = of_all if unit_ids is None else replace(of_all, unit_ids=unit_ids)

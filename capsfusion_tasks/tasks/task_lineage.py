@@ -118,7 +118,7 @@ def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[st
     scores = {
         name: _made(
             "TRANSFORMATION",
-            "similarity: the raw row's; risks: the higher one",
+            "similarity: the raw row's, or else the synthetic row's; punsafe, pwatermark: the higher one",
             *dict.fromkeys([(raw, name), (coco, name)]),
         )
         for name in ("similarity", "punsafe", "pwatermark")

@@ -136,7 +136,8 @@ def validate(
     open if ``accept_rejections`` is set, or if somebody has already accepted the unit with the same counts. The
     verdicts are published even if the gate closes.
 
-    ``first_held`` is True for only one unit of a run, also if tasks run in parallel or again: the first held one.
+    ``first_held`` is True if the unit is held, and no unit of the same run and fusion is waiting for an answer yet. If
+    several tasks run in parallel, only one of them gets True.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -245,7 +246,7 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     """Load the unit's rows and mark the unit as loaded, in one transaction. Does nothing if the unit is loaded already.
 
     If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
-    Otherwise, raises InputError if captions of the same pairs are loaded. Also raises InputError if the gate holds the
+    If not, raises InputError if captions of the same pairs are loaded. Also raises InputError if the gate holds the
     unit, or if the unit was planned or validated with other settings. The ledger records these errors, except that of
     the gate, because ``validate`` has recorded it with the reasons.
     """

@@ -511,7 +511,7 @@ def test_the_export_of_a_day_says_how_many_of_its_captions_only_replays_accepted
         finish(target, unit, accepted_below(threshold))
     caplog.clear()
     assert interval_tasks.export(settings, DAY, str(tmp_path / "out"))["rows"] == 2
-    assert "at least 2 captions that this interval rejected passed in a replay" in caplog.text
+    assert "at least 2 rejected captions of this interval were accepted in a later replay" in caplog.text
 
 
 # ---- more pairs than a run can plan ----
