@@ -14,7 +14,7 @@ from capsfusion_tasks.upkeep.evidence import Evidence, gather
 from capsfusion_tasks.upkeep.findings import Finding
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
-# Every task takes less time. So if a file of this age is in no list and not in the ledger, no running task owns it.
+# Longer than any task takes. So if a file of this age is in no list and not in the ledger, no running task owns it.
 SAFE_AGE = timedelta(hours=6)
 
 

@@ -129,7 +129,7 @@ def gather(
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
         last = last_plans(connection)
-    # List chunks after reading the ledger: a unit in state fused then has all of them.
+    # List chunks after reading the ledger: the list then has all chunks of each unit in state fused.
     unfinished = {f"units/{unit.unit_id}" for unit in units if unit.state != "loaded"}
     others = (file for file in listing if "/".join(file.path.split("/")[:2]) not in unfinished)
     listing = Listing([*others, *chain.from_iterable(read_ahead(storage.tree, unfinished))])

@@ -173,8 +173,9 @@ def _delete_unit(context: Context, unit_id: str) -> None:
 
 
 def _delete_unknown(context: Context, unit_id: str) -> None:
-    """Delete the files of a unit that is not in the ledger, unless it is planned meanwhile: planning the same pairs
-    again gives the same unit id.
+    """Delete the files of a unit that was not in the ledger, unless a run has planned the unit since.
+
+    This can happen, because planning the same pairs again gives the same unit id.
     """
     with context.warehouse.engine.connect() as connection:
         known = fusions.all_ids(connection)
@@ -188,13 +189,16 @@ def _delete_unknown(context: Context, unit_id: str) -> None:
 def _delete_replay(context: Context, where: str) -> None:
     with context.warehouse.engine.connect() as connection:
         known = fusions.all_ids(connection)
-    with _no_planning(context, "replay", known):  # the folder does not tell the fusion of its captions
+    with _no_planning(context, "replay", known):  # lock all fusions, because the folder does not name its own
         context.storage.delete_folder(where)
 
 
 @contextmanager
 def _no_planning(context: Context, kind: Kind, fusion_ids: Iterable[str]) -> Iterator[LockedSession]:
-    """Keep units of these fusions from being planned while the block runs. Raises NotReadyError if they are now."""
+    """Prevent the planning of units of these fusions while the block runs.
+
+    Raises NotReadyError if another process is planning such units.
+    """
     with locked_session(context.warehouse.engine) as session:
         for fusion_id in fusion_ids:
             if not session.try_lock(kind, fusion_id):

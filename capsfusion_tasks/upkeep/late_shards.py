@@ -1,7 +1,7 @@
-"""Finds shards that no run will take by itself.
+"""Finds shards that should be in the list of an interval, but are in none.
 
-Late shards appeared after the list of their interval had been made. Others arrived in a time that no run has listed,
-between two intervals with a list: the DAG was paused then, or Airflow was stopped.
+A late shard appeared after the list of its interval had been made. Other shards arrived between two listed intervals,
+in a gap that no run has listed, for example because the DAG was paused or Airflow was stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that are in no list, although a list for their interval or for both an earlier and a later one exists."""
+    """Shards that are in no list, although their interval, or both an earlier and a later interval, was listed."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
     missed: dict[Interval, Counter[Side]] = defaultdict(Counter)
     for side, place, intervals in _places(evidence):
@@ -39,7 +39,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                     "shard-late",
                     shard.label,
                     f"its date is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
-                    f"wait for the next run, which takes the shard, or run {interval.command} --relist",
+                    f"wait for the next run, which includes the shard, or run {interval.command} --relist",
                 )
             elif not own and (gap := _gap(shard.arrived_at, intervals)):
                 missed[gap][side] += 1
@@ -48,7 +48,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "interval-missed",
             f"{gap.start:%Y-%m-%d %H:%M} to {gap.end:%Y-%m-%d %H:%M}",
-            f"shards arrived in this time ({counts}), but no run has listed it",
+            f"shards arrived in this time ({counts}), but no run has listed them",
             f"start a backfill of these days in Airflow, with Missing Runs, or run {gap.command}",
         )
 
@@ -64,7 +64,7 @@ def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interva
     """The sources to list, each with its side and its intervals.
 
     A side that has no source in the settings gets the sources from which its lists were made, not the default source,
-    because `capsfusion run` may have got these sources as options.
+    because these sources may have been options of `capsfusion run`.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

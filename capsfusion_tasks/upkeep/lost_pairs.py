@@ -53,7 +53,7 @@ class Account:
     """Counts of the pairs under one fusion: loaded, in units, left out, lost.
 
     If the intervals of both shards of a pair were planned, the pair should be in the warehouse or in a unit.
-    ``gone`` and ``missing`` count such pairs that are in neither place, by the set of a pair's intervals.
+    ``gone`` and ``missing`` count such pairs that are in neither. A key is the set of the intervals of a pair's shards.
     ``gone``: pairs whose images are gone. ``missing``: the other pairs. ``gone_before``: ``missing`` pairs whose images
     were gone when the pairs were planned.
     """
@@ -91,7 +91,7 @@ class Account:
 
 
 def accounts(evidence: Evidence) -> tuple[list[Account], Counter[str]]:
-    """Join all buckets again, one after the other. Returns an account of the pairs of each fusion.
+    """Join all buckets again, one after the other. Returns an ``Account`` of the pairs of each fusion.
 
     If the intervals of both shards of a pair were planned, the pair must be in the warehouse or in a unit. A pair
     in neither of them is lost, unless its image is gone or a plan left it out. A plan leaves out pairs because of a
@@ -172,8 +172,8 @@ def _count(account: Account, engine: Engine, batch: Batch) -> None:
 def explain_missing(account: Account) -> None:
     """Explain each missing pair: a limit left it out, its image was gone when it was planned, or it is lost.
 
-    A plan records only the number of pairs whose images were gone. First subtract from this number the pairs whose
-    images are still gone.
+    A plan records how many pairs it left out because their images were gone, but not which pairs. First subtract from
+    this number the pairs whose images are still gone. The rest of the number explains missing pairs.
     """
     unused = Counter({interval: plan.gone for interval, plan in account.plans.items()})
 

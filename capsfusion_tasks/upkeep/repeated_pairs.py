@@ -1,4 +1,4 @@
-"""Finds pairs that are in several units, in the memory of a join, however many pairs the units have."""
+"""Finds pairs that are in several units. Needs no more memory than a join, however many pairs the units have."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# DuckDB writes these rows to scratch disk if they do not fit in memory. It stores two integers in half the bytes of a
-# blob.
+# DuckDB writes these rows to scratch disk if they do not fit in memory. Two integers take half as many bytes as a blob
+# in DuckDB.
 _TABLE = "create temp table ids (unit integer, high ubigint, low ubigint)"
 _REPEATED = """
 select unit, high, low
@@ -23,9 +23,9 @@ order by unit, high, low
 
 
 def repeated_pairs(storage: Storage, settings: Settings, unit_ids: Sequence[str]) -> list[list[bytes]]:
-    """For each unit, the ids of those of its pairs that occur more than once in these units, in order.
+    """For each unit, the sorted ids of its pairs that occur more than once in all these units together.
 
-    Only these ids, of which there should be none, and the pairs of one unit are outside the memory limit. Raises
+    The memory limit does not cover these ids, of which there should be none, and the pairs of one unit. Raises
     NotReadyError if the ids fit neither in memory nor on scratch disk.
     """
     with database(settings, "the ids of the pairs of unfinished units") as connection:
@@ -44,6 +44,6 @@ def repeated_pairs(storage: Storage, settings: Settings, unit_ids: Sequence[str]
 
 
 def _halves(pair_ids: pa.FixedSizeBinaryArray) -> pa.Table:
-    """The first and the last eight bytes of each id as integers, which have the order of the ids."""
+    """The first and the last eight bytes of each id, as integers that are sorted like the ids."""
     words = np.frombuffer(pair_ids.buffers()[1] or b"", ">u8")[2 * pair_ids.offset :][: 2 * len(pair_ids)]
     return pa.table({"high": words[0::2].astype(np.uint64), "low": words[1::2].astype(np.uint64)})

@@ -68,7 +68,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
     if entry is None:
         listed = evidence.listing.get(layout.discovered(interval))
         if listed is not None and evidence.old(listed):
-            yield found("shard-not-in-ledger", what=f"{listed.path} lists it, but the ledger does not have it")
+            yield found("shard-not-in-ledger", what=f"{listed.path} lists the shard, but the ledger does not have it")
     elif entry.state == "failed":
         yield found("shard-failed", what=f"it could not be pulled: {entry.error}")
     elif entry.state == "pulled" and (mark is None or _interrupted(evidence, shard, mark)):
@@ -108,7 +108,7 @@ def _buckets(
     noted = mark.buckets
     kept = mark.rows - sum(mark.dropped.values())
     if sum(noted.values()) != kept:
-        what = f"the pull recorded {mark}, but {sum(noted.values())} rows in buckets"
+        what = f"the pull recorded {mark}, and {sum(noted.values())} rows in buckets instead of {kept}"
         yield found("shard-rows", shard.label, what)
     for bucket in noted.keys() - files.keys():
         path = layout.bucket_file(shard.side, int(bucket), shard.shard_id)
@@ -162,7 +162,8 @@ def _image_results(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _delete_unexpected(evidence: Evidence, shard: Shard, bucket: str) -> str:
-    # Read the mark again, because a pull may have begun since. It names its files before it writes them.
+    # Read the mark again, because a pull may have begun since the check. A pull names its buckets in the mark before it
+    # writes files to them.
     mark = pulled.read(evidence.storage, shard.side, shard.shard_id)
     if mark is None or not pulled.is_whole(mark) or bucket in mark["buckets"]:
         raise NotReadyError(f"a task is pulling {shard.label} again: try again later")

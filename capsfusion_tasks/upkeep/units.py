@@ -20,7 +20,7 @@ from capsfusion_tasks.warehouse.queries import Scope
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Problems of units that are not loaded, and of folders without a unit."""
+    """Problems of units that are not loaded, and of unit folders whose unit is not in the ledger."""
     abandoned = set(ownership.abandoned_units(evidence.warehouse.engine, evidence.scope))
     unfinished = [unit for unit in evidence.units if unit.state != "loaded"]
     whole = []
@@ -128,14 +128,14 @@ def _unknown(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _put_back_abandoned(evidence: Evidence, unit: LedgerUnit) -> str:
-    """Put the unit back, unless another attempt has taken or finished it since."""
+    """Set the unit back to planned, unless another attempt has started or finished it since the check."""
     if unit.unit_id not in ownership.abandoned_units(evidence.warehouse.engine, Scope(unit_ids=[unit.unit_id])):
-        return "kept: another attempt has taken or finished it since"
+        return "kept: another attempt has started or finished the unit since the check"
     return _put_back(evidence, unit)
 
 
 def _put_back_without_rows(evidence: Evidence, unit: LedgerUnit) -> str:
-    """Put the unit back, unless its chunks have all rows now."""
+    """Set the unit back to planned, unless its chunks have all rows now."""
     now = replace(evidence, listing=Listing(evidence.storage.tree(f"units/{unit.unit_id}")))
     if all(finding.rule != "unit-chunks" for finding in _chunks(now, unit)):
         return "kept: its chunks have all rows now"
@@ -158,7 +158,9 @@ def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
     with forgotten(evidence.warehouse.engine, unit.unit_id):
         evidence.storage.delete_folder(f"units/{unit.unit_id}")
     planned_for = "its interval" if unit.interval is not None else f"the replay {unit.replay!r}"
-    return f"dropped from the ledger: once {planned_for} has no unfinished unit, the next run plans its pairs again"
+    return (
+        f"dropped from the ledger: once {planned_for} has no unfinished unit, the next run plans the unit's pairs again"
+    )
 
 
 def _delete(evidence: Evidence, unit: LedgerUnit, file: StoredFile) -> str:

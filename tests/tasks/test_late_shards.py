@@ -126,7 +126,7 @@ def test_days_without_a_run_between_two_runs_are_found(place: Place) -> None:
     # The second day is missing: the DAG was paused, for example. The day before the first run is not.
     [missed] = check(settings, sources=True).findings
     assert (missed.rule, missed.where) == ("interval-missed", "2026-11-11 00:00 to 2026-11-12 00:00")
-    assert missed.what == "shards arrived in this time (laion_2b: 1, laion_coco: 1), but no run has listed it"
+    assert missed.what == "shards arrived in this time (laion_2b: 1, laion_coco: 1), but no run has listed them"
     assert "Missing Runs" in missed.mend
     assert DAYS[1].command in missed.mend
     assert listed(settings, DAYS[1]) == ["second.parquet"] * 2

@@ -252,7 +252,7 @@ def test_a_shard_that_came_after_its_interval_was_listed_is_found_and_the_advice
         assert area.rules() == []
         [finding] = area.check(sources=True).findings
         assert (finding.rule, finding.where) == ("shard-late", "laion_2b/late.parquet")
-        assert finding.mend == f"wait for the next run, which takes the shard, or run {DAYS[0].command} --relist"
+        assert finding.mend == f"wait for the next run, which includes the shard, or run {DAYS[0].command} --relist"
         interval_tasks.discover(area.settings, DAYS[0], relist=True)
         area.run_day(DAYS[0])
         assert area.rules(sources=True) == []
@@ -386,7 +386,7 @@ def test_the_repair_of_a_replays_unit_says_who_plans_its_pairs_again(area: Area)
     )
     area.storage.delete(layout.unit_pairs(area.planned))
     [said] = area.check(repair=True).repaired.values()
-    assert "once the replay 'again' has no unfinished unit, the next run plans its pairs again" in said
+    assert "once the replay 'again' has no unfinished unit, the next run plans the unit's pairs again" in said
 
 
 def test_a_unit_whose_pairs_were_lost_is_planned_again(area: Area) -> None:
