@@ -119,7 +119,7 @@ def repetition(fused: Fused, settings: RuleSettings) -> bool:
 def restated(fused: Fused, settings: RuleSettings) -> bool:
     """``restated``: two sentences have at least 70% of the shorter sentence's content words in common.
 
-    Content words are all words except words of grammar. The rule does not compare sentences with fewer than three.
+    Content words are all words except words of grammar. The rule skips sentences with fewer than three content words.
     """
     if len(fused.caption_words) - len(fused.caption_set) < 3 or not _INNER_END.search(fused.caption):
         return False

@@ -201,10 +201,11 @@ def words_of_other_colours(words: Iterable[str], others: Iterable[str]) -> list[
 
 
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:
-    """``unsupported``: the model wrote from memory, or the caption belongs to another picture.
+    """``unsupported``: most content words of the caption are in neither source, as if it were about another picture.
 
-    The rule rejects a caption if at least five of its content words, and at least 80% of them, are in neither source. A
-    share of 65% is enough if the caption also keeps at most a quarter of the synthetic caption's content words.
+    In such captions, the model wrote from memory, or the caption belongs to another picture. The rule rejects a caption
+    if at least five of its content words, and at least 80% of them, are in neither source. A share of 65% is enough if
+    the caption also keeps at most a quarter of the synthetic caption's content words.
     """
     new, content = len(fused.unsupported), len(fused.caption_content)
     if new < settings.unsupported_min or new < settings.unsupported_max * content:
@@ -216,7 +217,7 @@ def unsupported(fused: Fused, settings: RuleSettings) -> bool:
 def little_support(fused: Fused, settings: RuleSettings) -> bool:
     """``little_support``: at least nine, or at least 55%, of the caption's content words are in neither source.
 
-    The share of 55% counts only if it is at least five words.
+    A share of 55% is enough only if it is at least five words.
     """
     new = len(fused.unsupported)
     return new >= 9 or (new >= settings.unsupported_min and new >= 0.55 * len(fused.caption_content))

@@ -1,7 +1,7 @@
 """Finds the first person in a caption: words with which the writer speaks of himself or herself.
 
-The words beside a pronoun decide, because numerals ("World War I"), titles ("What We Do in the Shadows", "Our Lady of
-Peace") and slogans have other neighbours than the pronoun of a narrator, whatever the verb is.
+The words beside a pronoun show whether it belongs to a narrator. Numerals ("World War I"), titles ("What We Do in the
+Shadows", "Our Lady of Peace") and slogans have other neighbours than a narrator's pronoun, whatever the verb is.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _PRONOUN = re.compile(
 )
 _REACH = 80  # characters that are read before and after a pronoun, which bounds the time
 
-# A caption may tell what others say, with quotation marks or without ("a sign that reads I love you"). Without them, it
-# is taken to end with the sentence.
+# A caption may tell what others say, with quotation marks or without ("a sign that reads I love you"). Without them,
+# what others say is assumed to end with the sentence.
 _SINGLE_QUOTES = re.compile(r"(?<!\w)['‘]\w(?:[^'’]|(?<=\w)['’](?=\w)){0,200}['’](?!\w)")
 _SPEECH = re.compile(
     r"\b(?:(?:says?|said|saying|reads|states|stating|proclaims|declares|titled|entitled|captioned)\b(?!,? \")"
@@ -68,7 +68,7 @@ _TOOK_IT = re.compile(
     r" (?:took|shot|captured|photographed)(?:[.,]|\Z| (?:in|on|at|from|during|while|when|last|with)\b)"
 )
 
-# What all people have is no narrator's: "the planets of our solar system".
+# "Our" does not show a narrator before things that all people share: "the planets of our solar system".
 _SHARED = re.compile(
     r" (?:\w+ )?(?:world|planets?|earth|sun|moon|galaxy|solar system|universe|oceans?|atmosphere|environment|climate"
     r"|species|ancestors|li[fv]es|bod(?:y|ies)|well-being|health|times?|society|civili[sz]ation|humanity|[Ll]ord|[Ss]aviou?r|[Ll]ady)\b"
@@ -122,7 +122,7 @@ def first_persons(text: str, sources: str) -> Iterator[tuple[int, int]]:
 
 
 def _narration(text: str) -> str:
-    """``text`` with quotation signs in place of what others say, in the same length."""
+    """``text`` with quotation marks in place of what others say. Its length does not change."""
     for pattern in (QUOTATION, _SINGLE_QUOTES, _SPEECH):
         text = pattern.sub(lambda said: '"' * len(said[0]), text)
     return text
@@ -219,7 +219,7 @@ def _owner(place: _Place) -> bool:
 
 
 def _object(place: _Place) -> bool:
-    """Whether "me" or "us" is a narrator. After other words, it belongs to a slogan or a name: "forget me not"."""
+    """Whether "me" or "us" is a narrator: only after certain words, not in a slogan or name such as "forget me not"."""
     found = _NARRATOR_IS_OBJECT[place.pronoun].search(place.before)
     return found is not None and _NEXT_CAPITAL.match(place.after) is None and not place.before.endswith("you and ")
 

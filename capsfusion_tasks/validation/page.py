@@ -74,8 +74,9 @@ def report_page(name: str, verdicts: FileVerdicts) -> str:
             *_counts(tally.flags, tally.rows),
             *_trials(verdicts),
             "<h2>Scores</h2>",
-            "<p class=faint>The number of captions with each score. This page was made with these thresholds, which are"
-            f" settings: {escape(', '.join(f'{name}={value}' for name, value in verdicts.settings))}.</p>",
+            "<p class=faint>The number of captions with each score. This page was made with these thresholds"
+            " (settings CAPSFUSION_RULES__…):"
+            f" {escape(', '.join(f'{name}={value}' for name, value in verdicts.settings))}.</p>",
             *_histograms(verdicts),
             "<h2>Rules</h2><p class=faint>What each rule looks for, including rules that found nothing here.</p>",
             *_rules(tally),

@@ -49,7 +49,7 @@ def continuation(fused: Fused, _: RuleSettings) -> bool:
 def concatenation(fused: Fused, _: RuleSettings) -> bool:
     """``concatenation``: both sources word for word, with only words such as "and" or a full stop between them.
 
-    The instruction forbids this. The rule skips pairs in which a source has fewer than four words or contains the
+    The prompt forbids concatenation. The rule skips pairs in which a source has fewer than four words or contains the
     other source. Rejects 0.04% of CapsFusion's published captions. The flag ``verbatim`` marks captions that make one
     sentence of both sources.
     """
@@ -119,8 +119,9 @@ def one_source(fused: Fused, _: RuleSettings) -> bool:
 def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
     """``knowledge_lost``: the fused caption keeps less than a quarter of the raw caption's names and numbers.
 
-    The rule skips raw captions with fewer than three names and numbers. Captions that keep more than two of them pass,
-    because the model sees only the beginning of a long raw caption. Rejects 0.28% of CapsFusion's published captions.
+    The rule skips raw captions with fewer than three names and numbers. Captions that keep more than two names and
+    numbers pass, because the model sees only the beginning of a long raw caption. Rejects 0.28% of CapsFusion's
+    published captions.
     """
     facts = len(fused.raw_facts)
     kept = facts - len(fused.lost_facts)

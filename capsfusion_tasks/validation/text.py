@@ -1,4 +1,8 @@
-"""Splits texts into words, n-grams and sentences, and finds loops. Words ignore case, punctuation and width."""
+"""Splits texts into words, n-grams and sentences, and finds loops.
+
+Texts that differ only in case, in punctuation between words, or in character width (full-width letters) give the same
+words.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ _WORK = (
     r"(?:album|anime|badge|book|cartoon|comedy|comic|cover|DVD|drama|episode|film|game|logo|manga|movie|mug|musical|novel"
     r"|painting|play|poster|print|series|show|sign|single|song|soundtrack|sticker|track|t-?shirt|trailer)s?\b"
 )
-# Or the kind of work follows it: "Don't Breathe (2016)", "Don't Starve game cover", "Here is Greenwood, an anime".
+# The year or the kind of work may also follow a title: "Don't Breathe (2016)", "Don't Starve game cover", "Here is
+# Greenwood, an anime".
 _KIND = rf"(?: \((?:19|20)\d\d\)|,?(?: [a-zT\d][\w-]*){{0,3}} {_WORK})"
 _SUBJECT = re.compile(f"{_RUN}{_YEAR}{_PREDICATE}")
 _NAMED = re.compile(f"{_RUN}{_KIND}")

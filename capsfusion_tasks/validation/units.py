@@ -14,7 +14,7 @@ from capsfusion_tasks.validation.beams import best_that_pass
 from capsfusion_tasks.validation.rules import DEFAULTS
 from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
-RULES_VERSION = 2  # increase when a rule gives another verdict with the same thresholds
+RULES_VERSION = 2  # increase this number when a changed rule gives other verdicts with the same thresholds
 _RULES = "capsfusion.rules"  # key in the Parquet footer, for the thresholds with which the rows were judged
 _VERSION = "capsfusion.rules_version"  # key in the Parquet footer. Files without it have version 1.
 
@@ -44,7 +44,7 @@ def validate_unit(
 
 
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
-    """How the rules of ``validated`` differ from the current rules with ``settings``, for a message. Empty: not."""
+    """Say how the rules of ``validated`` differ from the current rules with ``settings``. Empty if they are equal."""
     noted_at = validated.schema.metadata or {}
     noted, version = noted_at.get(_RULES.encode()), int(noted_at.get(_VERSION.encode(), b"1"))
     if version != RULES_VERSION:
