@@ -97,8 +97,8 @@ def export_captions(
 
     If the target has an interrupted export of the same selection, this function continues it with the captions that the
     warehouse had when the export began. If the target has a complete export, this function does nothing. ``overwrite``
-    tells when to start the export again instead: never, if captions in the warehouse have changed (``outdated``), or
-    always.
+    tells when to start the export again instead: ``never``, ``outdated`` (if captions in the warehouse have changed),
+    or ``always``.
 
     Raises InputError if the folder has another export or other files, or if captions of an interrupted export were
     replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer, or if the selection

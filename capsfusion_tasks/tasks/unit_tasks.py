@@ -109,7 +109,7 @@ def fuse_failed(context: Context, unit: Unit, error: str) -> None:
 
 @contextmanager
 def _recorded(context: Context, unit: Unit) -> Iterator[None]:
-    """Record an InputError of the block in the ledger, because no retry will help. Airflow tries other errors again."""
+    """Record an InputError of the block in the ledger, because no retry will help. Airflow retries other errors."""
     try:
         yield
     except InputError as error:
@@ -132,9 +132,9 @@ def validate(
 
     Raises InputError if a row is not fused, and records the error in the ledger. If the unit has too many rejections,
     the gate closes, so that the unit is not loaded, and the ledger records the error. Then, if ``hold`` is set, the
-    unit is held until somebody answers. If not, validate raises InputError with the table of reasons. The gate stays
-    open if ``accept_rejections`` is set, or if somebody has already accepted the unit with the same counts. The
-    verdicts are published even if the gate closes.
+    unit is held until somebody decides whether to load it. Without ``hold``, this raises InputError with the table of
+    reasons. The gate stays open if ``accept_rejections`` is set, or if somebody has already accepted the unit with the
+    same counts. The verdicts are published even if the gate closes.
 
     ``first_held`` is True if the unit is held, and no unit of the same run and fusion is waiting for an answer yet. If
     several tasks run in parallel, only one of them gets True.

@@ -77,7 +77,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
     elif entry.state == "discovered" and ((mark and evidence.old(mark)) or _passed_over(evidence, interval)):
         yield found(
             "shard-not-pulled",
-            what="its pull left a record, or its interval is paired, but the ledger still calls it discovered",
+            what="its pull left a record, or its interval is paired, but the ledger still has it in state discovered",
         )
     elif entry.state == "pulled" and (noted := evidence.marks.get(shard.shard_id)) and not _same(entry, noted):
         what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; the pull recorded {noted}"
