@@ -33,8 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _AGAIN = "Run the same command again to continue."
-# What each command prints after Ctrl-C: what is kept, and how to continue. {target} is replaced by that argument, and
-# {parts} by the folder of its finished rows.
+# What each command prints after Ctrl-C: what is kept, and how to continue. The command's arguments replace names in
+# braces, such as {target}. The folder with the finished rows of `capsfusion fuse` replaces {parts}.
 _COMMANDS: dict[Callable[..., None], str] = {
     fuse: "Finished rows are kept in {parts}. Run the same command again, without --no-resume, to continue.",
     validate: "Nothing was written.",
@@ -98,11 +98,11 @@ def main() -> None:
     Exit codes: 0 success; 2 wrong input or settings; 75 (EX_TEMPFAIL) a resource is unavailable, so the same command
     may succeed later; 130 Ctrl-C; 1 any other failure.
     """
-    # On SIGTERM, raise an exception. The `with` blocks then end torchrun and stop the embedded server.
+    # Turn SIGTERM into an exception, so that the command's `with` blocks end torchrun and stop the embedded server.
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # escapes for characters that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # print escapes if the terminal lacks a character
     try:
         app()
     except InputError as error:
@@ -121,6 +121,6 @@ def main() -> None:
     except TorchrunFailed as error:
         report_error(str(error))
         sys.exit(1)
-    except BrokenPipeError:  # the program that reads our output has ended, such as head
+    except BrokenPipeError:  # the program that reads our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -24,14 +24,18 @@ stderr = Console(stderr=True, soft_wrap=True)
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Folder or hub id, such as BAAI/CapsFus-LLaMA. Default: CAPSFUSION_MODEL, or the demo model."),
+    typer.Option(
+        help="Model folder, or Hugging Face hub id such as BAAI/CapsFus-LLaMA. Default: CAPSFUSION_MODEL, or the demo"
+        " model."
+    ),
 ]
 PromptFile = Annotated[
     str | None,
     typer.Option(
         "--prompt",
         metavar="FILE",
-        help="File with a prompt, with {raw} and {synthetic} in it. Default: CAPSFUSION_PROMPT, or the paper's prompt.",
+        help="File with a prompt that contains {raw} and {synthetic}. Default: CAPSFUSION_PROMPT, or the paper's"
+        " prompt.",
     ),
 ]
 Beams = Annotated[
@@ -79,12 +83,12 @@ Dtype = Annotated[
 def parse_time(text: str) -> datetime:
     """A date or a time in ISO 8601, with or without a time zone.
 
-    typer's own parser also takes a number, as seconds since 1970: it reads 20261110 as a day of that year.
+    Does not use typer's own parser, which would read 20261110 as a number of seconds since 1970.
     """
     try:
         time = datetime.fromisoformat(text.strip())
         return time.astimezone(UTC) if time.tzinfo else time
-    except (ValueError, OverflowError) as error:  # overflow: the time is not of the years 1 to 9999 in UTC
+    except (ValueError, OverflowError) as error:  # OverflowError: in UTC, the year is not between 1 and 9999
         why = "" if "isoformat" in str(error) else f" ({error})"
         raise typer.BadParameter(
             f"{text!r} is not a date{why}: write it as 2026-11-10, or with a time (UTC) as 2026-11-10T08:30"
@@ -97,7 +101,7 @@ def time_option(meaning: str) -> Any:
 
 
 def print_default_model(model: str | None, settings: Settings) -> None:
-    """Print the model's name if ``--model`` is missing. If it is the bundled model, add that this is a toy."""
+    """If ``--model`` is missing, print which model is used instead. If it is the demo model, say that it is a toy."""
     if model is None and settings.model == str(BUNDLED_MODEL):
         progress_line("model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA")
     elif model is None:

@@ -30,7 +30,8 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            # If only one argument is given, Typer takes it for OUT. The default of IN lets the check below report this.
+            # If only one argument is given, Typer assigns it to OUT. IN is then this default, an empty list, which the
+            # code below reports.
             default_factory=list,
             parser=local_path,
             metavar="IN",
@@ -168,7 +169,7 @@ def fuse(
 
 
 def _has_stats(file: Path) -> bool:
-    """Whether ``file`` has the statistics of an earlier run, and not something that must not be replaced unasked."""
+    """Whether ``file`` has the statistics of an earlier run. ``--skip-existing`` replaces only such a file."""
     import json
 
     try:

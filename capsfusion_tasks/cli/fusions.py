@@ -1,4 +1,4 @@
-"""The command ``adopt``, for fusions of an earlier version, which did not record all of their settings."""
+"""The command ``adopt``, for captions of earlier releases, which did not record all settings that made a caption."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def adopt(
     max_new_tokens: MaxNewTokens = None,
     dtype: Dtype = None,
 ) -> None:
-    """Declare that captions of an earlier release were made with the current settings, so that they are kept.
+    """Declare that captions of an earlier release were made with the current settings.
 
     Earlier releases did not record which dtype `auto` meant, and hashed only the beginning and the end of each model
-    file. So this release cannot know whether the settings are the same, and would fuse all pairs again. Use this
-    command if the model and the device have not changed.
+    file. So this release cannot know whether the settings are the same, and would fuse all pairs again. If the model
+    and the device have not changed, use this command, so that the pairs are not fused again.
 
     Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
     """

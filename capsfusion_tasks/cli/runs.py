@@ -1,4 +1,4 @@
-"""Commands that work without Airflow. run and replay do the work of the two DAGs. plan estimates the work."""
+"""Commands without Airflow: run and replay (like the DAGs capsfusion and capsfusion_replay), and plan (estimates)."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def run(
         bool,
         typer.Option(
             "--replan",
-            help="If units were planned with other settings for pulling, pairing or gone images, discard their work and"
-            " plan their pairs again.",
+            help="If unfinished units were planned with other settings for pulling, pairing or gone images, discard the"
+            " units and plan their pairs again.",
         ),
     ] = False,
 ) -> None:
@@ -103,13 +103,17 @@ def run(
 def replay(
     reason: Annotated[
         list[str] | None,
-        typer.Option(help="Replay captions that were rejected for this reason. Can be repeated. Default: any reason."),
+        typer.Option(
+            help="Replay captions that were rejected for this reason. Repeat the option to give more reasons. Default:"
+            " any reason."
+        ),
     ] = None,
     fusion: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="Replay captions of this fusion_id. Default: the fusion_id of the settings in the environment.",
+            help="Replay captions of this fusion_id, which stands for a model and its settings. Default: the fusion_id"
+            " of the settings in the environment.",
         ),
     ] = None,
     start: Annotated[datetime | None, time_option("Replay captions loaded at or after this time (UTC).")] = None,
@@ -173,9 +177,12 @@ def replay(
 
 def plan(
     start: Annotated[
-        datetime | None, time_option("Count intervals that start at or after this time (UTC). Default: all.")
+        datetime | None,
+        time_option("Count pairs of data intervals that start at or after this time (UTC). Default: all."),
     ] = None,
-    end: Annotated[datetime | None, time_option("Count intervals that end at or before this time (UTC).")] = None,
+    end: Annotated[
+        datetime | None, time_option("Count pairs of data intervals that end at or before this time (UTC).")
+    ] = None,
     gpus: Annotated[int, typer.Option(help="Number of GPUs that fuse in parallel, on all nodes together.", min=1)] = 1,
     price_per_gpu_hour: Annotated[
         float | None,
@@ -192,8 +199,9 @@ def plan(
 ) -> None:
     """Count the pairs that wait to be fused, and estimate their tokens, GPU hours, cost and time. Changes nothing.
 
-    Counts pairs in units that are not fused, and pairs that are not planned. Shards that are not paired yet are
-    listed, but not counted. One GPU hour is one hour of one GPU, or of one process on a CPU.
+    Counts the pairs in units that are not fused, and the pairs that are in no unit yet. Pairs of shards that are not
+    paired yet cannot be counted: the output names the number of such shards. One GPU hour is one hour of one GPU, or of
+    one process on a CPU.
 
     Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
     """

@@ -58,7 +58,7 @@ def settings(
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """The text of docs/settings.md."""
     page = _INTRODUCTION
     for name, field in variables(Settings).items():
         if name in _PARTS:

@@ -28,7 +28,7 @@ def sample_data(
         int, typer.Option(help="Write the sample this many times, with different image URLs.", min=1)
     ] = 1,
     unmatched: Annotated[
-        int, typer.Option(help="For each row, add this many LAION-2B rows with images that LAION-COCO lacks.", min=0)
+        int, typer.Option(help="For each LAION-2B row, add this many rows with images that LAION-COCO lacks.", min=0)
     ] = 0,
 ) -> None:
     """Write sample shards with LAION's columns and the edge cases of real shards.

@@ -39,13 +39,14 @@ def check(
     safe_hours: Annotated[
         float,
         typer.Option(
-            help="Age in hours. Ignore younger files that the ledger does not know: a running task may own them.",
+            help="Ignore files that are not in the ledger and younger than this many hours: a running task may own"
+            " them.",
             min=0,
         ),
     ] = 6.0,
     output_format: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
 ) -> None:
-    """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if anything is wrong.
+    """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if a problem is left.
 
     Reads the ledger (the warehouse's tables of shards and units), shard lists, records of pulls, and the pairs in units
     that are not loaded. Lists the files of the staging area. Counts each unit's captions in the warehouse. Reads bucket

@@ -69,7 +69,11 @@ def export(
     ] = None,
     fusion: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Export captions of this fusion_id. Default: the newest caption of each pair."),
+        typer.Option(
+            metavar="ID",
+            help="Export captions of this fusion_id, which stands for a model and its settings. Default: the newest"
+            " caption of each pair.",
+        ),
     ] = None,
     where: Annotated[
         str | None,
