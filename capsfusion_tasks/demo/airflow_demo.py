@@ -26,7 +26,7 @@ from capsfusion_tasks.warehouse.embedded import embedded_postgres
 
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded server
 ROWS_PER_DAY = 100  # with this size, the demo takes less than three minutes on two CPU cores
-RANKS_MAX = 4  # each rank takes half a gigabyte of memory
+RANKS_MAX = 4  # each rank (process of torchrun) takes half a gigabyte of memory
 POLL_SECONDS = 1.0
 
 

@@ -1,4 +1,4 @@
-"""Ends the processes of a local Airflow. They are one session of the operating system."""
+"""Ends the processes of a local Airflow. They all belong to one session of the operating system (see setsid)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def end_orphans(file: Path, say: Callable[[str], None]) -> None:
-    """End the Airflow of a demo that was killed. No live demo uses that Airflow, because this process has the lock."""
+    """End the Airflow that a killed demo left. No live demo uses it, because this process holds the folder's lock."""
     try:
         session = int(file.read_text())
     except (FileNotFoundError, ValueError):

@@ -22,7 +22,7 @@ from capsfusion_tasks.demo.airflow_processes import end, end_on_sigint, end_orph
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"  # only this machine can reach Airflow, because the simple auth manager does not protect it
+HOST = "127.0.0.1"  # listen on this machine only, because the simple auth manager does not protect Airflow
 USER = "admin"
 PARALLELISM = 4  # maximum number of task processes at the same time; each imports pyarrow, which takes memory
 START_SECONDS = 600
@@ -30,8 +30,9 @@ PID_FILE = "standalone.pid"  # in Airflow's folder
 SAY_SECONDS = 5.0
 
 # Airflow imports this file from the folder `config` in AIRFLOW_HOME. The scheduler's LocalExecutor forks a process for
-# each task, and the DAG processor one for each DAG file. If they import these modules before they fork, each of these
-# processes saves a second of CPU time. Fewer garbage collections save the API server two of its 15 seconds of imports.
+# each task, and the DAG processor forks one for each DAG file. If the scheduler and the DAG processor import these
+# modules before they fork, each forked process saves a second of CPU time. The API server needs 15 seconds for its
+# imports; fewer garbage collections save two of them.
 LOCAL_SETTINGS = """\
 import gc
 import sys
@@ -141,9 +142,10 @@ def _configuration(
             # A shorter sleep starts tasks sooner, but takes CPU time from running tasks. Airflow's default is 1 s.
             "scheduler_idle_sleep_time": 0.5,
         },
-        # A skipped task ends only at the next heartbeat. Airflow's default is 5 s, and a day's run skips two tasks.
+        # A skipped task ends only at its next heartbeat, and a day's run skips two tasks. They would end later with
+        # Airflow's default of 5 s.
         "workers": {"min_heartbeat_interval": 1},
-        # Airflow parses a changed DAG file at once. It needs not parse unchanged files every 30 s.
+        # Airflow parses a changed DAG file at once. It need not parse unchanged files every 30 s.
         "dag_processor": {"min_file_process_interval": 300},
         "logging": {"worker_log_server_port": log_ports[0], "trigger_log_server_port": log_ports[1]},
         "usage_data_collection": {"enabled": False},

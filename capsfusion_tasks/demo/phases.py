@@ -1,4 +1,4 @@
-"""Prints the demo's phases: for each, a numbered title, and at its end how long it took."""
+"""Prints a numbered title when a phase of the demo begins, and the phase's duration when it ends."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _show_counts(before: Results, after: Results, announced: int, seconds: float
     if after.reasons:
         console.print(reasons_line(after.rejected, after.reasons))
     if total.rows_per_second:
-        console.print(f"{total.rows_per_second:.1f} captions/s per rank while fusing; {seconds:.0f} s in total")
+        console.print(f"{total.rows_per_second:.1f} captions/s per process while fusing; {seconds:.0f} s in total")
     if before.summary.units and before.summary == after.summary:
         console.print("nothing to fuse: an earlier demo has already fused the captions of these three days")
 

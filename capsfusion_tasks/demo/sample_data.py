@@ -1,4 +1,4 @@
-"""Writes sample shards in LAION's schemas that arrive over several days, and the pairs that a run must find.
+"""Writes sample shards in LAION's schemas that arrive over several days, and how many pairs a run must find.
 
 The expected results come from the code that makes the rows (``edge_cases.py``), not from the pipeline.
 """
@@ -70,7 +70,7 @@ class DayCounts(BaseModel):
 
 
 class SampleReport(BaseModel):
-    """What was written, and the pairs that a run over all days must find."""
+    """What was written, and how many pairs a run over all days must find."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -246,7 +246,7 @@ def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> 
 
 
 def _arrival(day: date, place: int, count: int) -> datetime:
-    """When shard number ``place`` arrives. A day's first shard arrives in its first second, the last in its last."""
+    """The arrival of shard ``place`` of a day: the first in the day's first second, the last in its last second."""
     seconds = 12 * 3600 if count == 1 else place * (24 * 3600 - 1) // (count - 1)
     return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
 

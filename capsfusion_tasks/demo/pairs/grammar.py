@@ -20,16 +20,16 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS, ngrams, sentences, 
 MAX_FUSED_CHARACTERS = 280
 MAX_RAW_WORDS = 80
 MORE_SHARE = 0.08  # share of raw captions that get additional sentences
-SEVERAL_KEPT = 0.08  # share kept of pairs whose fused caption has more sentences than the raw one
-# Weights of the kinds of kinds.ini.
+SEVERAL_KEPT = 0.08  # of pairs whose fused caption has more sentences than the raw caption, keep this share
+# How often each kind of kinds.ini occurs, as a weight.
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
     "stock": 8, "home": 6, "howto": 3, "headline": 4,
 }  # fmt: skip
-_SOURCES = {"product": "shop", "home": "home"}  # of web noise; "web" for other kinds
+_SOURCES = {"product": "shop", "home": "home"}  # kind → source of its web noise; "web" for all other kinds
 _DOMAINS_OF = {kind: [name for name in KIND_OF if KIND_OF[name] == kind] for kind in KIND_SHARES}
-TELLINGS = 12  # templates tried for one scene
-_LONG_TITLE = 6  # words; a longer title is a list of keywords, which the fused caption rewrites
+TELLINGS = 12  # maximum number of fused-caption templates that are tried for one scene
+_LONG_TITLE = 6  # a title with at least this many words is a list of keywords; the fused caption must rewrite it
 _WORD = re.compile(r"[^\W\d_]{3,}")
 # Slots that contain names or numbers.
 _ENTITIES = frozenset(GENERATORS) - {"word"} | frozenset(("person", "group", "happening", "size", "park", "museum"))
@@ -38,7 +38,7 @@ _NAMED = _ENTITIES | frozenset(("owner", "title", "headline"))
 
 @dataclass(frozen=True)
 class MadePair:
-    """A raw, a synthetic and a fused caption; ``entities`` are the strings of ``raw`` that ``fused`` keeps."""
+    """A raw, a synthetic and a fused caption. ``entities``: names and numbers of ``raw`` that ``fused`` keeps."""
 
     raw: str
     synthetic: str
@@ -78,7 +78,7 @@ def _pair(rng: random.Random, split: str, domain: str) -> MadePair | None:
         return None
     if repeats(synthetic):
         return None
-    fused = None if {"place", "country"} <= scene.drawn else _fused(scene)  # both would place a town in two countries
+    fused = None if {"place", "country"} <= scene.drawn else _fused(scene)  # with both, a town may be in two countries
     if fused is None:
         return None
     raw, fused = _with_more(scene, raw, fused)

@@ -30,7 +30,10 @@ class Untold(Exception):
 
 
 class Scene:
-    """Facts by slot. `draw` fills a source's template with new facts, `tell` a fused template with the drawn facts."""
+    """Facts by slot. `draw` fills the template of a raw or synthetic caption, and draws new facts for it.
+
+    `tell` fills the template of a fused caption with the facts that were drawn.
+    """
 
     def __init__(self, rng: random.Random, split: str, domain: str) -> None:
         self.rng, self.split, self.tables = rng, split, DOMAINS[domain]
@@ -42,7 +45,7 @@ class Scene:
         self.skip = frozenset(self.tables[0].get("skip", ()))  # slots that this domain does not use
 
     def entries(self, root: str) -> list[str]:
-        """The word list of the domain, of its kind, or of all domains: the first that exists."""
+        """The word list `root` of the domain, of its kind, or of all domains: the first of them that exists."""
         return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:
@@ -185,7 +188,7 @@ class Scene:
         return parts
 
     def _chosen(self, sequences: Iterable[Sequence]) -> Sequence:
-        """A random sequence whose facts are known; one with a fact not yet stated, if there is one."""
+        """A random sequence whose facts are known. Prefers sequences that state a fact for the first time."""
         options = [option for option in sequences if self._fits(option)]
         new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
         if not options:

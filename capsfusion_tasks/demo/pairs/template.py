@@ -11,7 +11,7 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT
 
 @dataclass(frozen=True)
 class Slot:
-    """A fact of the scene, and how to write it (`modifiers`). `root`, its name without a number, is a word list."""
+    """A fact of the scene, and how to write it (`modifiers`). `root`: `name` without its number, a word list's name."""
 
     name: str
     modifiers: tuple[str, ...]
@@ -49,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Optional:
-    """A sequence that a source leaves out at random. Fused captions have it if its facts are known and not stated."""
+    """A sequence that source captions omit at random. Fused captions have it if its facts are known and not told."""
 
     sequence: Sequence
 
