@@ -55,7 +55,7 @@ class ImageQuery(BaseModel):
 
 
 class JudgementBody(BaseModel):
-    """A user's judgement of a caption. ``shown``: the caption's text that the user has read; None: not checked."""
+    """A user's judgement of a caption. ``shown``: the caption's text that the user has read; None: do not check it."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -32,8 +32,8 @@ export function badges(row) {
   );
 }
 
-// Shows a caption. What the list knows about it is shown at once, so that the dialog never shows another caption than
-// the one that the keys are for.
+// Shows a caption. At first, shows what the list knows about the caption: the keys already act on this caption, so the
+// dialog must not show the previous one.
 // around: functions of the list of captions. go(view, parameters) shows a view. step(n) opens the caption that is n
 // rows after the open one, open(row) any caption. changed(row) draws the row's badges again. closed() is called after
 // the user closed the caption.
@@ -42,7 +42,7 @@ export async function openCaption(row, around) {
   const signal = waitForCaption(row);
   if (!dialog.open) {
     dialog.showModal();
-    dialog.focus(); // and not its first button, which Enter would press
+    dialog.focus(); // otherwise its first button would get the focus, and Enter would press it
   }
   try {
     const found = await ask(`api/captions/${row.pair_id}/${encodeURIComponent(row.fusion_id)}`, {}, signal);
@@ -55,8 +55,8 @@ export async function openCaption(row, around) {
   dialog.setAttribute("aria-busy", "false");
 }
 
-// Empties the dialog until the next caption is there; row: what the list knows about that caption. Returns the signal of
-// its request, which ends when the user goes on or closes the dialog.
+// Until the next caption is loaded, shows only row: what the list knows about this caption. Returns the signal for the
+// caption's request. The request is aborted when the user goes to another caption or closes the dialog.
 export function waitForCaption(row = {}) {
   const signal = begin();
   dialog.setAttribute("aria-busy", "true");
@@ -72,7 +72,7 @@ function draw(children) {
   if (lost) dialog.focus();
 }
 
-// Says that a judgement was not saved, when its caption is no longer shown.
+// Shows that a judgement was not saved. Called if the judged caption is no longer shown.
 function unsaved(row, problem) {
   const show = () => {
     notice.remove();
@@ -84,7 +84,7 @@ function unsaved(row, problem) {
   else document.getElementById("captions").prepend(notice);
 }
 
-// Closes the dialog for another view, and ends a request that would open it again.
+// Closes the dialog, and aborts the request whose answer would open it again.
 export function leaveCaption() {
   begin();
   dialog.close();
@@ -101,7 +101,7 @@ dialog.addEventListener("cancel", (event) => {
   closeCaption();
 });
 
-// Keys while a dialog is open. They count wherever the focus is: a pressed button may be gone.
+// Handles keys while a dialog is open, wherever the focus is: a button that had the focus may have been removed.
 export function captionKeys(event) {
   if (!dialog.open || event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
@@ -122,7 +122,7 @@ function toolbar() {
   );
 }
 
-// The verdict and the texts of a caption. Empty for a caption that only the address names.
+// The verdict and the texts of a caption. Empty if row has no texts, because the caption is only in the page's address.
 function texts(row) {
   if (row.capsfusion === undefined) return [];
   const rescued = row.beam > 1 && `caption of beam ${row.beam}, because the best beam was rejected: ${row.rescued_from.join(", ")}`;

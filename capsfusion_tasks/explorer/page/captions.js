@@ -16,9 +16,9 @@ const EMPTY = { rows: [], following: null, sql: "", hint: null };
 let go; // switches to another view or filter
 let note; // writes the opened caption into the address
 let filter = {}; // the current filter, as the app's parameters
-let trail = []; // the start of each page, up to the newest page that was asked for
+let trail = []; // the start of each page, up to the last page that was requested
 let page = EMPTY; // the page that is shown
-let loading = false; // whether another page was asked for
+let loading = false; // whether a requested page has not arrived yet
 let total = null; // number of matching captions; null until they are counted
 let opened = null; // the row whose caption is open
 const [begin, beginLoad, beginCount] = [newest(), newest(), newest()];
@@ -82,7 +82,7 @@ async function offerChoices() {
 
 const change = (parts) => go("captions", { ...filter, ...(typeof parts === "function" ? parts(filter) : parts) });
 
-// Loads and draws the last page of the trail. Returns whether it was drawn: a newer request ends this one.
+// Loads and draws the last page of the trail. Returns false if the request was aborted, such as by a newer request.
 async function load() {
   const signal = beginLoad();
   loading = true;
@@ -198,7 +198,7 @@ async function step(places) {
   const signal = waitForCaption();
   if (!(await load()) || signal.aborted) return;
   if (page.rows.length) open(page.rows.at(places > 0 ? 0 : -1));
-  else closeCaption(); // the list says why
+  else closeCaption(); // the list shows why there is no caption
 }
 
 function changed(row) {

@@ -36,8 +36,8 @@ export class Problem extends Error {}
 
 const ends = new Set(); // functions that each end one kind of request
 
-// Makes a function that begins a request and returns its signal. This aborts the request before, so that an older
-// answer never replaces a newer one.
+// Makes a function that returns the signal for a new request. The function also aborts the previous request, so that an
+// older answer never replaces a newer one.
 export function newest() {
   let current = new AbortController();
   ends.add(() => current.abort());

@@ -7,8 +7,9 @@ export function counted({ captions, exact }) {
   return exact ? number(captions) : `about ${number(captions)}`;
 }
 
-// found: the facets of filter. change(parts) sets parts of the filter. A part with the value "" is removed. The parts can
-// be a function of the present filter, which is newer than these facets while the next ones are counted.
+// found: the facets of filter. change(parts) sets parts of the filter. A part with the value "" is removed. Instead of
+// parts, change also accepts a function that returns them. Its argument is the current filter, which is newer than the
+// argument filter while the next facets are being counted.
 // of: the models' names, the scores, and a function show(score) that requests the histogram of another score.
 export function facets(found, filter, change, of) {
   const values = (name, title, all, label = (value) => value) =>

@@ -4,7 +4,7 @@ import { counted, duration, el, number, percent, runLink, time } from "./dom.js"
 
 export function figures(found, go) {
   const { summary, distributions } = found;
-  // The list of captions can select a DAG run or everything, but no run or replay of the command line.
+  // The list can show the captions of a DAG run or of all runs, but not of a run or replay on the command line.
   const listed = found.dag_run_id || !(found.interval || found.replay);
   const key = { dag_run_id: found.dag_run_id, fusion_id: found.fusion_id };
   return [

@@ -48,7 +48,7 @@ export function judging(row, changed, failed) {
     all.replaceChildren(...said(row.judgements, name));
   };
 
-  let last = Promise.resolve(); // of two quick changes, the server gets the last one last
+  let last = Promise.resolve(); // the last change; the next one waits for it, so that the server gets them in order
   const change = (method, body, mine) => (last = last.then(() => changeNow(method, body, mine)));
   const changeNow = async (method, body, mine) => {
     const name = await whoJudges();
@@ -94,11 +94,11 @@ function form(save, withdraw) {
   note.addEventListener("keydown", async (event) => {
     if (event.key !== "Enter" || !mine) return;
     await save(mine.verdict, note.value);
-    // After a note, keys are commands again.
+    // The note is saved: give the focus to the dialog, so that keys are commands again.
     if (note.value === mine?.note && document.activeElement === note) note.closest("dialog").focus();
   });
   const show = (judgement, draft = judgement?.note ?? "") => {
-    if (note.value === (mine?.note ?? "")) note.value = draft; // otherwise the user has typed a newer one
+    if (note.value === (mine?.note ?? "")) note.value = draft; // else keep the newer note that the user has typed
     mine = judgement;
     for (const button of buttons) button.setAttribute("aria-pressed", `${button.dataset.verdict === mine?.verdict}`);
     if (!mine && document.activeElement === back) buttons[0].focus();
