@@ -42,7 +42,7 @@ class CaptionFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    words: Text | None = None  # a search as on the web: "quoted phrase", or, -excluded
+    words: Text | None = None  # words to search for, in the syntax of web searches: "quoted phrase", or, -excluded
     within: Within = "fused"
     url: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(storable)] | None = None
     pair_id: UUID | None = None

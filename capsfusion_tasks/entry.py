@@ -1,4 +1,4 @@
-"""Starts the program ``capsfusion``. Imports nothing of the project at its top, so that Ctrl-C is quiet at once."""
+"""Starts the program ``capsfusion``. Imports the project late, so that Ctrl-C during imports prints no traceback."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import signal
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while its libraries are imported, for a second or more, ends it without a traceback.
+    """Run the command line. Importing it takes a second or more. Ctrl-C during this time prints no traceback.
 
-    A program that ignores Ctrl-C, such as one that a script started in the background, goes on to ignore it.
+    If the program was started with Ctrl-C ignored, for example by a script in the background, Ctrl-C stays ignored.
     """
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:

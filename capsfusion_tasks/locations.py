@@ -70,9 +70,10 @@ def is_hidden(path: str) -> bool:
 
 
 class Met(NamedTuple):
-    """A file that ``walk`` met, or what it could not read. ``path``: relative to the walked folder.
+    """A file that ``walk`` found, or a folder that it could not list. ``path``: relative to the walked folder.
 
-    ``status`` is the error of a file that cannot be reached, such as a dead link, or of a folder that cannot be listed.
+    ``status``: the file's status, or an error. There is an error if a file cannot be reached, such as a dead link, or a
+    folder cannot be listed.
     """
 
     path: str

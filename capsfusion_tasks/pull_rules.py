@@ -33,7 +33,8 @@ class PullRules:
             punsafe_max=settings.punsafe_max,
             pwatermark_max=settings.pwatermark_max,
             unscored=settings.unscored,
-            # If both captions of a pair come from one LAION-COCO row, the row must have a raw text.
+            # If both captions of a pair come from one LAION-COCO row, rows without a raw text are dropped, as they are
+            # with url_text.
             join_on="url_text" if settings.self_paired else settings.join_on,
         )
 
@@ -89,7 +90,7 @@ class PairRules(PullRules):
 class UnitRules(PairRules):
     """The settings that units depend on: the pair rules, and what planning does if an image is gone."""
 
-    gone_images: Literal["skip", "keep"] = "keep"  # also for units of older versions, which did not record it
+    gone_images: Literal["skip", "keep"] = "keep"  # units of older versions lack this field and get this default
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

@@ -34,7 +34,7 @@ class Shard(BaseModel):
     etag: str
     size_bytes: int
     arrived_at: datetime
-    revision: str = ""  # only for a source with commits, such as the hub: the commit to read
+    revision: str = ""  # the commit to read, if the source has commits, such as the Hugging Face hub
     problem: str = ""  # why the shard cannot be read, if discover has noticed this; the etag is then empty
 
     @property

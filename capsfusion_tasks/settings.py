@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     )
     scratch: Folder | None = Field(
         None,
-        description="Folder for shards while they are downloaded and split. Each running `pull` needs twice the size of"
-        " its shard. Default: `capsfusion-<user id>` in the system's temporary folder.",
+        description="Folder for shards while they are downloaded and split. Each running `pull` task needs twice the"
+        " size of its shard. Default: `capsfusion-<user id>` in the system's temporary folder.",
     )
     lake_table: TableName | None = Field(
         None,
@@ -161,8 +161,8 @@ class Settings(BaseSettings):
 
     model: ModelLocation = Field(
         str(BUNDLED_MODEL),
-        description="The model: a folder, or a hub id such as `BAAI/CapsFus-LLaMA`; `owner/name@revision` pins a"
-        " revision. Default: the demo model, a toy.",
+        description="The model: a folder, or a Hugging Face hub id such as `BAAI/CapsFus-LLaMA`; `owner/name@revision`"
+        " pins a revision. Default: the demo model, a toy.",
     )
     prompt: Folder | None = Field(
         None,

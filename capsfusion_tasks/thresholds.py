@@ -77,7 +77,10 @@ class RuleSettings(BaseModel):
 
 
 class GateSettings(BaseModel):
-    """When the gate holds a unit: if too many of its captions are rejected. ``validation/gate.py`` has the rule."""
+    """Thresholds of the gate, which holds a unit (does not load it) if too many of its captions are rejected.
+
+    ``validation/gate.py`` has the rule.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
