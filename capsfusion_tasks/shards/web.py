@@ -1,4 +1,4 @@
-"""Sends HTTP requests for web sources and downloads. Sorts the responses into content, temporary failures and refusals."""
+"""Sends HTTP requests for web sources and downloads. Sorts responses into content, temporary failures and refusals."""
 
 from __future__ import annotations
 

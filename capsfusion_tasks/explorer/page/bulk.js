@@ -15,7 +15,7 @@ const REPLAY = {
   dag: "capsfusion_replay",
   title: "Replay these",
   verdict: "rejected",
-  about: "Fuses the pairs of these rejected captions again, and accepts the new captions that pass. If the model and the number of beams stay the same, the replay only validates the old captions again, with the current rules.",
+  about: "Fuses the pairs of these rejected captions again, and accepts the new captions that pass. If model, beams and other decoding settings are still the same, the replay only validates the old captions again, with the current rules.",
   fields: [
     { name: "model", label: "Model", placeholder: "from the settings" },
     { name: "num_beams", label: "Beams", type: "number", min: 1, max: 16, placeholder: "from the settings" },
