@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding
-from capsfusion_tasks.warehouse.queries import consistency
+from capsfusion_tasks.warehouse.consistency import violations
 
 _MEND = (
     "restore the warehouse from its backup (docs/operations.md), or fuse the unit's interval again with the setting"
@@ -17,6 +17,6 @@ _MEND = (
 def findings(evidence: Evidence, pairs: bool) -> Iterator[Finding]:
     """Units whose stored rows break a rule. ``pairs``: also check that no pair is both rejected and accepted."""
     with evidence.warehouse.engine.connect() as connection:
-        for violation in consistency(connection, evidence.scope, pairs=pairs):
+        for violation in violations(connection, evidence.scope, pairs=pairs):
             what = f"broken: {violation.rule} ({violation.what})"
             yield Finding("tables", violation.unit_id, what, _MEND)

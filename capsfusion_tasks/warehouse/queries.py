@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    CompoundSelect,
     Connection,
-    Executable,
     Table,
     and_,
     case,
     func,
     select,
     true,
-    union,
-    union_all,
 )
 
 from capsfusion_tasks.intervals import Interval
@@ -122,7 +117,7 @@ def failed_units(
 
 def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
     """Reason → rejected captions, most frequent first. A caption with two reasons counts under both."""
-    each = select(func.unnest(rejected_captions.c.reasons).label("reason")).where(_of_units(rejected_captions, scope))
+    each = select(func.unnest(rejected_captions.c.reasons).label("reason")).where(of_units(rejected_captions, scope))
     reason, count = each.subquery().c.reason, func.count()
     statement = select(reason, count).group_by(reason).order_by(count.desc(), reason)
     return {row[0]: row[1] for row in connection.execute(statement)}
@@ -145,7 +140,7 @@ def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
     If a best beam was rejected for two reasons, the caption counts under both.
     """
     captions = fused_captions.c
-    mine = and_(captions.rescued_from.is_not(None), _of_units(fused_captions, scope))
+    mine = and_(captions.rescued_from.is_not(None), of_units(fused_captions, scope))
     each = select(func.unnest(captions.rescued_from).label("reason")).where(mine).subquery().c.reason
     by_reason = select(each, func.count()).group_by(each).order_by(func.count().desc(), each)
     total = connection.execute(select(func.count()).select_from(fused_captions).where(mine)).scalar_one()
@@ -163,7 +158,7 @@ def replayed_counts(connection: Connection, scope: Scope = EVERYTHING) -> tuple[
     statement = (
         select(func.count(), func.count(fused.pair_id))
         .select_from(replayed_captions.outerjoin(fused_captions, new))
-        .where(_of_units(replayed_captions, scope))
+        .where(of_units(replayed_captions, scope))
     )
     again, passed = connection.execute(statement).one()
     return int(again), int(passed)
@@ -187,12 +182,12 @@ def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | No
     Takes the first captions in the order of pair_id. This order is random, because a pair_id is a digest.
     """
     columns = [fused_captions.c[field.name] for field in fields(AcceptedCaption)]
-    mine = _of_units(fused_captions, Scope(unit_ids=unit_ids))
+    mine = of_units(fused_captions, Scope(unit_ids=unit_ids))
     statement = select(*columns).where(mine).order_by(fused_captions.c.pair_id).limit(n)
     return [AcceptedCaption(*row) for row in connection.execute(statement)]
 
 
-def _of_units(captions: Table, scope: Scope) -> ColumnElement[bool]:
+def of_units(captions: Table, scope: Scope) -> ColumnElement[bool]:
     if scope == EVERYTHING:
         return true()
     return captions.c.unit_id.in_(select(work_units.c.unit_id).where(scope.clause()))
@@ -247,58 +242,3 @@ def failed_shards(connection: Connection, shard_ids: Sequence[str] | None = None
     mine = true() if shard_ids is None else among(shards.c.shard_id, shard_ids)
     statement = select(shards.c.side, shards.c.path, shards.c.error).where(mine, shards.c.state == "failed")
     return [tuple(row) for row in connection.execute(statement.order_by(shards.c.side, shards.c.path))]
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A row that breaks a rule of the tables."""
-
-    rule: str
-    unit_id: str
-    what: str  # for example "rows_in 5, accepted 3, rejected 1"
-
-
-def consistency(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
-    """Rows of the units in ``scope`` that break a rule of the tables.
-
-    Without ``pairs``, checks only the rules about the number of rows of a unit, which is quick.
-    """
-    tables = (fused_captions, rejected_captions, replayed_captions)
-    stored = union_all(*(select(table.c.unit_id).where(_of_units(table, scope)) for table in tables)).subquery()
-    per_unit = select(stored.c.unit_id, func.count().label("stored")).group_by(stored.c.unit_id).subquery()
-    units = work_units.c
-    count = func.coalesce(per_unit.c.stored, 0)
-    rules: dict[str, Executable] = {
-        "each row of a loaded unit is accepted or rejected": select(
-            units.unit_id, units.rows_in, units.accepted, units.rejected
-        ).where(
-            scope.clause(),
-            units.state == "loaded",
-            func.coalesce(units.rows_in != units.accepted + units.rejected, True),
-        ),
-        "each row of a unit is stored, replayed or superseded": select(
-            units.unit_id, units.state, units.rows_in, units.superseded, count.label("stored")
-        )
-        .select_from(work_units.outerjoin(per_unit, per_unit.c.unit_id == units.unit_id))
-        .where(scope.clause(), count + units.superseded != case((units.state == "loaded", units.rows_in), else_=0)),
-    }
-    if pairs:
-        rules |= {
-            "a pair is accepted or rejected, not both": _in_both(rejected_captions, fused_captions, "fusion_id", scope),
-            "a caption is rejected or replayed, not both": _in_both(
-                rejected_captions, replayed_captions, "unit_id", scope
-            ),
-        }
-    return [
-        Violation(rule, row["unit_id"], ", ".join(f"{name} {row[name]}" for name in row if name != "unit_id"))
-        for rule, query in rules.items()
-        for row in connection.execute(query).mappings()
-    ]
-
-
-def _in_both(one: Table, other: Table, under: str, scope: Scope) -> CompoundSelect[Any]:
-    """Pairs that are in both tables with the same value in the column ``under``."""
-    same = and_(one.c.pair_id == other.c.pair_id, one.c[under] == other.c[under])
-    both = select(other.c.pair_id, other.c.fusion_id, other.c.unit_id).join(one, same)
-    # Two queries, because one with "or" would scan both tables.
-    return union(*(both.where(_of_units(table, scope)) for table in (one, other)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from capsfusion_tasks.warehouse import queries
+from capsfusion_tasks.warehouse.consistency import violations
 
 _CONTENT = "pair_id::text, fusion_id, image_url, laion_2b, laion_coco, laion_hash, capsfusion, finish_reason"
 _ROWS = f"""
@@ -47,9 +47,7 @@ def read_table(connection: Connection) -> Table:
         rows = connection.execute(text(statement))
         return [tuple(tuple(value) if isinstance(value, list) else value for value in row) for row in rows]
 
-    broken = tuple(
-        f"{found.rule}: does not hold for {found.unit_id}, {found.what}" for found in queries.consistency(connection)
-    )
+    broken = tuple(f"{found.rule}: does not hold for {found.unit_id}, {found.what}" for found in violations(connection))
     return Table(select(_ROWS), select(_UNITS), broken)
 
 

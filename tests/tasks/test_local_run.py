@@ -29,8 +29,9 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import unit_tasks
 from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.tasks.report import report_all
-from capsfusion_tasks.warehouse import ledger, queries
+from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.consistency import violations
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.roles import LOADER
@@ -141,7 +142,7 @@ def test_the_counts_are_those_that_the_sample_announced(done: Done, sample: tupl
     assert len(stored) == announced.pairs
     assert max(Counter(row["pair_id"] for row in stored).values()) == 1
     with open_warehouse(done.settings) as warehouse, warehouse.engine.connect() as connection:
-        assert queries.consistency(connection) == []
+        assert violations(connection) == []
 
 
 def test_a_second_run_changes_nothing(done: Done) -> None:
@@ -199,7 +200,7 @@ def test_fusing_again_replaces_whoever_loads_it_and_the_counts_still_add_up(sett
         (len(before), 0, "replace"),
     ]
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        assert queries.consistency(connection) == []
+        assert violations(connection) == []
         assert f" + 0 waiting; {len(before)} of them were replaced later\n" in report_all(connection).text
 
 

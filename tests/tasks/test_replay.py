@@ -27,8 +27,9 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import local_run
 from capsfusion_tasks.tasks.local_run import run_replay
 from capsfusion_tasks.thresholds import GateSettings, RuleSettings
-from capsfusion_tasks.warehouse import ledger, quarantine, queries, rates
+from capsfusion_tasks.warehouse import ledger, quarantine, rates
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.consistency import violations
 from capsfusion_tasks.warehouse.invariants import forgotten
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests import one_process
@@ -146,7 +147,7 @@ def numbers_of(settings: Settings, units: list[Unit]) -> list[int]:
 
 def assert_consistent(settings: Settings) -> None:
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
-        assert queries.consistency(connection) == []
+        assert violations(connection) == []
 
 
 def accepted_below(threshold: int) -> Captions:

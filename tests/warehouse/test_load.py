@@ -19,9 +19,9 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.caption_tables import fused_captions, rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.consistency import violations
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
-from capsfusion_tasks.warehouse.queries import consistency
 from tests.warehouse.conftest import in_threads, merge_held, pair_id, plan, rows
 
 
@@ -35,7 +35,7 @@ def everything(connection: Connection) -> list[object]:
 
 
 def consistent(connection: Connection) -> bool:
-    return consistency(connection) == []
+    return violations(connection) == []
 
 
 def test_rows_and_mark_are_there_together(warehouse: Warehouse, connection: Connection) -> None:

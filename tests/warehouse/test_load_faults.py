@@ -20,8 +20,8 @@ from sqlalchemy import URL, Connection, text
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
+from capsfusion_tasks.warehouse.consistency import violations
 from capsfusion_tasks.warehouse.load import SESSION, LoadResult, load_unit
-from capsfusion_tasks.warehouse.queries import consistency
 from capsfusion_tasks.warehouse.socket_folder import PORT
 from tests.warehouse.conftest import in_threads, merge_held, plan, rows
 from tests.warehouse.cutting_proxy import CuttingProxy
@@ -40,7 +40,7 @@ def unit(warehouse: Warehouse, number: int) -> tuple[str, pa.Table]:
 
 def assert_each_row_is_there_once(warehouse: Warehouse, units: int) -> None:
     with warehouse.engine.connect() as connection:
-        assert consistency(connection) == []
+        assert violations(connection) == []
         stored = text(
             "select count(*), count(distinct pair_id) from (select pair_id from capsfusion.fused_captions"
             " union all select pair_id from capsfusion.rejected_captions) every"

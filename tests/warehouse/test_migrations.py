@@ -13,11 +13,11 @@ from sqlalchemy.exc import IntegrityError
 
 from capsfusion_tasks.warehouse.caption_tables import judgements
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.consistency import violations
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from capsfusion_tasks.warehouse.lake_units import missing_units
 from capsfusion_tasks.warehouse.load import LoadResult, load_unit
 from capsfusion_tasks.warehouse.migrate import current_revision, head_revision, known_revisions, upgrade
-from capsfusion_tasks.warehouse.queries import consistency
 from capsfusion_tasks.warehouse.schema import SCHEMA, VERSION_TABLE
 from capsfusion_tasks.warehouse.url import parse_url
 from tests.warehouse.conftest import plan, rows
@@ -86,7 +86,7 @@ def test_rows_of_an_earlier_version_stay_and_new_ones_come(engine: Engine, revis
     plan(warehouse, ("u2", 2))
     assert load_unit(warehouse, "u2", rows(100, 101), replace=True) == LoadResult(2, 0, already_loaded=False)
     with engine.connect() as connection:
-        assert consistency(connection) == []
+        assert violations(connection) == []
         unmarked = text("update capsfusion.work_units set accepted = 9 where unit_id = 'u0'")
         with pytest.raises(IntegrityError, match="work_units_rows_add_up_check"):
             connection.execute(unmarked)

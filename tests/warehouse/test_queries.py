@@ -12,11 +12,11 @@ from capsfusion_tasks.schemas import Replay, Shard, Unit
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.connection import Warehouse
+from capsfusion_tasks.warehouse.consistency import violations
 from capsfusion_tasks.warehouse.load import load_unit
 from capsfusion_tasks.warehouse.queries import (
     Scope,
     SideSummary,
-    consistency,
     failed_shards,
     failed_units,
     rejections_by_reason,
@@ -147,7 +147,7 @@ def test_shards_by_side(connection: Connection) -> None:
     ],
 )
 def test_harm_is_found(two_days: Warehouse, connection: Connection, harm: str, broken: str) -> None:
-    assert consistency(connection) == []
+    assert violations(connection) == []
     for statement in harm.split(";"):
         connection.execute(text(statement))
-    assert {violation.rule for violation in consistency(connection)} == {broken}
+    assert {violation.rule for violation in violations(connection)} == {broken}
