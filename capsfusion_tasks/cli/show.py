@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from capsfusion_tasks.cli.common import local_path
+from capsfusion_tasks.cli.common import local_path, time_option
 from capsfusion_tasks.settings import load_settings
+
+_FIRST_DAY: Any = "2026-11-10"  # a text, because typer parses defaults, too
 
 
 def sample_data(
@@ -20,9 +22,7 @@ def sample_data(
     ],
     rows_per_day: Annotated[int, typer.Option(help="Approximate number of pairs per day.", min=10)] = 250,
     days: Annotated[int, typer.Option(help="Number of days on which shards arrive.", min=1)] = 3,
-    first_day: Annotated[
-        datetime, typer.Option(formats=["%Y-%m-%d"], help="First day on which shards arrive.")
-    ] = datetime(2026, 11, 10),
+    first_day: Annotated[datetime, time_option("First day on which shards arrive.")] = _FIRST_DAY,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     copies: Annotated[
         int, typer.Option(help="Write the sample this many times, with different image URLs.", min=1)

@@ -37,6 +37,7 @@ VERSION = 1  # increase this number when a code change gives other results for t
 _READ_ROWS, _READ_BYTES = 1 << 16, 64 << 20
 _SPILLED_ROWS = 1 << 18
 _WRITERS = 4  # number of files to write in parallel; on S3 each file takes up to three round trips
+_LISTINGS = 10  # how often ``batches_of`` lists the batches while runs replace them
 _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  # number of the file in the batch
 
 
@@ -72,9 +73,14 @@ class Batch:
 
 def batches_of(storage: Storage, source: Mapping[str, Any]) -> list[Batch]:
     """The batches of image results that are valid for ``source``."""
-    paths = [path for path in storage.files(layout.IMAGE_RESULTS) if path.endswith(".json")]
-    found = read_ahead(lambda path: Batch.read(storage, path), paths)
-    return [batch for batch in found if (batch.source, batch.version) == (source, VERSION)]
+    for _ in range(_LISTINGS):
+        paths = [path for path in storage.files(layout.IMAGE_RESULTS) if path.endswith(".json")]
+        try:
+            found = [*read_ahead(lambda path: Batch.read(storage, path), paths)]
+        except FileNotFoundError:  # since the listing, a run has replaced a batch by a larger one: list again
+            continue
+        return [batch for batch in found if (batch.source, batch.version) == (source, VERSION)]
+    raise NotReadyError(f"the batches in {storage.path(layout.IMAGE_RESULTS)} change all the time: try again later")
 
 
 def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, counts: Counts) -> Iterator[pa.Table]:

@@ -126,6 +126,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         # A number is no time in seconds since 1970.
         (f"run --start 20261113 --end 20261110 {SOURCES}", "it starts 2026-11-13 00:00:00+00:00 and ends 2026-11-10"),
         ("export captions --start 2026", "Invalid value for '--start': '2026' is not a date"),
+        ("sample-data sample --first-day 2026", "Invalid value for '--first-day': '2026' is not a date"),
         ("check --end 1794268800", "Invalid value for '--end': '1794268800' is not a date"),
         (f"run --start 2026-11-13 --end 2026-11-10 {SOURCES}", "the interval is empty"),
         (f"run --start 2026-11-10 --end 2026-11-13 --max-cost 5 {SOURCES}", "set CAPSFUSION_GPU_HOUR_PRICE"),

@@ -78,3 +78,27 @@ def test_rows_of_a_file_that_failed_in_its_middle_do_not_count(tmp_path: Path) -
     assert batch.files == {"second": Counts(1)}
     pairs = pa.table({"image_url": ["a", "b"], "gone": pa.nulls(2, pa.bool_())})
     assert ImageResults(storage, (batch,)).of_bucket("00000").are_gone(pairs).tolist() == [False, True]
+
+
+def test_a_batch_that_a_run_replaces_between_listing_and_reading_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(str(tmp_path / "staging"))
+
+    def publish(file: str) -> None:
+        publish_batch(storage, tmp_path, {}, read(pa.table({"url": ["a"], "status": ["x"]})), {0: (file, Counts(1))})
+
+    publish("small")
+    [small] = batches_of(storage, {})
+    files = storage.files
+
+    def replaced(folder: str) -> list[str]:
+        listed = files(folder)
+        monkeypatch.undo()
+        publish("large")
+        small.delete(storage)
+        return listed
+
+    monkeypatch.setattr(storage, "files", replaced)
+    [batch] = batches_of(storage, {})
+    assert batch.files == {"large": Counts(1)}
