@@ -55,7 +55,13 @@ def main() -> None:
     parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: as many as --rows)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
-    parser.add_argument("--slots", type=int, nargs="+", default=[None], help="numbers of slots (default: automatic)")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        nargs="+",
+        default=[None],
+        help="slots of the native engine; several numbers are compared (default: automatic)",
+    )
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else small)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()

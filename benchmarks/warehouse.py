@@ -178,7 +178,7 @@ def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat:
 
 
 def measure_indexes(growth: Growth, repeat: int) -> None:
-    """Print the time per row that each index of accepted captions adds. Each is measured alone, beside the keys."""
+    """Print the time per row that each index of accepted captions adds to a table with only its primary key."""
     definitions = drop_indexes(growth.warehouse)
     table = Table(title=f"what an index costs, at {growth.rows:,} rows")
     for heading in ("index", "µs/row", "relative to none"):

@@ -102,8 +102,8 @@ PARAMS = {
         False,
         title="Plan again",
         type="boolean",
-        description="If units were planned with other settings for pulling, pairing or gone images, discard their work"
-        " and plan their pairs again.",
+        description="If unfinished units were planned before the settings for pulling, pairing or image results were"
+        " changed, discard these units and plan their pairs again.",
     ),
 }
 

@@ -25,7 +25,7 @@ _SIGNS = ("!", "?", "%", "*", ";", "+", "=", "~", ">", "…", "™", "®", "°",
 
 
 def without_untold(text: str) -> str:
-    """`text` without the words that have a tag, an emoji or a letter of another script: fused captions omit them."""
+    """`text` without the words that have a tag, an emoji or a letter that is not Latin: fused captions omit them."""
     return repaired(" ".join(word for word in text.split(" ") if not _UNTOLD.search(word))).rstrip(".,:! ")
 
 

@@ -60,8 +60,8 @@ def run(
         bool,
         typer.Option(
             "--replan",
-            help="If unfinished units were planned with other settings for pulling, pairing or gone images, discard the"
-            " units and plan their pairs again.",
+            help="If unfinished units were planned before the settings for pulling, pairing or image results were"
+            " changed, discard these units and plan their pairs again.",
         ),
     ] = False,
 ) -> None:

@@ -15,8 +15,8 @@ _GOOGLE = ("gs", "gcs")
 def refuse_credentials(uri: str) -> None:
     """Raise InputError for a URI with a password, like ``s3://key:secret@bucket``. The message omits the password."""
     scheme, separator, rest = uri.partition("://")
-    # A colon before the first slash starts a password, or a port if only digits follow up to the slash. A password
-    # may contain a slash, because S3 secrets are often not escaped.
+    # In ``rest``, a colon before any slash begins a password, or a port if only digits and a slash follow. The "@" may
+    # come after a slash, because passwords can contain slashes: S3 secrets are often not escaped.
     if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
         raise InputError(
             f"a {scheme}:// address contains a password, which messages and the warehouse would show. Set S3 keys in"

@@ -208,8 +208,8 @@ def plan(
     First reads new image results, and leaves out pairs whose image is gone. Results that arrive later do not change
     planned units or loaded captions.
 
-    Units are planned again if the settings for pulling, pairing or gone images have changed since they were planned. If
-    such a unit was started, this raises InputError, unless ``replan`` allows dropping its work.
+    Units are planned again if the settings for pulling, pairing or image results have changed since they were planned.
+    If such a unit was started, this raises InputError, unless ``replan`` allows dropping its work.
 
     ``existing``: whether to skip pairs that are already fused, or to fuse them again. Raises InputError and plans
     nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this check. Pairs that do not

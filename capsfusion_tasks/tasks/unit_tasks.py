@@ -72,7 +72,7 @@ def fuse_started(context: Context, unit: Unit) -> None:
 
 
 def _require_pull_rules(context: Context, unit: Unit) -> None:
-    """Raise InputError if the settings for pulling, pairing or gone images differ from those of the unit's plan.
+    """Raise InputError if the settings for pulling, pairing or image results differ from those of the unit's plan.
 
     Planning checks this too, but a task can run without planning.
     """
@@ -201,7 +201,7 @@ def _pass_gate(
         gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, let_in_by="accept_rejections")
         return None
     error = _gate_error(context, unit, tally, problem)
-    if same and same.answer is None:  # keep an open question, because another run may wait for its answer
+    if same and same.answer is None:  # keep a hold without an answer: another run may be waiting for it
         if dag_run_id:
             gate_holds.held_again(connection, same.hold_id, dag_run_id)
     else:

@@ -1,4 +1,4 @@
-"""Decides whether a pair's fused caption must be in English. Rules that depend on English skip other captions."""
+"""Decides whether a pair's fused caption must be in English. Rules that depend on English skip all others."""
 
 from __future__ import annotations
 

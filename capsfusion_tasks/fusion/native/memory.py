@@ -69,8 +69,8 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     del slots
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # Count the memory of a step twice: once for the graphs, which keep it, and once for the step that runs before their
-    # capture. Prefills use the second part later.
+    # A captured graph of a step keeps the step's memory. Before the capture, a step runs without a graph and needs the
+    # same memory once more. Prefills, which run after the capture, can use that second part.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(

@@ -39,7 +39,7 @@ Attend = Callable[[int, Tensor], Tensor]
 
 
 class Ops(Protocol):
-    """Operations other than products with weights. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
+    """All operations except matrix products. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
 
     PAGE_TOKENS: int | None  # number of tokens in a page of keys and values; None: a slot is one page
     PREFILL_MULTIPLE: int  # packed prompts are padded to a multiple of this number of tokens
