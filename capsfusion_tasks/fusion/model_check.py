@@ -43,7 +43,7 @@ def check_model(
     if type(vocab_size) is int and max(ids) >= vocab_size:
         raise InputError(
             f"the prompt has a control token with id {max(ids)} (from a file beside {file}), but the model has"
-            f" embeddings for {vocab_size} tokens (vocab_size in config.json): use the model that was trained with this"
+            f" embeddings only for ids below {vocab_size} (vocab_size in config.json): use the model that was trained with this"
             " token"
         )
     if (empty := len(ids)) >= MAX_PROMPT_TOKENS:

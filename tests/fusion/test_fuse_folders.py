@@ -105,7 +105,7 @@ def test_outputs_and_finished_rows_inside_the_input_are_no_inputs(fuse: Fuse, so
         Path(ours).touch()
     done = fuse(source, "shards/fused", "--skip-existing")
     assert done.exit_code == 0, done.output
-    assert "2 of 3 files exist already" in done.stderr
+    assert "2 of 3 outputs exist already" in done.stderr
     assert outputs("shards/fused") == ["0.parquet", "1.jsonl", "late/2.json"]
 
 
