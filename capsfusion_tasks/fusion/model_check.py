@@ -43,8 +43,8 @@ def check_model(
     if type(vocab_size) is int and max(ids) >= vocab_size:
         raise InputError(
             f"the prompt has a control token with id {max(ids)} (from a file beside {file}), but the model has"
-            f" embeddings only for ids below {vocab_size} (vocab_size in config.json): use the model that was trained with this"
-            " token"
+            f" embeddings only for ids below {vocab_size} (vocab_size in config.json): use the model"
+            " that was trained with this token"
         )
     if (empty := len(ids)) >= MAX_PROMPT_TOKENS:
         todo = "use the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
