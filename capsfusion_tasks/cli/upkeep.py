@@ -39,8 +39,8 @@ def check(
     safe_hours: Annotated[
         float,
         typer.Option(
-            help="Ignore files that are not in the ledger and younger than this many hours: a running task may own"
-            " them.",
+            help="Ignore files that are not in the ledger, if they are younger than this many hours: a running task"
+            " may own them.",
             min=0,
         ),
     ] = 6.0,

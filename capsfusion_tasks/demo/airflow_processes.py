@@ -18,7 +18,7 @@ STOP_SECONDS = 10
 _NOTHING_TO_FINISH = re.compile(r"\bairflow (standalone|api[-_]server|triggerer|dag-processor|serve-logs)\b")
 
 
-def end(session: int) -> None:
+def end_session(session: int) -> None:
     """End the processes of ``session``: first with SIGINT, then with SIGKILL. Ignores a second Ctrl-C.
 
     Waits for the scheduler and its tasks, but not for the other components, which can take 10 s.
@@ -66,7 +66,7 @@ def end_orphans(file: Path, say: Callable[[str], None]) -> None:
     left = members(session)
     if any("airflow" in _command(process) for process in left):
         say(f"ending the Airflow that an earlier run left behind ({len(left)} processes)")
-        end(session)
+        end_session(session)
 
 
 def end_on_sigint() -> None:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from capsfusion_tasks.demo.airflow_api import AirflowApi
-from capsfusion_tasks.demo.airflow_processes import end, end_on_sigint, end_orphans
+from capsfusion_tasks.demo.airflow_processes import end_on_sigint, end_orphans, end_session
 from capsfusion_tasks.errors import InputError, NotReadyError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -111,7 +111,7 @@ def local_airflow(
                 start_new_session=True,  # so that Ctrl-C reaches only this process, which then stops Airflow properly
                 preexec_fn=end_on_sigint,
             )
-        stack.callback(end, process.pid)
+        stack.callback(end_session, process.pid)
         (folder / PID_FILE).write_text(str(process.pid))
         airflow = LocalAirflow(api, password, folder, process)
         _wait_until_healthy(airflow, started, say)

@@ -64,7 +64,7 @@ def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[s
     return []
 
 
-def end(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End this process without Python's cleanup, which takes a second after an import of torch."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,7 +79,7 @@ def main() -> None:
         print(f"{INPUT_ERROR_MARK}{error}", flush=True)
         sys.exit(2)
     torchrun()
-    end(0)
+    exit_now(0)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from capsfusion_tasks.fusion.pairs_input import PairsInput
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, Prompt
 from capsfusion_tasks.fusion.results import COUNTED, Results
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
-from capsfusion_tasks.fusion.torchrun import end
+from capsfusion_tasks.fusion.torchrun import exit_now
 from capsfusion_tasks.fusion.watchdog import Heartbeat
 from capsfusion_tasks.staging.storage import Storage
 
@@ -245,4 +245,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    end(main() or 0)
+    exit_now(main() or 0)

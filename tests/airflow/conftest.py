@@ -271,8 +271,6 @@ def running_service(folder: Path, server: EmbeddedPostgres, s3_bucket: str, webh
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
             # The server does not close connections. To look before each use takes a tenth of Airflow's CPU time.
             "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_PRE_PING": "False",
-            # Half as many loops of the scheduler, most of which find nothing to do, take half as much CPU time.
-            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
             "AIRFLOW__SCHEDULER__POOL_METRICS_INTERVAL": "60",
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),

@@ -92,7 +92,7 @@ def test_only_the_scheduler_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
     with service:
         assert service.stdout is not None
         service.stdout.readline()
-        airflow_processes.end(service.pid)
+        airflow_processes.end_session(service.pid)
     assert finished.exists()
     assert airflow_processes.members(service.pid) == []
 
