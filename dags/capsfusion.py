@@ -1,4 +1,8 @@
-"""The DAG ``capsfusion``. It only connects tasks; each task calls its stage in ``capsfusion_tasks.tasks``."""
+"""The DAG ``capsfusion``. It only connects tasks; each task calls its stage in ``capsfusion_tasks.tasks``.
+
+A task imports its stage when it runs, not at the top: Airflow parses this file every 30 seconds, and the stages import
+Arrow, DuckDB and the database drivers, which takes a second.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +51,6 @@ from run_context import (
 )
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.planning.estimate import Budget
-from capsfusion_tasks.schemas import Shard
-from capsfusion_tasks.tasks import interval_tasks, metrics, unit_tasks
 
 SOURCES = "sources"  # XCom key. If the run has no shards, discover stores the number and dates of each source's shards
 
@@ -130,6 +131,8 @@ def capsfusion() -> None:
     @task(execution_timeout=timedelta(minutes=30))
     def discover() -> list[Json]:
         """Lists the shards that arrived in the interval, and freezes the list, so that a rerun has the same shards."""
+        from capsfusion_tasks.tasks import interval_tasks
+
         context = get_current_context()
         with planning(context) as work:
             params = params_of(context)
@@ -144,6 +147,9 @@ def capsfusion() -> None:
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pull(shard: Json) -> Json:
         """Reads a shard once and splits it into hash buckets. A shard that cannot be read fails only its own task."""
+        from capsfusion_tasks.schemas import Shard
+        from capsfusion_tasks.tasks import interval_tasks, metrics
+
         context = get_current_context()
         set_label(context, Shard(**shard).label)
         with working() as work:
@@ -156,6 +162,8 @@ def capsfusion() -> None:
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
         """Divides the hash buckets among pair tasks: one task for each 4 GiB of shards that were pulled so far."""
+        from capsfusion_tasks.tasks import interval_tasks
+
         with working() as work:
             groups = interval_tasks.bucket_groups(work)
         require_mappable(len(groups), "groups of buckets (CAPSFUSION_PAIR_TASKS)")
@@ -164,6 +172,8 @@ def capsfusion() -> None:
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pair(buckets: list[int]) -> Json:
         """Joins the interval's rows with all rows that were pulled so far, in this task's buckets."""
+        from capsfusion_tasks.tasks import interval_tasks, metrics
+
         context = get_current_context()
         set_label(context, f"{len(buckets)} buckets from {buckets[0]}")
         with working() as work:
@@ -174,6 +184,9 @@ def capsfusion() -> None:
     @task(execution_timeout=timedelta(hours=1))
     def plan() -> list[Json]:
         """Skips pairs that are fused already, checks the budget, and cuts the remaining pairs into work units."""
+        from capsfusion_tasks.planning.estimate import Budget
+        from capsfusion_tasks.tasks import interval_tasks, metrics
+
         context = get_current_context()
         params = params_of(context)
         with planning(context) as work:
@@ -198,6 +211,8 @@ def capsfusion() -> None:
     @task(trigger_rule=TriggerRule.NONE_FAILED, execution_timeout=timedelta(hours=4))
     def export() -> Json:
         """Writes the interval's captions as Parquet files below export_to. Skipped if export_to is empty."""
+        from capsfusion_tasks.tasks import interval_tasks
+
         context = get_current_context()
         if not (export_to := context["params"]["export_to"]):
             raise AirflowSkipException("export_to is empty")
@@ -213,6 +228,8 @@ def capsfusion() -> None:
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(hours=4))
     def check() -> Json:
         """Looks for lost, duplicated, incomplete and stuck work of this interval. Fails if it finds any."""
+        from capsfusion_tasks.tasks import interval_tasks
+
         context = get_current_context()
         with working() as work:
             result = interval_tasks.check(work, interval_of(context), planned_fusion(context))
@@ -228,6 +245,8 @@ def capsfusion() -> None:
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
         """Emits an event of the asset fused_captions with this run's counts. Skipped if no caption was accepted."""
+        from capsfusion_tasks.tasks import unit_tasks
+
         context = get_current_context()
         with working() as work:
             counts = unit_tasks.loaded_counts(work, planned_units(context))
@@ -244,6 +263,8 @@ def capsfusion() -> None:
 
         Fails if any task before it failed.
         """
+        from capsfusion_tasks.tasks import interval_tasks
+
         context = get_current_context()
         with working() as work:
             units = planned_units(context)

@@ -11,7 +11,6 @@ from dag_parts import DEFAULT_ARGS, EXPORT_PLACES, FILTER_PARAM, Json, limit_par
 from run_context import params_of, working
 
 from capsfusion_tasks.caption_filter import CaptionFilter
-from capsfusion_tasks.tasks.export import export_filtered
 
 PARAMS = {
     "export_to": Param(
@@ -47,6 +46,8 @@ def capsfusion_export() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def export() -> Json:
         """Writes the captions and a manifest. If the task is cleared, it continues after the last finished file."""
+        from capsfusion_tasks.tasks.export import export_filtered
+
         params = params_of(get_current_context())
         with working() as work:
             wanted = CaptionFilter.of_param(params["filter"]) or CaptionFilter()

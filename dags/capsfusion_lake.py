@@ -11,8 +11,6 @@ from airflow.sdk.exceptions import AirflowSkipException
 from dag_parts import CAPTIONS, DEFAULT_ARGS, Json
 from run_context import params_of, working
 
-from capsfusion_tasks.tasks import lake_tasks
-
 PARAMS = {
     "keep_days": Param(
         None,
@@ -42,6 +40,8 @@ def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def sync() -> Json:
         """Writes loaded units to the Iceberg table. Skipped if CAPSFUSION_LAKE_TABLE is not set."""
+        from capsfusion_tasks.tasks import lake_tasks
+
         params_of(get_current_context())  # refuse unknown Params now, not in maintain, after hours of work
         with working() as work:
             if work.settings.lake_table is None:
@@ -52,6 +52,8 @@ def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def maintain() -> Json:
         """Merges small files, and removes old snapshots: see the Param keep_days."""
+        from capsfusion_tasks.tasks import lake_tasks
+
         chosen = params_of(get_current_context())["keep_days"]
         with working() as work:
             days = work.settings.lake_keep_days if chosen is None else chosen

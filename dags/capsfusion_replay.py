@@ -27,9 +27,6 @@ from map_length import max_tasks, require_mappable
 from run_context import FUSION_KEY, params_of, planned_fusion, planned_units, planning, replay_of, working
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.planning.estimate import Budget
-from capsfusion_tasks.schemas import Replay
-from capsfusion_tasks.tasks import metrics, replay, unit_tasks
 from capsfusion_tasks.validation.rules import REASONS
 
 SELECTION_KEY = "selection"  # key of an XCom of plan: the Replay, which selects the captions
@@ -119,6 +116,9 @@ def capsfusion_replay() -> None:
     @task(execution_timeout=timedelta(hours=1), priority_weight=5)
     def plan() -> list[Json]:
         """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
+        from capsfusion_tasks.planning.estimate import Budget
+        from capsfusion_tasks.tasks import metrics, replay
+
         context = get_current_context()
         params = params_of(context)
         with working() as work:  # with the settings of the daily runs, without this run's Params
@@ -143,6 +143,8 @@ def capsfusion_replay() -> None:
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15), outlets=[CAPTIONS])
     def announce() -> Json:
         """Emits an event of the asset fused_captions with this replay's counts. Skipped if no caption was accepted."""
+        from capsfusion_tasks.tasks import replay, unit_tasks
+
         context = get_current_context()
         with working() as work:
             counts = unit_tasks.loaded_counts(work, planned_units(context))
@@ -157,6 +159,9 @@ def capsfusion_replay() -> None:
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(minutes=15))
     def report() -> Json:
         """Reports how many captions were selected, moved and rejected again, in this log and in the run's note."""
+        from capsfusion_tasks.schemas import Replay
+        from capsfusion_tasks.tasks import replay
+
         context = get_current_context()
         selection, fusion_id = context["ti"].xcom_pull(task_ids="plan", key=SELECTION_KEY), planned_fusion(context)
         if selection is None or fusion_id is None:

@@ -24,9 +24,6 @@ from run_context import set_label, working
 from torchrun_operator import TorchrunOperator
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.planning.unit_files import MAX_UNITS
-from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.tasks import metrics, unit_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,9 +33,10 @@ Json = dict[str, Any]
 # Other DAGs can be scheduled on this asset. Its events say how many captions a run has loaded.
 CAPTIONS = Asset("fused_captions")
 
-# With this limit, all units of a run may run at the same time. (Airflow's default limit is 16 tasks.) How many really
-# run depends on the pool `gpu`, the executor's `parallelism` and the workers' slots.
-MAX_ACTIVE_TASKS = MAX_UNITS
+# With this limit, all units of a run may run at the same time: a run has at most 1,024 units (MAX_UNITS of
+# planning/unit_files.py). Airflow's default limit is 16 tasks. How many really run depends on the pool `gpu`, the
+# executor's `parallelism` and the workers' slots.
+MAX_ACTIVE_TASKS = 1024
 
 DEFAULT_ARGS = {
     "owner": "capsfusion",
@@ -131,6 +129,9 @@ def validate(unit: Json) -> Json:
 
     Reports the first held unit of a run to the webhook of CAPSFUSION_ALERT_CONN_ID.
     """
+    from capsfusion_tasks.schemas import Unit
+    from capsfusion_tasks.tasks import metrics, unit_tasks
+
     context = get_current_context()
     set_label(context, Unit(**unit).label)
     accept = context["params"]["accept_rejections"]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.observability import stats
 from opentelemetry import trace
 
-from capsfusion_tasks.context import Context
-from capsfusion_tasks.tasks.metrics import Samples, kind_of, queue
+if TYPE_CHECKING:
+    from capsfusion_tasks.context import Context
+    from capsfusion_tasks.tasks.metrics import Samples
 
 _SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 
 def send(samples: Samples) -> None:
     """Send the figures as metrics, and add them to the span of the task. Does nothing if metrics and traces are off."""
+    from capsfusion_tasks.tasks.metrics import kind_of
+
     senders: dict[str, Callable[[str, Any], None]] = {
         "counter": stats.incr,
         "gauge": stats.gauge,
@@ -30,6 +33,8 @@ def send(samples: Samples) -> None:
 
 def send_queue(work: Context) -> None:
     """Send the numbers of units and rows that are not loaded yet. Queries the ledger only if metrics are on."""
+    from capsfusion_tasks.tasks.metrics import queue
+
     if any(conf.getboolean("metrics", switch) for switch in _SWITCHES):
         send(queue(work))
 

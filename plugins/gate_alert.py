@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import webhook_alert
 from run_pages import absolute, run_page
 
-from capsfusion_tasks.context import Context as PipelineContext
-from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.tasks.gate_tasks import verdicts_file
-
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from capsfusion_tasks.context import Context as PipelineContext
+    from capsfusion_tasks.schemas import Unit
 
 _REASONS_SHOWN = 3
 _NOBODY = (
@@ -25,6 +24,8 @@ def tell(context: Context, work: PipelineContext, unit: Unit, counts: dict[str, 
 
     The message shows no caption, because captions come from the open web, and chats render links and markup.
     """
+    from capsfusion_tasks.tasks.gate_tasks import verdicts_file
+
     dag_id, run_id = context["ti"].dag_id, context["run_id"]
     reasons = ", ".join([*counts["reasons"]][:_REASONS_SHOWN])
     at_its_end = "it asks whether to load the held units" if work.settings.gate.answer_hours else _NOBODY

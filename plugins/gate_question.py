@@ -19,7 +19,6 @@ from run_note import as_code, as_text
 from run_pages import absolute, captions_of_run, run_page
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.tasks import gate_tasks
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,6 +52,8 @@ class GateQuestion(HITLOperator):
         super().__init__(subject="Load the held units?", options=[*ANSWERS], response_timeout=default, **kwargs)
 
     def execute(self, context: Context) -> Any:
+        from capsfusion_tasks.tasks import gate_tasks
+
         store, planned = context["task_state_store"], planned_units(context)
         kept: Any = store.get(kept_answer.KEY)  # an answer to an earlier try, perhaps written to the ledger already
         let_in = self._settle(context, store.get(_ASKED), kept) if kept else []
@@ -85,6 +86,8 @@ class GateQuestion(HITLOperator):
 
     def _settle(self, context: Context, asked: Any, answer: Any) -> list[dict[str, Any]]:
         """Write the answer to the ledger. Returns the units to load. Raises InputError if units are kept out."""
+        from capsfusion_tasks.tasks import gate_tasks
+
         given, user, at = ANSWERS[answer["chosen"]], answer["user"], datetime.fromisoformat(answer["at"])
         with working() as work:
             units = gate_tasks.answer(work, asked, given, user, at)

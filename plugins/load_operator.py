@@ -10,9 +10,6 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 from run_context import set_label, working
 
-from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.tasks import metrics, unit_tasks
-
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -30,6 +27,9 @@ class LoadOperator(BaseOperator):
         self.unit = unit
 
     def execute(self, context: Context) -> dict[str, Any]:
+        from capsfusion_tasks.schemas import Unit
+        from capsfusion_tasks.tasks import metrics, unit_tasks
+
         unit = Unit(**self.unit)
         set_label(context, unit.label)
         with working() as work:

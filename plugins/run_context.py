@@ -14,17 +14,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from capsfusion_tasks.caption_filter import CaptionFilter
-from capsfusion_tasks.context import Context as PipelineContext
-from capsfusion_tasks.context import open_context
 from capsfusion_tasks.decoding import KNOBS
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.intervals import Interval
-from capsfusion_tasks.schemas import Replay
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.warehouse import ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from capsfusion_tasks.context import Context as PipelineContext
+    from capsfusion_tasks.schemas import Replay
 
 
 # Params that override the settings of the same names.
@@ -41,6 +40,9 @@ def planning(context: Context) -> Iterator[PipelineContext]:
     units. This is necessary because a backfill that reruns the run clears the Params, but must continue the run's
     units.
     """
+    from capsfusion_tasks.context import open_context
+    from capsfusion_tasks.warehouse import ledger
+
     params = params_of(context)
     use_aws_connection()
     chosen = {name: params[name] for name in DECODING if params.get(name) is not None}
@@ -54,6 +56,8 @@ def planning(context: Context) -> Iterator[PipelineContext]:
 @contextmanager
 def working() -> Iterator[PipelineContext]:
     """The pipeline's context for all other tasks. They read the decoding settings of a unit from the ledger."""
+    from capsfusion_tasks.context import open_context
+
     use_aws_connection()
     with open_context(load_settings()) as work:
         yield work
@@ -193,6 +197,8 @@ def told_params(context: Context) -> str:
 
 def replay_of(context: Context, fusion_id: str) -> Replay:
     """The replay of this run, named by the run's id. The Params select rejected captions of ``fusion_id``."""
+    from capsfusion_tasks.schemas import Replay
+
     params = params_of(context)
     return Replay(
         name=context["run_id"],

@@ -8,15 +8,12 @@ import fusion_metrics
 from airflow.sdk import BaseOperator
 from run_context import set_label, working
 
-from capsfusion_tasks.context import Context as PipelineContext
-from capsfusion_tasks.fusion.launcher import Torchrun
-from capsfusion_tasks.fusion.torchrun_command import environment_defaults
-from capsfusion_tasks.fusion.watchdog import Timeouts
-from capsfusion_tasks.schemas import Unit
-from capsfusion_tasks.tasks import metrics, unit_tasks
-
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from capsfusion_tasks.context import Context as PipelineContext
+    from capsfusion_tasks.fusion.launcher import Torchrun
+    from capsfusion_tasks.schemas import Unit
 
 
 class TorchrunOperator(BaseOperator):
@@ -30,11 +27,16 @@ class TorchrunOperator(BaseOperator):
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(unit, dict):  # the DAG file gives the unit; execute checks units that other tasks return
+            from capsfusion_tasks.schemas import Unit
+
             Unit(**unit)
         self.unit = unit
         self._torchrun: Torchrun | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
+        from capsfusion_tasks.schemas import Unit
+        from capsfusion_tasks.tasks import unit_tasks
+
         unit = Unit(**self.unit)
         set_label(context, unit.label)
         with working() as work:
@@ -44,6 +46,11 @@ class TorchrunOperator(BaseOperator):
                 return self._fuse(work, unit)
 
     def _fuse(self, work: PipelineContext, unit: Unit) -> dict[str, Any]:
+        from capsfusion_tasks.fusion.launcher import Torchrun
+        from capsfusion_tasks.fusion.torchrun_command import environment_defaults
+        from capsfusion_tasks.fusion.watchdog import Timeouts
+        from capsfusion_tasks.tasks import metrics, unit_tasks
+
         unit_tasks.fuse_started(work, unit)
         try:
             if unit_tasks.is_fused(work, unit):

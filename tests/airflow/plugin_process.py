@@ -22,6 +22,7 @@ PARENT = """
 import json, os, sys, traceback
 sys.path.insert(0, "plugins")
 import dag_parts, gate_question, load_operator, run_context, torchrun_operator
+from capsfusion_tasks.tasks import gate_tasks, interval_tasks, unit_tasks
 
 def run(job):
     for name, number in (("out", 1), ("err", 2)):

@@ -89,6 +89,7 @@ BAD += [
 ]
 BAD += [{"export_to": place} for place in ("gs://b/p", "http://x/y", "abfs://c/d", "hf://models/a/b", "s3://")]
 
+SLOW = {"torch", "transformers", "pyarrow", "duckdb", "numpy", "psycopg", "huggingface_hub", "boto3", "sentencepiece"}
 
 REPLAY_GOOD = [
     {},
@@ -234,8 +235,9 @@ def test_a_run_has_a_day_long_interval_and_old_days_do_not_start_by_themselves(f
     assert facts["catchup"] is False
 
 
-def test_no_torch_in_airflow(each: dict[str, Any]) -> None:
-    assert not {"torch", "transformers"} & set(each["modules"])
+def test_parsing_a_dag_imports_no_library_that_only_tasks_need(each: dict[str, Any]) -> None:
+    """Airflow parses all DAG files every 30 seconds. With these libraries, that would take a second each time."""
+    assert not SLOW & set(each["modules"])
 
 
 def test_the_dag_is_documented(each: dict[str, Any]) -> None:
@@ -260,4 +262,4 @@ def test_an_export_of_a_filter_is_one_task_that_goes_on_when_it_is_tried_again(e
     assert export["tasks"]["export"]["retries"] >= 1
     assert export["accepts"] == [True] * len(EXPORT_GOOD) + [False] * len(EXPORT_BAD)
     assert all(f"`{name}" in export["doc"] for name in [*export["tasks"], *export["params"]])
-    assert not {"torch", "transformers"} & set(export["modules"])
+    assert not SLOW & set(export["modules"])

@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
 import gate_question
 from capsfusion_tasks.errors import InputError, NotReadyError
+from capsfusion_tasks.tasks import gate_tasks
 
 
 class Store(dict):
@@ -55,7 +56,7 @@ def answer(option):
 
 step("asks", lambda: task.execute(context))
 step("a try without an answer asks again", lambda: task.execute(context))
-with patch.object(gate_question.gate_tasks, "answer", side_effect=NotReadyError("the warehouse is away")):
+with patch.object(gate_tasks, "answer", side_effect=NotReadyError("the warehouse is away")):
     step("keep out is answered while the warehouse is away", lambda: answer("Keep out"))
 kept = store["answer"]
 step("the next try knows it", lambda: task.execute(context))

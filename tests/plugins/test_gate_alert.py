@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 import dag_parts, webhook_alert
 from airflow.sdk import Connection
+from capsfusion_tasks.tasks import unit_tasks
 
 unit = {"unit_id": "20261110-0", "fusion_id": "f", "rows": 9, "tokens": 9}
 counts = {"rows": 9, "accepted": 1, "rejected": 8, "rescued": 0, "flags": {}, "already_loaded": False}
@@ -40,7 +41,7 @@ def validate(held, first, hours=24):
     work = SimpleNamespace(settings=SimpleNamespace(gate=gate, staging_uri="s3://b/{{ staging }}/"))
     dag_parts.working = lambda: nullcontext(work)
     dag_parts.get_current_context = lambda: context
-    dag_parts.unit_tasks.validate = lambda *_, **__: counts | {"held": held, "first_held": first}
+    unit_tasks.validate = lambda *_, **__: counts | {"held": held, "first_held": first}
     done = dag_parts.validate.function(unit)
     told = sent[:]
     sent.clear()

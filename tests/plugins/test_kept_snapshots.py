@@ -28,13 +28,14 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import process_params
 from capsfusion_tasks.lake.maintenance import Maintained
 from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.tasks import lake_tasks
 
 dag = DagBag("dags").dags["capsfusion_lake"]
 task = dag.get_task("maintain")
 names = task.python_callable.__globals__
 names["working"] = lambda: nullcontext(SimpleNamespace(settings=load_settings()))
 kept = []
-names["lake_tasks"].maintain_lake = lambda work, before: kept.append(datetime.now(UTC) - before) or Maintained()
+lake_tasks.maintain_lake = lambda work, before: kept.append(datetime.now(UTC) - before) or Maintained()
 for conf in json.loads(sys.argv[1]):
     params = process_params(dag, task, conf, suppress_exception=False)
     names["get_current_context"] = lambda: {"dag": dag, "params": params}
