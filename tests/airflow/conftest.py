@@ -264,13 +264,9 @@ def running_service(folder: Path, server: EmbeddedPostgres, s3_bucket: str, webh
             "CAPSFUSION_CHUNK_ROWS": "4",
             "CAPSFUSION_UNIT_TOKENS": "10000",  # one unit a day, because each unit starts torchrun
             "CAPSFUSION_GATE__MIN_ROWS": str(GATE_ROWS),
-            # Seconds between parses of the DAGs' files, which do not change during tests.
-            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
             # Look every five seconds for questions that nobody has answered in time, and for workers that died.
             "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "5",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-            # The server does not close connections. To look before each use takes a tenth of Airflow's CPU time.
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_PRE_PING": "False",
             "AIRFLOW__SCHEDULER__POOL_METRICS_INTERVAL": "60",
             "CAPSFUSION_ALERT_CONN_ID": "alerts",
             "AIRFLOW_CONN_ALERTS": json.dumps({"conn_type": "http", "password": webhook.url}),
