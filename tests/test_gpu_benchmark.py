@@ -96,6 +96,17 @@ def test_cases_for_a_gpu_are_built_without_cuda_and_pickle(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("_hopper")
+def test_rates_can_be_compared_for_several_numbers_of_slots(tmp_path: Path) -> None:
+    args = _parser().parse_args(["--beams", "1", "--slots", "512", "1024"])
+    options = Options(
+        torch.device("cuda"), None, tmp_path, "13B", 64, 2000, 3000, tmp_path, tmp_path, args.beams, args.slots
+    )
+    assert [case.name for case in PARTS["rates"](options)] == [
+        f"rate, {dtype}, greedy, at most {slots} slots" for dtype in ("bfloat16", "float8") for slots in (512, 1024)
+    ]
+
+
+@pytest.mark.usefixtures("_hopper")
 def test_the_device_is_a_gpu_where_nvidia_smi_has_one_that_cuda_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _parser().parse_args([]).device.type == "cuda"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

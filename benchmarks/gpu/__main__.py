@@ -66,6 +66,8 @@ def main() -> int:
             fuse_rows=args.fuse_rows or (3000 if on_gpu else 100),
             model=args.checkpoint or (Path(scratch) / "checkpoint" if on_gpu else BUNDLED_MODEL),
             scratch=Path(scratch),
+            beams=args.beams,
+            slots=args.slots or (None,),
         )
         if "fuse" in args.parts and not options.model.exists():
             _write_checkpoint(options)
@@ -98,6 +100,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
     parser.add_argument("--rows", type=int, help="rows for each rate (default: 3500 on a GPU, else 128)")
+    parser.add_argument(
+        "--beams", type=int, nargs="+", default=[3, 1], metavar="N", help="beams of the part rates (default: 3 1)"
+    )
+    parser.add_argument(
+        "--slots",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="measure the part rates with at most N slots, once for each N, to compare (default: as many as the engine"
+        " chooses)",
+    )
     parser.add_argument("--fuse-rows", type=int, help="rows for the part fuse (default: 3000 on a GPU, else 100)")
     parser.add_argument(
         "--checkpoint", type=Path, help="model for the part fuse (default: random on a GPU, else the demo model)"

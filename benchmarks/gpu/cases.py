@@ -44,6 +44,8 @@ class Options:
     fuse_rows: int
     model: Path  # the model that the part "fuse" uses
     scratch: Path
+    beams: Sequence[int] = (3, 1)  # beams to measure in the part "rates"
+    slots: Sequence[int | None] = (None,)  # maximum numbers of slots to measure there; None: the engine's default
 
     def dtypes(self) -> list[torch.dtype]:
         """The dtypes to measure on the device."""

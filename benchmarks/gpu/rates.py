@@ -28,9 +28,10 @@ _KERNELS = 24  # number of kernels that a profile prints
 
 def cases(options: Options) -> list[Case]:
     return [
-        Case(f"rate, {name_of(dtype)}, {name_of_beams(beams)}", partial(measure, options, dtype, beams))
+        Case(_name(dtype, beams, slots), partial(measure, options, dtype, beams, slots))
         for dtype in options.dtypes()
-        for beams in (3, 1)
+        for beams in options.beams
+        for slots in options.slots
     ]
 
 
@@ -38,7 +39,13 @@ def profiles(options: Options) -> list[Case]:
     return [Case(f"profile, {name_of(dtype)}, 3 beams", partial(show, options, dtype)) for dtype in options.dtypes()]
 
 
-def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Figures]) -> Sequence[Line]:
+def _name(dtype: torch.dtype, beams: int, slots: int | None) -> str:
+    return f"rate, {name_of(dtype)}, {name_of_beams(beams)}" + (f", at most {slots} slots" if slots else "")
+
+
+def measure(
+    options: Options, dtype: torch.dtype, beams: int, slots: int | None, _: Mapping[str, Figures]
+) -> Sequence[Line]:
     device = options.device
     tokenizer = LlamaTokenizer(options.tokenizer)
     requests = read_workload(options.pairs, options.rows, tokenizer, MAX_NEW_TOKENS)
@@ -46,8 +53,8 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
     device_rates = measure_rates(device, dtype)
     _empty_cache(device)
 
-    engine, start_seconds = start_engine(options, tokenizer, dtype, beams, requests)
-    busy, slots = engine.occupancy.busy, engine.occupancy.slots
+    engine, start_seconds = start_engine(options, tokenizer, dtype, beams, requests, slots)
+    before = replace(engine.occupancy)
     times = []
     started = time.perf_counter()
     for _completion in engine.generate(StaticRequests(requests)):
@@ -55,14 +62,14 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
     if len(times) != len(requests):
         raise RuntimeError(f"the engine returned {len(times)} captions for {len(requests)} rows")
 
-    busy, slots = engine.occupancy.busy - busy, engine.occupancy.slots - slots
+    busy = (engine.occupancy.busy - before.busy) / (engine.occupancy.slots - before.slots)
     limit = cost.limit(requests, device_rates, slots=engine.batch_size).rows_per_second
     figures: Figures = {
         "rows": len(requests),
         "seconds": times[-1],
         "rows_per_second": len(requests) / times[-1],
         "rows_per_second_while_all_slots_are_busy": rate_while_full(times, engine.batch_size),
-        "busy": busy / slots,
+        "busy": busy,
         "slots": engine.batch_size,
         "start_seconds": start_seconds,
         "peak_bytes": torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
@@ -72,13 +79,13 @@ def measure(options: Options, dtype: torch.dtype, beams: int, _: Mapping[str, Fi
     full, peak = figures["rows_per_second_while_all_slots_are_busy"], figures["peak_bytes"]
     more = [
         f"{full:.1f} with all slots busy" if full else "",
-        f"{engine.batch_size} slots, {busy / slots:.0%} busy",
+        f"{engine.batch_size} slots, {busy:.0%} busy",
         f"{figures['rows_per_second'] / limit:.0%} of the limit of {limit:.0f}",
         f"start {start_seconds:.1f} s",
         f"peak {peak / 1e9:.1f} GB" if peak else "",
     ]
-    case = f"rate, {name_of(dtype)}, {name_of_beams(beams)}"
-    return [Line(case, f"{figures['rows_per_second']:.1f} rows/s", ", ".join(filter(None, more)), figures)]
+    result = f"{figures['rows_per_second']:.1f} rows/s"
+    return [Line(_name(dtype, beams, slots), result, ", ".join(filter(None, more)), figures)]
 
 
 def rate_while_full(times: Sequence[float], slots: int) -> float | None:
@@ -91,7 +98,12 @@ def rate_while_full(times: Sequence[float], slots: int) -> float | None:
 
 
 def start_engine(
-    options: Options, tokenizer: LlamaTokenizer, dtype: torch.dtype, beams: int, requests: Sequence[Request]
+    options: Options,
+    tokenizer: LlamaTokenizer,
+    dtype: torch.dtype,
+    beams: int,
+    requests: Sequence[Request],
+    slots: int | None = None,
 ) -> tuple[NativeEngine, float]:
     """Start an engine with a random model. Returns the engine, and the seconds that its start and first row took."""
     config = LlamaConfig(**SIZES[options.size])
@@ -104,6 +116,7 @@ def start_engine(
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         eos_ids=[config.vocab_size],  # an id that the model never produces, so that each row ends at its own limit
         prefix=shared_prefix(tokenizer),
+        batch_size=slots,
     )
     list(engine.generate(StaticRequests([replace(requests[0], max_new_tokens=2)])))
     return engine, time.perf_counter() - started
