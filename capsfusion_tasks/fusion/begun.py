@@ -20,9 +20,11 @@ _NAME = "begun.json"
 
 
 class Begun(BaseModel):
-    """The record of a run. ``files``: output paths, relative to OUT, in the order in which their rows are numbered.
+    """The record of a run.
 
-    ``written``: the outputs that the run may have written. If another output exists, the run did not write it.
+    ``files``: paths of the outputs, in the order in which their rows are numbered. Paths are relative to the folder
+    OUT. If OUT is a file, ``files`` has only its name. ``written``: the outputs that the run may have written. An
+    existing output that is not in ``written`` is not from this run.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,7 +40,7 @@ def is_begun(out: Path) -> bool:
 
 
 def read(parts: Path) -> Begun | None:
-    """The record in ``parts``. None if no try has started, or if an old release, which wrote no records, started it."""
+    """The record in ``parts``. None if no try has started, or if the try ran in an old release without records."""
     file = parts / _NAME
     return Begun.model_validate_json(file.read_bytes()) if file.exists() else None
 
@@ -76,7 +78,7 @@ def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], 
     if missing := [place for place in begun.files if place not in by_place]:
         raise InputError(
             f"the earlier try fused {missing[0]}{f' and {len(missing) - 1} more files' * (len(missing) > 1)}, which IN"
-            " no longer names: name the same files again to continue, or discard the earlier rows with --no-resume"
+            " does not include now: give the same files again to continue, or discard the earlier rows with --no-resume"
         )
     kept = [by_place.pop(place) for place in begun.files]
     return kept, list(by_place.values())

@@ -83,7 +83,7 @@ class ChunkWriter:
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 
     def _agree(self) -> tuple[int, str]:
-        """The number of this try's first chunk, and the try's name. The first rank that calls this sets both."""
+        """The number of this try's first chunk, and the try's name. All ranks get the values that were set first."""
         names = (path.rpartition("/")[2] for path in self._storage.files(self._job.chunks))
         numbers = [int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)]
         first = self._store.compare_set("first chunk", "", str(max(numbers, default=-1) + 1))

@@ -26,7 +26,10 @@ _KNOWN = "00000-known.parquet"
 
 @dataclass(frozen=True)
 class Chunk:
-    """The content of a chunk file: the requested columns of its rows, the id of their fusion, and its figures."""
+    """The content of a chunk file: the requested columns of its rows, and its figures.
+
+    ``fusion_id``: digest of the decoding settings that made the rows.
+    """
 
     path: str
     rows: pa.Table
@@ -60,7 +63,8 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
     """Write a chunk of captions that already exist, so that no rank fuses their rows.
 
     ``known`` has the columns of ``fused_schema`` except ``input``. ``known["row"]`` contains row numbers of ``pairs``.
-    The chunk's device time is 0. Leaves out rows that other chunks have, so that their newer captions are used.
+    The chunk's device time is 0. Leaves out rows that other chunks have, so that the newer captions in those chunks
+    are used.
     """
     path = f"{folder}/{_KNOWN}"
     others = [chunk.rows["row"] for chunk in read_all(storage, folder, fusion_id, ["row"]) if chunk.path != path]
@@ -113,7 +117,8 @@ def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChun
 def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
     """The finished rows with numbers below ``rows``, each row once, in row order. ``columns`` must include ``row``.
 
-    Does not compare input digests, so use it only for pairs that cannot change, such as the pairs of a unit.
+    Does not compare input digests, so use it only for pairs that cannot change, such as the pairs of a unit
+    (the work of one fuse task).
     """
     return _merge(read_all(storage, folder, fusion_id, columns), rows, columns)
 

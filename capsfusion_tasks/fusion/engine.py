@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """A row to fuse: its number, the token ids of its prompt (BOS first), and optionally the maximum of new tokens."""
+    """A row to fuse: its number, the token ids of its prompt, and optionally its maximum number of new tokens.
+
+    The prompt begins with BOS, if the tokenizer has a BOS token.
+    """
 
     row: int
     prompt: list[int]
@@ -34,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Beam:
-    """A finished caption of a row's beam search, other than the best one.
+    """A finished caption of a row's beam search. ``Completion.others`` has the captions other than the best one.
 
     The fields have the same meaning as in ``Completion``: ``token_ids`` do not contain EOS.
     """
@@ -113,7 +116,7 @@ class Engine(Protocol):
     def generate(self, requests: Requests) -> Iterator[Completion]: ...
 
     def shrink(self) -> bool:
-        """Take fewer rows at once from now on. Returns False if the engine already takes one row at a time."""
+        """Take fewer rows at once from now on. Returns False if the engine cannot take fewer rows."""
         ...
 
 

@@ -26,10 +26,11 @@ _AHEAD = 2  # number of claims that a rank prepares in advance; more would leave
 
 @dataclass
 class Prepared:
-    """The unfinished rows of a claim, by row number.
+    """The unfinished rows of a claim: a range of rows that one rank has claimed.
 
-    ``inputs`` has the digest of each row. ``requests`` are the rows that the engine gets. The other rows cannot
-    be fused, because a caption is empty: ``set_aside`` has a completion with this reason for each of them.
+    ``inputs`` maps the number of each row to the digest of its captions. ``requests`` are the rows that the engine
+    gets. The other rows cannot be fused, because a caption is empty: ``set_aside`` has a completion with this reason
+    for each of them.
     """
 
     inputs: dict[int, bytes] = field(default_factory=dict)
@@ -40,9 +41,9 @@ class Prepared:
 class Feed:
     """The unfinished rows that this rank claims. A thread prepares the next rows in advance.
 
-    Ranks claim one range of rows after the other until no rows are left. A rank with short captions therefore takes
-    more rows, and no rank waits. The counter of claimed ranges is in torchrun's store, which works across nodes and
-    needs no other server.
+    Ranks claim one range of rows after the other until no rows are left. A rank with short captions therefore claims
+    more rows instead of waiting for other ranks. The counter of claimed ranges is in torchrun's store, which works
+    across nodes and needs no other server.
     """
 
     def __init__(self, job: FuseJob, storage: Storage, pairs: PairsInput, store: Store, tokenizer: Tokenizer) -> None:
@@ -80,7 +81,7 @@ class Feed:
         return int(self._store.add("claimed", 0)) * self._job.claim_rows
 
     def next(self, *, wait: bool) -> Prepared | None:
-        """The next rows, or None if no rows are ready. The first call starts to claim rows.
+        """The next rows, or None if no rows are ready. The first call starts the thread that claims rows.
 
         With ``wait``, waits until rows are ready, and returns None only if no rows are left.
         """

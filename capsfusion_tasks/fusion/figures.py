@@ -10,7 +10,8 @@ from typing import Any
 class Figures:
     """Figures of fusing some rows. ``busy`` and ``slots`` tell how full the batches were (``engine.Occupancy``).
 
-    The figures of a unit are the sums of its chunks' figures, over all ranks and tries.
+    The figures of a unit (the pairs that one Airflow task fuses) are the sums of its chunks' figures, over all ranks
+    and tries.
     """
 
     rows: int = 0

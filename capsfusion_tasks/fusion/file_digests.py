@@ -51,8 +51,8 @@ def _known(cache: Path) -> dict[str, list[Any]]:
 def _keep(cache: Path, made: dict[str, list[Any]]) -> None:
     """Add ``made`` to ``cache``, which other processes may read and write now, also from other machines.
 
-    Reads the cache again, because others may have written it while this process read the files. If two write at the
-    same moment, one loses its entries, and computes them again.
+    Reads the cache again, because other processes may have written it while this process computed digests. If two
+    processes write at the same moment, the entries of one are lost, and the next start computes these digests again.
     """
     try:
         with replacing(cache, ".tmp") as stream:

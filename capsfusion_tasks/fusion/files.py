@@ -193,7 +193,7 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
 def _check_writable(files: Sequence[InOut], out: Path, *, overwrite: bool, one: bool) -> None:
     """Raise InputError if a target cannot be written. ``one``: ``out`` is the only target, not the folder of targets.
 
-    ``one`` does not follow from ``files``, because ``files`` can be a part of all files, such as the new ones.
+    ``one`` is an argument, because ``files`` may have only a part of the run's files, such as the new files.
     """
     for each in files:
         if one or each.target.parent.is_dir():

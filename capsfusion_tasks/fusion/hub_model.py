@@ -44,8 +44,8 @@ def download(model: str, *, weights: bool) -> Path:
 def require_complete(model: str, folder: Path, *, weights: bool) -> None:
     """Raise NotReadyError if ``folder``, a result of ``download``, lacks files that the hub has.
 
-    While the hub does not answer, ``download`` returns what is in the cache. That may be only what planning downloaded,
-    or what a download had fetched before it was interrupted.
+    While the hub does not answer, ``download`` returns what is in the cache. That may be only the configuration and
+    the tokenizer, which are enough for planning, or the files of an interrupted download.
     """
     patterns = list(_FILES)
     if weights:

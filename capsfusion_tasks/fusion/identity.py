@@ -51,7 +51,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 def configured_model(settings: Settings) -> tuple[Path, Template]:
     """The folder of the model and the template that the settings name, after a check of both.
 
-    Reads no weights, and downloads none. Raises InputError for the reasons that ``decide`` gives, and NotReadyError if
+    Reads no weights, and downloads none. Raises InputError in the same cases as ``decide``, and NotReadyError if
     the hub does not answer.
     """
     template = configured_template(settings)  # read first, so that a wrong prompt is reported before a download

@@ -13,13 +13,13 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in ``file``. Raises InputError that names the file and the reason."""
+    """The JSON object in ``file``. Raises an InputError that names the file and the reason."""
     content = read_bytes(file)
     if content.startswith(codecs.BOM_UTF8):  # transformers also refuses a file with a byte order mark
         raise InputError(f"{file} begins with a byte order mark: save the file as UTF-8 without this mark")
     try:
         found = json.loads(content.decode())
-    # ValueError: invalid JSON or UTF-8, or a number of 5,000 digits. RecursionError: 5,000 nested brackets.
+    # ValueError: invalid JSON or UTF-8, or a number with 5,000 digits. RecursionError: 5,000 nested brackets.
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}. It may be cut off: download it again") from error
     if not isinstance(found, dict):

@@ -59,7 +59,7 @@ def tokenizer_digest(folder: Path, template: Template = PAPER) -> str:
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
-    """The tokens that the folder's other files list: name → id. Versions of transformers differ in these files."""
+    """The model's added tokens: name → id. Reads three files, because transformers' versions use different files."""
     files = [folder / name for name in ("added_tokens.json", "tokenizer_config.json", FILES[1])]
     names, config, whole = (read_object(file) if file.is_file() else {} for file in files)
     decoder, listed = config.get("added_tokens_decoder"), whole.get("added_tokens")

@@ -53,10 +53,10 @@ def _is_orphan(parent: int) -> bool:
 def require_gpu(decoding: Decoding) -> None:
     """Raise InputError if ``decoding`` is for a GPU, but torch cannot use the GPUs that this node has.
 
-    Without this, the ranks would fuse on the CPU, far slower, and perhaps in a dtype that was chosen for a GPU.
+    Without this check, the ranks would fuse on the CPU, far slower, and perhaps in a dtype that was chosen for a GPU.
     """
     gpus = os.environ.get(GPUS)
-    for_cpu = decoding.location == BUNDLED and decoding.dtype == "float32"  # how the demo model is planned by default
+    for_cpu = decoding.location == BUNDLED and decoding.dtype == "float32"  # default of the demo model
     if gpus is None or for_cpu or torch.cuda.is_available():
         return
     try:

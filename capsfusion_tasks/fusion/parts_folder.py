@@ -78,7 +78,7 @@ def _flock(lock: TextIO, target: Path) -> None:
     except BlockingIOError:
         raise NotReadyError(
             f"another capsfusion fuse (process {lock.read().strip()}) is writing {target}: wait until it has ended, or"
-            " choose another name"
+            " choose another OUT"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -133,7 +133,9 @@ def _pickled(file: Path) -> TensorFile:
 
 def _refuse_dtype(file: Path, name: str, dtype: object, allowed: Collection[object]) -> None:
     if dtype not in allowed:
-        raise InputError(f"{file} is quantised: {name} is of {dtype}. Give the model in bfloat16, float16 or float32")
+        raise InputError(
+            f"{file} is quantised: {name} has dtype {dtype}. Give the model in bfloat16, float16 or float32"
+        )
 
 
 def _unreadable(file: Path, reason: object) -> InputError:

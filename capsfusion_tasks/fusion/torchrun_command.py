@@ -17,9 +17,9 @@ from typing import Literal
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.settings import Settings
 
-# Number of turns that OpenMP threads spin while they wait for each other. With the default, two jobs on one CPU are
-# seven times slower than one job. With 2,000 turns, each of two jobs has half the speed of a single job, and a single
-# job is as fast as with the default.
+# Number of iterations that an OpenMP thread spins while it waits for other threads. With the default, two jobs on one
+# CPU are seven times slower than one job. With 2,000 iterations, each of two jobs has half the speed of a single job,
+# and a single job is as fast as with the default.
 DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
 # Environment variable for the ranks: the result of ``gpu_count``. Set only if the ranks must fuse on GPUs, and must not
 # fall back to the CPU (``node.require_gpu``).
@@ -33,12 +33,12 @@ _NOT_FOR_TORCHRUN = re.compile(
     # levels are upper-case.
     r"|LOGLEVEL"
     # Variables of three features of torch: compilers, which fuse tasks never use; the sanitizer, which fails on the
-    # engine; and the matrix size from which a CPU uses another library. With wrong values of these variables, torch
+    # engine; and the matrix size from which torch uses MKL-DNN on a CPU. With wrong values of these variables, torch
     # ends with a traceback, or every row fails.
     r"|TORCH_?(INDUCTOR|DYNAMO|COMPILE|COMPILER)_.*|(AOT_?INDUCTOR|AOT|COMPILE_STROBELIGHT|PYTORCH_JIT)_.*|PYTORCH_JIT"
     r"|PYTORCH_MATCHER_LOGLEVEL|TORCH_CUDA_SANITIZER|TORCH_MKLDNN_MATMUL_MIN_(DIM|SIZE)|TORCH_PYTHON_NATIVE_.*"
-    # Many container images set these variables. They make products of float32 less exact (TF32 or bfloat16), but the
-    # captions would still be recorded as fused in float32.
+    # Many container images set these variables. They make float32 matrix products less exact (TF32 or bfloat16), but
+    # the captions would still be recorded as fused in float32.
     r"|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|NVIDIA_TF32_OVERRIDE|(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE"
 )
 _DRIVER_GPUS, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
@@ -66,7 +66,7 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether files can be created in ``folder``, or the folder itself if it is missing."""
+    """Whether files can be created in ``folder``. If ``folder`` is missing: whether it can be created."""
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
@@ -94,7 +94,10 @@ def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[s
 
 
 def rank_count(nproc_per_node: Literal["auto"] | int, gpus: int | None = None) -> int:
-    """Number of ranks to start on this node. For auto: one per GPU, or one on the CPU. ``gpus``: the ``gpu_count``."""
+    """Number of ranks to start on this node. For auto: one per GPU, or one on the CPU.
+
+    ``gpus``: the number of GPUs. None: ``gpu_count`` counts them.
+    """
     if nproc_per_node != "auto":
         return nproc_per_node
     return (gpu_count() if gpus is None else gpus) or 1

@@ -155,7 +155,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate_batch(self, batch: Sequence[Request], width: int | None = None) -> list[Completion]:
-        """The captions of one static batch. Pads prompts to ``width`` tokens. None: the longest prompt's length."""
+        """The captions of one static batch. Pads prompts to ``width`` tokens, by default to the longest prompt."""
         width = width or max(len(request.prompt) for request in batch)
         limits = [request.limit(self.generation.max_new_tokens) for request in batch]
         watch = NaNWatch(len(batch))

@@ -30,13 +30,16 @@ class Heartbeat:
         if self._last is not None and self._last[0] == phase and now < self._last[1] + _BEAT_SECONDS:
             return
         self._last = (phase, now)
-        # Write the line at once, so that the lines of two ranks never mix.
+        # Write the line with one system call, so that the lines of two ranks never mix.
         os.write(self._output, f"{_BEAT}{self._rank} {phase}\n".encode())
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Maximum seconds between two finished rows of a rank (``stall``), and for loading and one row (``loading``)."""
+    """Maximum times without progress, in seconds.
+
+    ``stall``: between two finished rows of a rank. ``loading``: until a rank has loaded the model and finished a row.
+    """
 
     stall: float = 15 * 60
     loading: float = 60 * 60
@@ -60,7 +63,7 @@ class Watchdog:
         self._last = self.clock()
 
     def takes(self, line: str) -> bool:
-        """Whether ``line`` is a heartbeat. All other lines are output for people."""
+        """Whether ``line`` is a heartbeat. If so, records it. All other lines are output for people."""
         rank, _, phase = line.removeprefix(_BEAT).partition(" ")
         if not line.startswith(_BEAT) or not rank.isdigit() or phase not in ("loading", "working", "waiting"):
             return False

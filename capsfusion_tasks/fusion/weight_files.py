@@ -120,9 +120,9 @@ def _other_files(folder: Path, read: list[str]) -> list[str]:
 
 
 def _surplus_prefix(unknown: list[str], missing: list[str]) -> str:
-    """The prefix that training code has added to all ``unknown`` names. Empty if there is no such prefix.
+    """The prefix that training code has added to all ``unknown`` names, for example "module." or "base_model.model.".
 
-    For example "module.", or peft's "base_model.model.". The first unknown name is this prefix plus a ``missing`` name.
+    Empty if there is no such prefix. The first unknown name is this prefix plus a ``missing`` name.
     """
     for name in missing:
         if unknown and unknown[0].endswith(f".{name}"):

@@ -116,7 +116,7 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
 
 @contextmanager
 def memory_explained(job: FuseJob, device: torch.device) -> Iterator[None]:
-    """Raise InputError if ``device`` has too little memory for the model and one row."""
+    """Convert an out-of-memory error in the block to an InputError: the model and one row do not fit on ``device``."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -294,7 +294,7 @@ def test_finished_rows_of_other_settings_or_files_are_not_discarded_unasked(
     said = fail(fuse("shards", "fused", "--num-beams", "1"))
     assert "fused.parts has rows of an earlier try with other settings (num_beams 3, now 1): use the earlier" in said
     Path("shards/1.jsonl").rename("gone.jsonl")
-    assert "the earlier try fused 1.jsonl, which IN no longer names: name the same" in fail(fuse("shards", "fused"))
+    assert "the earlier try fused 1.jsonl, which IN does not include now: give" in fail(fuse("shards", "fused"))
     assert sorted(os.listdir("fused.parts/chunks")) == kept
     done = fuse("shards", "fused", "--num-beams", "1", "--no-resume")
     assert "7/7 rows" in done.stderr

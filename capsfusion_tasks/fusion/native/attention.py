@@ -79,7 +79,7 @@ def pack_prompts(
 
 
 def over_prompts(model: Llama, cache: KVCache, prompts: Prompts) -> Attend:
-    """The attention of a forward pass over ``prompts``. It also stores the prompts' keys and values in ``cache``."""
+    """The attention function for a pass over ``prompts``. It also stores the prompts' keys and values in ``cache``."""
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         queries = model.ops.rotate_and_store(qkv, model.rotary, cache, layer, prompts.tokens)
@@ -89,7 +89,7 @@ def over_prompts(model: Llama, cache: KVCache, prompts: Prompts) -> Attend:
 
 
 def over_beams(model: Llama, cache: KVCache, beams: Beams) -> Attend:
-    """The attention of a decode step of ``beams``. It also stores the new tokens' keys and values in ``cache``."""
+    """The attention function for a step of ``beams``. It also stores the new tokens' keys and values in ``cache``."""
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         queries = model.ops.rotate_and_store(qkv, model.rotary, cache, layer, beams.tokens)

@@ -27,8 +27,8 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 32
-# Maximum number of tokens per decode step, which computes one token per beam. From about 480 tokens on, the arithmetic
-# limits the speed of an H200, and no longer the time to read the weights. In a prototype, a step took 26.3 ms for 480
+# Maximum number of tokens per decode step, which computes one token per beam. The speed of an H200 is limited by
+# reading the weights up to about 480 tokens, and by arithmetic above. In a prototype, a step took 26.3 ms for 480
 # tokens and 50.1 ms for 960, so twice as many tokens fused only 5% more rows per second. The limit of 1,024 includes
 # this gain, and is a multiple of 256, the largest tile of a matrix product. A higher limit would gain even less, and
 # need more memory.

@@ -1,4 +1,7 @@
-"""CUDA graphs of the decode step: one launch instead of hundreds. Each graph is for a fixed number of slots."""
+"""CUDA graphs of the decode step: one launch instead of hundreds of kernel launches.
+
+Each graph is for a fixed number of slots.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class DecodeGraphs:
     """CUDA graphs of ``step(n)``, a step over the first n slots. At most sixteen values of n have a graph.
 
     Steps must read and write tensors that keep their addresses. Create this object before the first row is admitted,
-    because capturing runs steps.
+    because capturing runs steps, which would change the state of rows.
     """
 
     def __init__(self, step: Callable[[int], None], slots: int) -> None:

@@ -113,7 +113,10 @@ class Slots:
         self._graphs: DecodeGraphs | None = None
 
     def capture(self) -> None:
-        """Record the decode step as CUDA graphs. Call this before the first row is admitted, because it runs steps."""
+        """Record the decode step as CUDA graphs.
+
+        Call this before the first row is admitted, because recording runs steps, which would change the state of rows.
+        """
         self._graphs = DecodeGraphs(self.step, len(self._order))
 
     @property

@@ -79,8 +79,8 @@ QUANTISED = {"model.layers.0.mlp.up_proj.qweight": torch.zeros(2, dtype=torch.fl
             r"tensors begin with 'module\.': save .* without this prefix",
         ),
         (lambda w: w | QUANTISED, "up_proj.qweight. The weights are quantised: give the model in bfloat16"),
-        (lambda w: {n: (50 * t).to(torch.int8) for n, t in w.items()}, "is quantised: .* is of I8. Give the model in"),
-        (lambda w: {n: t.to(torch.float8_e4m3fn) for n, t in w.items()}, "is quantised: .* is of F8_E4M3. Give"),
+        (lambda w: {n: (50 * t).to(torch.int8) for n, t in w.items()}, "is quantised: .* has dtype I8. Give the model"),
+        (lambda w: {n: t.to(torch.float8_e4m3fn) for n, t in w.items()}, "is quantised: .* has dtype F8_E4M3. Give"),
         (
             lambda w: w | {"model.layers.1.mlp.up_proj.weight": torch.full((96, 64), float("nan"))},
             "are not finite: 1 of 30 tensors have NaN or infinite numbers, such as model.layers.1.mlp.up_proj.weight",
