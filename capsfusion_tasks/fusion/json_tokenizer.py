@@ -77,7 +77,8 @@ class JsonTokenizer:
         found = self._backend.token_to_id(str(token))
         if found is None:
             raise InputError(
-                f"{self._file} has no token {str(token)[:50]!r}, which is the model's {name}: download the model again"
+                f"{self._file} has no token {str(token)[:50]!r}, which is the {name} of its model: download the"
+                " model again"
             )
         return int(found)
 
