@@ -45,9 +45,9 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
 def stream(
     warehouse: Warehouse, connection: Any, cursor: Any, query: str
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The schema and the batches of the query's result, which COPY streams, in a read-only session.
+    """Run ``query``. Returns the schema of its result, and the result's batches, which COPY streams.
 
-    Raises the same errors as ``adbc_session``.
+    The session must be read-only. Raises the same errors as ``adbc_session``.
     """
     cursor.execute(query)
     # Use the driver's own reader, not the one that fetch_record_batch returns. That one raises OSErrors without an

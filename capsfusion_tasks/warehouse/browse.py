@@ -96,11 +96,11 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 
 
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Search each table on its own, because the newest captions of one table may reach further back than the other's.
+    """Search each table separately, because the two searches may reach back to different times.
 
     If the tables shared one limit, matches of one table could fill the page with older captions than the scan of the
-    other table has reached. The next page would start after these older captions. So no page would show those matches
-    of the other table that are newer, but that its scan has not reached.
+    other table has reached. The next page would start after these older captions. So no page would show the matches of
+    the other table that are newer than these captions and older than the captions that its scan has reached.
     """
     found = [row for table in conditions.tables for row in _rare_in(connection, table, conditions, after, limit)]
     found.sort(key=lambda row: (row.loaded_at, row.pair_id, row.fusion_id), reverse=True)

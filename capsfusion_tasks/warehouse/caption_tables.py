@@ -126,9 +126,9 @@ fused_captions = _captions(
         _license(),
     ],
     Index("fused_captions_rescued_idx", "unit_id", postgresql_where=literal_column("rescued_from is not null")),
-    # This is not a hash index, because inserting a caption into one walks through all equal captions. The B-tree has
-    # digests, because it cannot store long captions: a row of a B-tree has at most 2,704 bytes. The digests are uuids,
-    # because a uuid takes half as many bytes as a digest as text.
+    # This is not a hash index, because inserting a caption into a hash index walks through all equal captions. The
+    # B-tree has digests, because it cannot store long captions: a row of a B-tree has at most 2,704 bytes. The digests
+    # are uuids, because a uuid takes half as many bytes as the same digest in text form.
     Index("fused_captions_digest_idx", literal_column("(md5(capsfusion)::uuid)")),
 )
 rejected_captions = _captions(

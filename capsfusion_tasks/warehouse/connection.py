@@ -19,8 +19,8 @@ from capsfusion_tasks.warehouse.sqlstates import from_psycopg, one_line, unreach
 from capsfusion_tasks.warehouse.url import describe, libpq_uri, parse_url
 
 # Every connection runs this statement, because the server, the database or the login may have another time zone.
-# psycopg would return times in that zone, and SQL would compute the day of a time in it. An option of the URL could set
-# the time zone, too, but pgbouncer refuses options. pgbouncer keeps the time zone that a client has set with this
+# psycopg would return times in that zone, and SQL would convert times to days in that zone. An option of the URL could
+# set the time zone, too, but pgbouncer refuses options. pgbouncer keeps the time zone that a client has set with this
 # statement, even if it pools transactions.
 IN_UTC = "set timezone = 'UTC'"
 
@@ -111,8 +111,8 @@ def _require_utf8(connection: Connection) -> None:
 def _change_schema(engine: Engine, revision: str | None, migrate: bool) -> None:
     if revision is not None and revision not in known_revisions():
         raise InputError(
-            f"the warehouse {describe(engine.url)} has the schema of a newer release ({revision}; this release knows up"
-            f" to {head_revision()}); upgrade capsfusion-pipeline here"
+            f"the warehouse {describe(engine.url)} has the schema of a newer release ({revision}; the newest that this"
+            f" release supports is {head_revision()}); upgrade capsfusion-pipeline here"
         )
     if not migrate:
         found = "no tables yet" if revision is None else f"an old schema ({revision}, expected {head_revision()})"

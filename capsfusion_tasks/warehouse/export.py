@@ -66,7 +66,8 @@ class ExportSession:
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
         )
         is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
-        if not is_known and selection.interval is None:  # if an interval has no new pairs, its fusion may have no row
+        # Accept an unknown fusion with an interval: if the interval has no new pairs, its fusion may have no row.
+        if not is_known and selection.interval is None:
             names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
             raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
         used = {unit["fusion_id"] for unit in units}

@@ -19,14 +19,16 @@ _NOW = re.compile(r"now|today|tomorrow|yesterday", re.IGNORECASE)
 _WITH_NOW = re.compile(r"[\d:.+-]+\w*|z|zulu|utc|gmt|allballs|am|pm", re.IGNORECASE)
 
 # The tables that a subquery may read, each with its columns that can change after captions were loaded. For example,
-# every listing of the sources sets shards.seen_at. Names of columns of fused_captions are not among them.
+# every listing of the sources sets shards.seen_at. None of these columns may have the name of a column of
+# fused_captions, because the check compares names of columns without their tables.
 _LASTING: dict[str, set[str]] = {
     "fusions": set(),
     "shards": {"adopted_by", "dropped", "error", "seen_at", "state", "updated_at"},
     "work_units": {"superseded", "superseded_accepted"},
 }
 
-# Functions whose value changes. A stable function without arguments reads the clock or the session.
+# Selects those of the given functions whose value can change: the volatile ones, and the stable ones without arguments,
+# because these read the clock or the session.
 _CHANGING = (
     "select distinct proname from pg_proc where proname = any(string_to_array('{}', ','))"
     " and (provolatile = 'v' or (provolatile = 's' and pronargs = 0)) order by 1"

@@ -21,7 +21,7 @@ _VALUES = 14  # largest number of values to show for a facet
 
 @dataclass(frozen=True)
 class Count:
-    """A number of captions; None if the captions are so rare that counting took too long. Estimates are rounded."""
+    """A number of matching captions; None if these are so rare that counting took too long. Estimates are rounded."""
 
     captions: int | None
     exact: bool

@@ -26,7 +26,10 @@ _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new
 
 @dataclass(frozen=True)
 class EarlierFusion:
-    """A fusion that an earlier version recorded, perhaps with equal settings. ``rows``: number of loaded rows."""
+    """A fusion that an earlier version recorded incompletely. Its settings may equal the current ones.
+
+    ``rows``: number of loaded rows.
+    """
 
     fusion_id: str
     rows: int

@@ -1,4 +1,4 @@
-"""Finds out why a server accepts no connection. Ignores the text of the server's messages: it may be translated.
+"""Finds out why a server accepts no connection. Ignores the text of the server's messages, which may be translated.
 
 If a connection attempt fails, libpq reports a message, but no SQLSTATE. Therefore this module makes libpq write a trace
 of the protocol's messages. In this trace, an ErrorResponse has the SQLSTATE in its field C.
@@ -34,7 +34,7 @@ def failed_handshake(conninfo: str) -> FailedHandshake:
     connection = pq.PGconn.connect_start(conninfo.encode())
     try:
         if connection.status == pq.ConnStatus.BAD:
-            # NO_ATTEMPT: libpq rejects a parameter. Otherwise, the network or the host cannot be reached.
+            # NO_ATTEMPT: libpq rejects a parameter. Any other result: the network or the host cannot be reached.
             return FailedHandshake(lasts=pq.PGconn.ping(conninfo.encode()) == pq.Ping.NO_ATTEMPT)
         messages = _messages(connection)
         errors = [fields for name, fields in messages if name == "ErrorResponse"]

@@ -89,12 +89,12 @@ def forgotten(engine: Engine, unit_id: str) -> Iterator[None]:
     """Delete a unit from the ledger. The deletion commits at the end of the block; the block deletes the unit's files.
 
     The next plan puts the unit's pairs into a new unit, which may have the same id. So the old files must be gone
-    before the deletion commits. Raises NotReadyError if a task works on the unit, or if the unit was loaded or deleted
-    meanwhile.
+    before the deletion commits. Raises NotReadyError if a task works on the unit, or if the unit was already loaded or
+    deleted.
     """
     with alone_with(engine, unit_id) as connection:
         if not _delete_units(connection, work_units.c.unit_id == unit_id, work_units.c.state != "loaded"):
-            raise NotReadyError(f"unit {unit_id} was loaded or dropped meanwhile")
+            raise NotReadyError(f"unit {unit_id} was loaded or deleted after this command had read it; try again")
         yield
 
 
@@ -113,7 +113,10 @@ def _delete_units(connection: Connection, *conditions: ColumnElement[bool]) -> d
 
 
 def hold_units(session: LockedSession, unit_ids: Iterable[str]) -> None:
-    """Keep tasks from starting on the units until the session ends. Raises NotReadyError if a task works on a unit."""
+    """Lock the units until the session ends, so that no task can start to fuse them.
+
+    Raises NotReadyError if a task is fusing one of the units.
+    """
     for unit_id in sorted(unit_ids):
         if not session.try_lock("unit", unit_id):
             raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")

@@ -42,8 +42,8 @@ def judge(
     """Record a judgement. It replaces an earlier one by the same person. Returns False if the caption does not exist.
 
     The judgement includes the judged texts, because a replay may replace the caption. ``shown``: the caption that the
-    person has read. Raises ReplacedCaption if the warehouse has another caption now. If ``shown`` is None, does not
-    compare them.
+    person has read. Raises ReplacedCaption if the warehouse has another caption now. If ``shown`` is None, this is
+    not checked.
     """
     for captions in (fused_captions, rejected_captions):
         column = captions.c

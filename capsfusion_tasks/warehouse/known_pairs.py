@@ -46,7 +46,7 @@ def known_pairs(
 ) -> pa.BooleanArray:
     """For each of ``pair_ids`` (binary(16)): whether the pair was loaded under ``fusion_id``, accepted or rejected.
 
-    ``unit_ids``: count only captions of these units.
+    ``unit_ids``: look only among the captions of these units.
     """
     if unit_ids is not None and not unit_ids:
         return pa.array([False] * len(pair_ids), pa.bool_())

@@ -76,7 +76,7 @@ def _update_shard(connection: Connection, shard_id: str, **values: Any) -> None:
 
 
 def pulled_bytes(connection: Connection) -> int:
-    """Total size in bytes of the pulled shards of both sides. The sources' listings contain these sizes."""
+    """Total size in bytes of the pulled shards of LAION-2B and LAION-COCO, as their sources listed them."""
     mine = shards.c.state == "pulled", shards.c.side.in_(PAIRED)
     return int(connection.scalar(select(func.coalesce(func.sum(shards.c.size_bytes), 0)).where(*mine)) or 0)
 
@@ -272,7 +272,7 @@ class PlannedUnit(NamedTuple):
 
     @property
     def begun(self) -> bool:
-        """Whether the unit may have fused rows."""
+        """Whether some rows of the unit may already be fused."""
         return self.state != "planned" or self.tries > 0
 
 

@@ -85,7 +85,7 @@ work_units = Table(
     Column("rows_in", BigInteger, nullable=False),
     Column("accepted", BigInteger),
     Column("rejected", BigInteger),
-    # Rows of this unit that a later unit has replaced.
+    # Number of this unit's rows that later units have replaced.
     Column("superseded", BigInteger, nullable=False, server_default="0"),
     Column("tokens_estimated", BigInteger, nullable=False),
     Column("prompt_tokens", BigInteger),
@@ -104,7 +104,7 @@ work_units = Table(
     text_column("existing", server_default="skip"),
     # Whether the unit's plan left pairs for another run.
     Column("leaves_pairs", Boolean, nullable=False, server_default=false()),
-    # Accepted captions of this unit that a later unit has replaced. ``superseded`` also counts rejected captions.
+    # Number of this unit's accepted captions that later units have replaced. ``superseded`` also counts rejected ones.
     Column("superseded_accepted", BigInteger, nullable=False, server_default="0"),
     one_of("state", UNIT_STATES),
     one_of("existing", EXISTING),
@@ -120,7 +120,8 @@ work_units = Table(
     Index(None, "replay"),
 )
 
-# The result of planning an interval. ``pairs``: all pairs, whether already fused, planned, gone or left for later.
+# The result of planning an interval. ``pairs``: all pairs of the interval. It is the sum of ``already_fused``,
+# ``planned``, ``gone`` and the pairs that are left for a later run.
 plans = Table(
     "plans",
     metadata,

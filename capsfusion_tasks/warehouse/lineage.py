@@ -24,7 +24,7 @@ class Lineage:
     others: list[RowMapping]  # other captions of the pair, newest first, including those that a replay replaced
 
     def as_dict(self) -> dict[str, Any]:
-        """For the page of a caption: the columns of ``caption``, and each other field under its name."""
+        """The data for the page of a caption: the columns of ``caption``, and each other field under its name."""
         rows = {name: getattr(self, name) for name in ("laion_2b_file", "laion_coco_file", "unit", "fusion")}
         found = {name: None if row is None else dict(row) for name, row in rows.items()}
         return {**self.caption, **found, "others": [dict(other) for other in self.others]}

@@ -185,7 +185,7 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
         pair_id, other = known[0]
         raise InputError(
             f"unit {unit_id} cannot be loaded: pair {pair_id} is in the warehouse already, from unit {other}."
-            " To replace the older captions, load the unit again with the setting existing: replace"
+            " To replace the older captions, run again with --existing replace (in Airflow: Param existing)"
         )
 
 

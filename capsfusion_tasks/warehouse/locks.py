@@ -15,13 +15,13 @@ from sqlalchemy import ColumnElement, func
 
 Kind = Literal[
     "migrate",  # the schema is being migrated
-    "staging",  # a staging area is being laid out
+    "staging",  # the layout of a staging area is being chosen
     "image_results",  # image results are being read into a staging area
     "plan",  # units of a fusion are being planned
     "load",  # rows of a fusion are being merged into the tables of captions
     "replay",  # a replay of a fusion's rejected captions is being planned
     "replay.run",  # a replay is running
-    "hold",  # the gate decides about a unit of a run
+    "hold",  # the quality gate decides whether a unit of a run is loaded
     "unit",  # a unit is being fused (shared lock), or is being repaired or deleted (exclusive lock)
     "export",  # an export to a folder is being written
     "lake",  # units are being written to an Iceberg table, or its files are being rewritten

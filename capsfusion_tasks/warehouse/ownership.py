@@ -1,7 +1,8 @@
 """Locks that show which units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
 
 The state `fusing` alone does not show whether the worker still runs. The lock is shared, because the previous
-attempt of a task may still run when Airflow retries the task. Both may continue, because each row counts only once.
+attempt of a task may still run when Airflow retries the task. Both may continue: if both fuse a row, only one of the
+results is used.
 """
 
 from __future__ import annotations
@@ -99,21 +100,21 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         before = connection.execute(fusing).all()
         held = set(connection.scalars(_HELD))
-        # Check again, because a unit may have ended before the locks were read.
+        # Read the units again, because the fusing of a unit may have ended before the locks were read.
         after = {tuple(row) for row in connection.execute(fusing)}
     return sorted(row[0] for row in before if tuple(row) in after and row[2] not in held)
 
 
 @contextmanager
 def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
-    """A transaction during which no task can start on the unit. Raises NotReadyError if a task works on it."""
+    """A transaction during which no task can start to fuse the unit. Raises NotReadyError if a task is fusing it."""
     with engine.begin() as connection:
         keep_others_off(connection, unit_id)
         yield connection
 
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
-    """Like ``alone_with``, but in the caller's transaction. Until it ends, no task can start on the unit."""
+    """Like ``alone_with``, but in the caller's transaction. Until it ends, no task can start to fuse the unit."""
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 

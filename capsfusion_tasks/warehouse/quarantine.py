@@ -45,7 +45,7 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
     known = {row.fusion_id: row.model for row in connection.execute(select(fusions.c.fusion_id, fusions.c.model))}
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"
-        raise InputError(f"the warehouse has no rejected captions of fusion {fusion_id}; it knows the fusions: {names}")
+        raise InputError(f"the warehouse has no fusion {fusion_id}, so nothing to replay; its fusions: {names}")
 
 
 def matching(connection: Connection, replay: Replay) -> int:
@@ -146,7 +146,7 @@ def rejected_pairs(
 
 
 def _asked(connection: Connection, replay: Replay) -> sql.Composed:
-    """The replay's conditions on a row of ``rejected_captions``. The query must use the alias ``rejected`` for it."""
+    """The replay's conditions on a row of ``rejected_captions``. The query must give it the alias ``rejected``."""
     conditions = [sql.SQL("fusion_id = {}").format(sql.Literal(replay.fusion_id))]
     if replay.reasons:
         conditions.append(sql.SQL("reasons && {}::text[]").format(sql.Literal(list(replay.reasons))))

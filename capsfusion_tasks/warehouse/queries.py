@@ -195,7 +195,7 @@ def of_units(captions: Table, scope: Scope) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class SideSummary:
-    """Counts of the shards of one side."""
+    """Counts of the shards of one side (one of the three inputs, see ``schemas.Side``)."""
 
     shards: int
     pulled: int
@@ -205,7 +205,7 @@ class SideSummary:
 
 
 def shards_summary(connection: Connection, shard_ids: Sequence[str] | None = None) -> dict[str, SideSummary]:
-    """Side → summary of all its shards, or of those in ``shard_ids``."""
+    """Side → summary of all shards of this side, or of those in ``shard_ids``."""
     mine = true() if shard_ids is None else among(shards.c.shard_id, shard_ids)
     side, state = shards.c.side, shards.c.state
     pair = func.jsonb_each_text(shards.c.dropped).table_valued("key", "value")

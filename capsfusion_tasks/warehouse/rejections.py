@@ -10,14 +10,14 @@ from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
 
 def rejected_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
-    """Number of rejected captions of these units, without captions that were replayed or replaced."""
+    """Number of rejected captions of the units in ``scope``, without captions that were replayed or replaced."""
     units = select(work_units.c.unit_id).where(scope.clause())
     statement = select(func.count()).select_from(rejected_captions).where(rejected_captions.c.unit_id.in_(units))
     return int(connection.execute(statement).scalar_one())
 
 
 def reasons_line(rejected: int, reasons: dict[str, int]) -> str:
-    """A line with counts by reason. As a caption can have several reasons, their sum can exceed ``rejected``."""
+    """A line with the number of captions for each reason. A caption with several reasons counts under each."""
     listed = " + ".join(f"{count} {reason}" for reason, count in reasons.items())
     total = sum(reasons.values())
     several = "; a caption can have several reasons" if total > rejected else ""

@@ -18,7 +18,7 @@ from capsfusion_tasks.warehouse.locks import Kind, lock_key
 
 log = logging.getLogger(__name__)
 
-# With these settings, the server notices within minutes that the client is gone, and releases its locks.
+# With these settings, the server notices within minutes that the client is gone, and releases the client's locks.
 KEEPALIVE = {"tcp_keepalives_idle": "60", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "6"}
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 1.0
@@ -37,7 +37,10 @@ class LockedSession:
         self._locks: dict[int, str] = {}  # number of a lock → its kind and name, for errors
 
     def lock(self, kind: Kind, name: str) -> None:
-        """Wait for the lock, and hold it until the session ends. All processes must take locks in the same order."""
+        """Wait for the lock, and hold it until the session ends.
+
+        To avoid deadlocks, all processes must take locks in the same order.
+        """
         wait = _FIRST_WAIT_SECONDS
         # Try repeatedly: a single statement that waits for the lock would keep a snapshot while it waits.
         while not self.try_lock(kind, name):
@@ -73,7 +76,7 @@ class LockedSession:
 
 @contextmanager
 def locked_session(engine: Engine) -> Iterator[LockedSession]:
-    """A new session. Its locks end with the block, or when this process ends."""
+    """A new session. Its locks are released at the end of the ``with`` block, or when this process ends."""
     with engine.connect() as connection:
         try:
             with connection.begin():

@@ -28,8 +28,8 @@ _MOST_DIGITS = 38  # of Arrow's decimal128
 _UNKNOWN = "which cannot be shown"
 _CAST = "cast it to text"
 _ONLY_QUERIES = (
-    "only queries are run, in a read-only transaction: write select, explain, show or table; for a file, write select"
-    " and add --format csv, json or parquet"
+    "only queries are run, in a read-only transaction: write select, explain, show or table; to write a file, use"
+    " select with --format csv, json or parquet"
 )
 
 

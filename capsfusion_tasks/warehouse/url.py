@@ -11,7 +11,7 @@ from capsfusion_tasks.errors import InputError
 
 _EXPECTED = "expected postgresql://user:password@host:5432/database"
 # Defaults for options that the URL lacks: how long to wait for a connection, and when to give up on a server that has
-# disappeared. The operating system would wait for hours.
+# disappeared. Without these options, the operating system would wait for hours.
 _PARAMETERS = {
     "connect_timeout": "10",  # seconds
     "keepalives_idle": "60",  # seconds

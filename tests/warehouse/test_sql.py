@@ -75,7 +75,7 @@ def test_every_statement_runs_that_only_reads(warehouse: Warehouse) -> None:
         ("select 1 as n, inet '10.0.0.1' as a", "column a .* type inet, which cannot be shown; cast it to text"),
         ("select array[int4range(1, 2)]", "cannot be shown; cast it to text"),
         ("select array[interval '1 day'] as a", r"column a .* type interval\[\], which cannot be shown"),
-        ("copy work_units to stdout", "returns no rows.*for a file, write select and add --format"),
+        ("copy work_units to stdout", "returns no rows.*to write a file, use select with --format"),
         (" ", "empty"),
         ("-- nothing", "returns no rows"),
     ],

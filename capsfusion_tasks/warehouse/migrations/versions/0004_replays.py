@@ -1,4 +1,7 @@
-"""Adds replays: their units belong to no data interval. A new table keeps the captions that replays replaced."""
+"""Adds replays, which fuse rejected captions again. The units of a replay belong to no data interval.
+
+A new table keeps the captions that replays replaced.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Adds a column to shards. It names the interval that a late shard was assigned to."""
+"""Adds a column to shards: the interval that a late shard was assigned to.
+
+A late shard appeared after its own interval had been listed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Records for each unit whether its plan left pairs for another run, so that this run can continue a replacement."""
+"""Records for each unit whether its plan left pairs for another run.
+
+If the units replace captions, the next run reads this to continue the replacement instead of beginning it again.
+"""
 
 from __future__ import annotations
 

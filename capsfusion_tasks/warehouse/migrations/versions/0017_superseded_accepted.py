@@ -1,7 +1,7 @@
 """Counts for each unit how many of its accepted captions later units have replaced.
 
-Exports and Iceberg tables have accepted captions only, so they compare this count. ``superseded`` also counts rejected
-captions.
+Exports and Iceberg tables have only accepted captions, so they use this count to notice replaced captions.
+``superseded`` also counts rejected captions.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ SCHEMA = "capsfusion"
 
 def upgrade() -> None:
     op.create_index("fused_captions_digest_idx", "fused_captions", [sa.text("(md5(capsfusion)::uuid)")], schema=SCHEMA)
-    # Without statistics, PostgreSQL expects each digest in 0.5% of the rows. Only a full ANALYZE collects them.
+    # Without statistics on the digests, PostgreSQL expects each digest in 0.5% of the rows. Only an ANALYZE without a
+    # list of columns collects these statistics.
     op.execute("analyze capsfusion.fused_captions")
     # Drop the old index last, because readers wait from here on.
     op.drop_index("fused_captions_capsfusion_idx", "fused_captions", schema=SCHEMA)
