@@ -12,9 +12,10 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Bytes of source files for each bucket, up to the maximum number of buckets. LAION-2B and LAION-COCO together (540 GB)
-# get the maximum, 2,048 buckets. Each shard has a file in each bucket, so these data make half a million files of 1 MB.
-# More buckets would only add overhead. A bucket that is too large for memory is joined in several passes.
+# There is one bucket for this many bytes of source files, but at least ``_FEWEST`` and at most ``_MOST`` buckets.
+# LAION-2B and LAION-COCO together (540 GB) get the maximum, 2,048 buckets. Each shard has a file in each bucket, so
+# these data make half a million files of 1 MB. More buckets would only add overhead. A bucket that is too large for
+# memory is joined in several passes.
 _BUCKET_BYTES = 64 << 20
 _FEWEST, _MOST = 16, 2048
 
@@ -52,10 +53,12 @@ def bucket_count(storage: Storage, settings: Settings, source_bytes: Callable[[]
 def _stored(storage: Storage) -> int:
     try:
         fixed: int = storage.read_json(layout.BUCKETS_CONFIG)["buckets"]
-    except InputError as error:  # do not advise to delete the file: a run with another number would miss pairs
+    except InputError as error:
+        # Do not advise to delete the file, as ``error`` does: a run with another number of buckets would miss pairs.
         raise InputError(
             f'{storage.path(layout.BUCKETS_CONFIG)} is damaged: expected {{"buckets": N}}. Write this text into it,'
-            " where N is the number of buckets of the earlier runs: the highest number of a folder in buckets/*, plus 1"
+            " where N is the number of buckets of the earlier runs: if the last numbered folder in buckets/* is 00015,"
+            " N is 16"
         ) from error
     return fixed
 

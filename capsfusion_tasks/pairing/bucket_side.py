@@ -18,8 +18,8 @@ from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Use lookups (lookups.py) only if they have more than this many old rows for each URL of a new row. With fewer, reading
-# all old rows is as fast.
+# Use lookups (copies of old rows, lookups.py) only if they have more than this many rows for each different URL of the
+# new rows. With fewer, reading all old rows from the bucket files is as fast.
 _SAVES_FROM = 1.0
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 
@@ -111,8 +111,8 @@ class BucketSide:
         except FileNotFoundError as error:
             where = self.storage.path(layout.bucket_folder(self.side, self.bucket))
             raise NotReadyError(
-                f"a file of {where} was deleted while it was joined ({error}), for example because another task pulls"
-                " its shard again: try again"
+                f"a file in {where} was deleted while the bucket was joined ({error}), for example because another task"
+                " pulls the file's shard again: try again"
             ) from error
 
     def _in_lookups(self) -> set[str]:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the rows of each row group in a file
 _HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time; reached first if rows are long
-_BATCH_ROWS = 1 << 16  # rows to decode at a time, while the rows decoded before are split
+_BATCH_ROWS = 1 << 16  # rows of a decoded batch; the next batch is decoded while this one is split
 _WRITERS = 4  # number of bucket files to write in parallel; on S3 each file takes up to three round trips
 
 
@@ -61,15 +61,15 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
         with ThreadPoolExecutor(_WRITERS) as writers:
             for _ in writers.map(write, spill.buckets()):
                 pass
-    # With earlier settings, the shard may have had rows in more buckets. Delete its files there, because a join would
-    # read them.
+    # An earlier pull with other settings may have written files of the shard to other buckets. Delete these files,
+    # because a join would read them.
     pulled.delete_files(storage, shard.side, shard.shard_id, before - rows_of_buckets.keys())
     pulled.publish(storage, shard, rules, counts, rows_of_buckets)
     return counts
 
 
 def split_counts(shard: Shard, storage: Storage, settings: Settings) -> Counts | None:
-    """The counts of a shard that an earlier run split with these settings. None for any other shard."""
+    """The shard's row counts, if an earlier run split the shard with these settings. Otherwise None."""
     mark, rules = pulled.read(storage, shard.side, shard.shard_id), PullRules.of(settings)
     if mark is None or not pulled.is_whole(mark):
         return None

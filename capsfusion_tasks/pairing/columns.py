@@ -66,7 +66,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         if (match := next((spellings[name][0] for name in names if name in spellings), None))
     }
     if missing := sorted({"url", *_captions(side, settings)} - found.keys()):
-        wanted = "; ".join(f"{name} (as {' or '.join(_NAMES[name])})" for name in missing)
+        wanted = "; ".join(f"{name} (named {' or '.join(_NAMES[name])})" for name in missing)
         optional = missing == ["text"] and side == "laion_coco" and not settings.self_paired
         hint = "; with CAPSFUSION_JOIN_ON=url, LAION-COCO needs no text" if optional else ""
         raise InputError(f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}{hint}")

@@ -31,7 +31,7 @@ from capsfusion_tasks.staging.storage import Storage
 _FEW_FILES, _FEW_BYTES = 16, 1 << 20
 _MERGED = 4  # merge when this many lookups have about the same size, so that rows are rarely copied
 _MOST_ROWS = 4 << 20  # maximum rows of a merged lookup; they take half a gigabyte of memory
-_AT_ONCE_BYTES = 64 << 20  # bytes of bucket files that are copied into a lookup at a time
+_AT_ONCE_BYTES = 64 << 20  # maximum bytes of bucket files to copy into one lookup; a larger file gets its own lookup
 _ENCODED = 1 << 16  # rows that are encoded as records at a time
 # The age at which unneeded files are deleted. No join takes this long, so no join is still reading these files.
 _UNUSED = timedelta(hours=6)
@@ -142,7 +142,7 @@ def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None
     old = {info.path: info.base_name.partition(".")[0] for info in infos if info.is_file and info.mtime <= before}
     settled = {lookup.name for lookup in needed([one for one in lookups if f"{one.path}.json" in old])}
     young = {lookup.name for lookup in lookups if f"{lookup.path}.json" not in old}
-    # Delete the ``.json`` first, so that every lookup that is still listed has its rows.
+    # Delete the ``.json`` first, so that every lookup whose ``.json`` exists also has its other two files.
     for path in sorted(old, key=lambda path: not path.endswith(".json")):
         if old[path] not in settled | young:
             with suppress(FileNotFoundError):  # another compaction has deleted the file

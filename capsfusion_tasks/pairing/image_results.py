@@ -37,7 +37,7 @@ VERSION = 1  # increase this number when a code change gives other results for t
 _READ_ROWS, _READ_BYTES = 1 << 16, 64 << 20
 _SPILLED_ROWS = 1 << 18
 _WRITERS = 4  # number of files to write in parallel; on S3 each file takes up to three round trips
-_LISTINGS = 10  # how often ``batches_of`` lists the batches while runs replace them
+_LISTINGS = 10  # maximum listings of ``batches_of``, which lists again if a run has replaced a batch meanwhile
 _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  # number of the file in the batch
 
 
@@ -64,7 +64,7 @@ class Batch:
         storage.write_json(layout.image_results_batch(self.name), asdict(self))
 
     def delete(self, storage: Storage) -> None:
-        # Delete the ``.json`` first, so that every listed batch has all its files.
+        # Delete the ``.json`` first, so that every batch whose ``.json`` exists also has all its data files.
         paths = (layout.image_results_file(bucket, self.name) for bucket in self.buckets)
         for path in [layout.image_results_batch(self.name), *paths]:
             with suppress(FileNotFoundError):

@@ -47,8 +47,8 @@ select
 from {side}_rows where hash(url) % {passes} = {number} {and_wanted}
 group by {columns}
 """
-# First drop LAION-2B rows without a partner, a LAION-COCO row with the same URL: three of four rows have none. Compare
-# only URLs here, because this is faster than comparing URLs and texts.
+# First drop the LAION-2B rows that have no partner (a LAION-COCO row with the same URL): three of four rows have none.
+# Compare only URLs here, because this is faster than comparing URLs and texts.
 _HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
 # If both sides have a score, similarity comes from the raw side. Of the safety scores punsafe and pwatermark, the
 # higher one counts, because higher is worse.

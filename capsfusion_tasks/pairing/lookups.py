@@ -72,7 +72,11 @@ def _validity(rules: PullRules) -> dict[str, object]:
 
 
 def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int], rules: PullRules) -> list[Lookup]:
-    """The bucket's lookups that are valid for ``rules``, without shards that are not in ``files`` (shard → bytes)."""
+    """The bucket's lookups that are valid for ``rules``.
+
+    ``files``: shard → bytes of its bucket file. Leaves out a lookup's shards whose bucket file is gone or has another
+    size than when the lookup was made.
+    """
     found = []
     for path in storage.files(layout.lookups_folder(side, bucket)):
         if path.endswith(".json"):

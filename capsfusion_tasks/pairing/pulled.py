@@ -38,7 +38,7 @@ def is_whole(mark: dict[str, Any]) -> bool:
 
 
 def rules_of(mark: dict[str, Any]) -> PullRules | None:
-    """Return the rules of the pull. None if an older version pulled the shard, or if a task is replacing its files."""
+    """The rules in the mark. None if an older version of this project wrote it, or if a task is replacing the files."""
     return PullRules(**mark["rules"]) if mark.get("rules") else None
 
 
@@ -114,7 +114,7 @@ def remove(storage: Storage, shard: Shard) -> None:
 def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: str) -> None:
     """Raise InputError if a shard was pulled with rules that differ from ``rules``. Ignore the shards in ``but``.
 
-    Raise NotReadyError if a task is replacing the files of a shard. ``mend``: the advice of both errors. Call this
+    Raise NotReadyError if a task is replacing the files of a shard. ``mend``: the advice in both errors. Call this
     before a join, because a join reads the bucket files of all shards. Only marks that are new or changed since the
     last summary are opened.
     """
@@ -137,7 +137,7 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
 
 
 def _marks(storage: Storage) -> Iterator[tuple[Side, str, dict[str, Any]]]:
-    """Yield the side, the id and the mark of each shard. The mark contains only the rules."""
+    """Yield the side, the id and the mark of each shard. Of each mark, yield only the key ``rules``."""
     for side in PAIRED:
         shard_ids = [
             path.rpartition("/")[2].removesuffix(".json") for path in storage.files(layout.pulled_folder(side))

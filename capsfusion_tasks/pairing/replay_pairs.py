@@ -1,4 +1,4 @@
-"""Writes the pairs of a replay to one file per bucket, as a join does. A replay fuses rejected captions again."""
+"""Writes a replay's pairs to one file per bucket, as a join does. A replay fuses pairs of rejected captions again."""
 
 from __future__ import annotations
 

@@ -109,7 +109,10 @@ def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _parts(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
-    """``batch`` in parts of about ``most_bytes``. Sizes in the footer may be wrong, so they cannot limit a batch."""
+    """``batch`` in parts of about ``most_bytes``.
+
+    ``_rows_at_once`` alone does not limit a batch's size, because it uses sizes in the footer, which may be wrong.
+    """
     rows = max(1, batch.num_rows * most_bytes // max(1, batch.nbytes))
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)

@@ -214,7 +214,7 @@ def test_sources_without_a_shard_of_these_dates_say_what_they_have(
     swapped = "--laion-2b sample/laion-coco --laion-coco sample/laion-2b"
     code, line = said(f"run --start 2026-11-10 --end 2026-11-11 {swapped}", monkeypatch, capsys)
     assert code == 2
-    assert "lacks a column for synthetic (as top_caption); it has URL, TEXT" in line
+    assert "lacks a column for synthetic (named top_caption); it has URL, TEXT" in line
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_text_stays_as_it_came() -> None:
 
 def test_a_missing_column_names_the_file_what_it_has_and_what_it_needs() -> None:
     with pytest.raises(
-        InputError, match=r"shard lacks a column for text \(as text or caption or alt_text\); it has URL, x"
+        InputError, match=r"shard lacks a column for text \(named text or caption or alt_text\); it has URL, x"
     ):
         canonical(pa.table({"URL": ["u"], "x": [1]}))
 

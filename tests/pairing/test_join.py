@@ -280,7 +280,7 @@ def delete_file(area: Area) -> None:
     ("change", "kind", "message"),
     [
         (replace_rules, InputError, r"a\.parquet was pulled with .*: run the shard's interval again"),
-        (delete_file, NotReadyError, r"laion_2b/00000 was deleted while it was joined .*: try again"),
+        (delete_file, NotReadyError, r"laion_2b/00000 was deleted while the bucket was joined .*: try again"),
     ],
 )
 def test_a_file_that_another_task_changes_during_a_join_is_named(

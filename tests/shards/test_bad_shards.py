@@ -25,7 +25,7 @@ SAID = {
     "cut.parquet": "cannot be read as Parquet",
     "empty.parquet": "cannot be read as Parquet",
     "text.parquet": "cannot be read as Parquet",
-    "no-url.parquet": "lacks a column for url (as url); it has LINK, TEXT",
+    "no-url.parquet": "lacks a column for url (named url); it has LINK, TEXT",
     "number.parquet": "TEXT is int64, expected text",
     "dead.parquet": "dead.parquet is a dead link",
     "loop.parquet": "Too many levels of symbolic links",
