@@ -67,7 +67,10 @@ class Work:
 
     @classmethod
     def of(cls, units: Iterable[Unit], longest_row: int) -> Work:
-        """The work of ``units``, at most ``longest_row`` tokens a row. Earlier versions could estimate more."""
+        """The work of ``units``, with at most ``longest_row`` tokens per row.
+
+        Earlier versions of this project may have recorded higher estimates.
+        """
         return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 
 
@@ -112,7 +115,8 @@ class Estimate:
     unpaired_shards: int = 0  # discovered shards whose pairs are not in ``work`` yet
     unpaired_bytes: int = 0
     gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
-    earlier: Sequence[EarlierFusion] = ()  # fusions of earlier versions, perhaps with the same settings
+    # Fusions that earlier versions of this project recorded incompletely, perhaps with the current settings.
+    earlier: Sequence[EarlierFusion] = ()
 
     @property
     def total(self) -> Work:
@@ -184,8 +188,8 @@ class Estimate:
             lines.append(
                 f"perhaps fused before: {fusion.rows:,} rows are loaded under fusion {fusion.fusion_id}. An earlier"
                 " version recorded this fusion without its dtype or without a digest of all weights, so its settings"
-                f" may be the current ones. If they are, run `capsfusion adopt {fusion.fusion_id}` first. Otherwise"
-                " these rows are fused again"
+                f" may be the current ones. If they are, run `capsfusion adopt {fusion.fusion_id}` first: without this"
+                " command, these rows are fused again"
             )
         return "\n".join([*lines, *self._what_it_takes()])
 
@@ -194,7 +198,9 @@ class Estimate:
         if not self.total.rows:
             return []
         if rate is None or hours is None:
-            return ["GPU hours: unknown, no unit of this fusion is measured yet. A run with a limit measures a unit"]
+            return [
+                "GPU hours: unknown, no unit of this fusion is measured yet. To measure a unit, run once with a limit"
+            ]
         speed = rate.tokens_per_second
         wide = f" ({_number(hours.low)} to {_number(hours.high)})" if hours.low < hours.high else ""
         lines = [

@@ -66,7 +66,7 @@ def estimate(
         earlier = fusions.earlier(connection, decoding)
     waits = sum(work.values(), start=Work())
     if rows_per_second is not None and waits.rows:
-        rate = given_rate(rows_per_second, waits.tokens / waits.rows, "as given")
+        rate = given_rate(rows_per_second, waits.tokens / waits.rows, "the given rows per second")
     listed = ((interval, discovery.discovered(interval, storage)) for interval in seen)
     unpaired = [
         shard

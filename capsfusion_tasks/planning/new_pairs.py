@@ -27,9 +27,9 @@ _FEWEST_ROWS = 50_000  # minimum rows of the first batch; small, so that a run w
 class NewPairs:
     """The new pairs in a file of pairs: their row numbers and their estimated tokens, [rows] int32 each.
 
-    ``digest``: of all ids in the file (``digest_of``), because the row numbers are right only for this content.
-    ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the new
-    rows that are left out because their images are gone.
+    ``digest``: a digest of all ids in the file (``digest_of``). The row numbers are right only while the file has this
+    digest. ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the
+    new rows that are left out because their images are gone.
     """
 
     path: str

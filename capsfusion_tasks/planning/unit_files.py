@@ -87,10 +87,10 @@ def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
 
 
 def common_rules(storage: Storage, unit_ids: Iterable[str], now: UnitRules) -> UnitRules | None:
-    """The rules of units that were planned together, from the first one whose file can be read. None if no file can.
+    """The rules of units that were planned together, from the first unit whose file can be read.
 
-    An earlier version may have planned the units without recording rules. Then ``now`` counts as their rules, and is
-    recorded in their files.
+    None if no file can be read. An earlier version may have planned the units without recording rules. In this case,
+    ``now`` counts as their rules, and is recorded in their files.
     """
     unit_ids = list(unit_ids)
     for first, unit_id in enumerate(unit_ids):
@@ -105,7 +105,7 @@ def common_rules(storage: Storage, unit_ids: Iterable[str], now: UnitRules) -> U
 
 
 def record_rules(storage: Storage, unit_id: str, rules: UnitRules) -> None:
-    """Record ``rules`` in the file of a unit, unless it has a record. Earlier versions did not record rules."""
+    """Record ``rules`` in the file of a unit, unless the file already has rules. Earlier versions recorded none."""
     path = layout.unit_pairs(unit_id)
     with suppress(*_UNREADABLE):
         if UnitRules.recorded(storage.footer(path)[0]) is None:

@@ -46,7 +46,10 @@ def paired_buckets(storage: Storage, interval: Interval) -> int:
 
 
 def paired_with_others(storage: Storage, within: Iterable[Interval], rules: PairRules) -> list[Interval]:
-    """The intervals of ``within`` whose pairs were made with other rules. The next run replaces these pairs."""
+    """The intervals of ``within`` whose pairs were made with rules other than ``rules``.
+
+    The next run of such an interval replaces its pairs.
+    """
     found = []
     for interval in within:
         if files := storage.files(layout.pairs_folder(interval)):
