@@ -36,7 +36,7 @@ def discover(
     that finds a shard freezes the list, so that a rerun or a backfill does the same work. ``relist`` adds new shards to
     a frozen list. The list contains unreadable files as shards with a ``problem``. Later calls list a side again if
     some of its files were unreadable, or if its source had no shard at all: someone may still copy shards with old
-    modification times there.
+    modification times into the source.
 
     A shard is late if it appears after its interval has ended and has been listed, even if that list is empty. The next
     interval that is listed takes the late shards: ``claim`` gets the late shards that were found, and returns the ids
@@ -92,7 +92,7 @@ def discover(
 def _with_new_revisions(known: Iterable[Shard], arrived: Iterable[Shard]) -> list[Shard]:
     """The listed shards. A shard that was listed again gets its new revision, and keeps its arrival time.
 
-    Its content is the same, because the etag is part of its id. The earlier revision may no longer exist.
+    The shard's content is the same, because the etag is part of its id. The earlier revision may no longer exist.
     """
     revisions = {shard.shard_id: shard.revision for shard in arrived}
     return [shard.model_copy(update={"revision": revisions.get(shard.shard_id, shard.revision)}) for shard in known]

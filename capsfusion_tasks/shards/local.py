@@ -23,7 +23,7 @@ def _etag(status: os.stat_result) -> str:
 
 
 class _Unchanged(pa.OSFile):  # type: ignore[misc]
-    """An open file. A read fails if the file was overwritten in place, because it could return a mix of both versions.
+    """An open file. If the file was overwritten in place, a read fails instead of returning a mix of both versions.
 
     If another file was renamed to this file's path, the file that was opened is read to its end.
     """

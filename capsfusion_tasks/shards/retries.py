@@ -61,7 +61,7 @@ def retrying(
             if asked is not None:
                 if asked > _LONGEST_WAIT:
                     raise NotReadyError(
-                        f"{where}: {reason}; the server asks to wait {asked:.0f} s: try again then"
+                        f"{where}: {reason}; the server asks to wait {asked:.0f} s: try again after that"
                     ) from error
                 seconds = max(seconds, asked)
             log.warning("%s: %s; trying again in %.0f s (try %d of %d)", where, reason, seconds, failures, tries)

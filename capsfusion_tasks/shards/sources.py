@@ -66,7 +66,7 @@ def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
     If the address in the settings names the same source, this address is used, because it may contain a signature. The
-    shard's own address never does.
+    address that is stored with the shard never contains one.
     """
     configured = {
         "laion_2b": settings.laion2b,

@@ -1,8 +1,8 @@
 """Summaries: one file with facts about many small files, so that a reader need not open each small file.
 
 Readers write the summaries. Before a writer changes a small file, it writes a note of this change. A summary lists the
-changes that it includes. If a file has a change that the summary does not include, the reader reads the file itself. So
-no reader gets wrong facts if a summary is deleted, outdated, or written by two readers at the same time.
+notes of the changes that its facts include. If a file has a note that the summary does not list, the reader reads the
+file itself. So no reader gets wrong facts if a summary is deleted, outdated, or written by two readers at once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from capsfusion_tasks.staging.storage import Storage, StoredFile
 
 _READERS = 16  # number of files read in parallel, because on S3 each read takes a round trip
 _WORTH_WRITING = 16  # write a summary after reading this many files; reading fewer is as fast as writing a summary
-# A summary includes a change only an hour after the note, because the file may be written later than the note. The note
-# is deleted after a day. By then, no reader that began before the change is still running.
+# A summary lists a note only if the note is at least an hour old, because the file may be written later than its note.
+# A note is deleted after a day. By then, no reader that began before the change is still running.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
 
@@ -67,7 +67,7 @@ class Summaries:
         return f"{self.folder}/summary.json"
 
     def _read(self) -> tuple[set[str], dict[str, Any]]:
-        """The changes that the summary includes, and the facts about each file, by the file's name."""
+        """The paths of the notes that the summary lists, and the facts about each file, by the file's name."""
         try:
             summary = self.storage.read_json(self._path)
         except (FileNotFoundError, InputError):  # a damaged summary is written again, like a missing one
