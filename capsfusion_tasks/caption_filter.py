@@ -86,5 +86,5 @@ class CaptionFilter(BaseModel):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise InputError(
-                f"the Param filter has a wrong field {name}: {first['msg']}; the value is {value}"
+                f'the Param "filter" has a wrong field {name}: {first["msg"]}; the value is {value}'
             ) from error

@@ -27,7 +27,7 @@ class Context:
 
     @cached_property
     def decoding(self) -> Decoding:
-        """The decoding settings for new units. If the ledger has equal settings, takes their fusion_id.
+        """The decoding settings for new units. If the ledger already has equal settings, their fusion_id is used.
 
         For planning only. For a unit that is planned already, use ``decoding_of``.
         """

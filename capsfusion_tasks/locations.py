@@ -72,8 +72,8 @@ def is_hidden(path: str) -> bool:
 class Met(NamedTuple):
     """A file that ``walk`` found, or a folder that it could not list. ``path``: relative to the walked folder.
 
-    ``status``: the file's status, or an error. There is an error if a file cannot be reached, such as a dead link, or a
-    folder cannot be listed.
+    ``status``: the file's status, or an error. There is an error if a file cannot be reached (for example, through a
+    dead link), or if a folder cannot be listed.
     """
 
     path: str

@@ -170,8 +170,8 @@ FUSED = pa.schema(
     ]
 )
 
-# The other captions that the beam search finished, best first. Files of fusions that keep only the best caption do not
-# have this column.
+# The captions that the beam search finished besides ``capsfusion``, best first. Files of fusions that keep only the
+# best caption do not have this column.
 OTHER_BEAMS = pa.field(
     "other_beams",
     pa.list_(pa.struct([CAPTION.field(name) for name in ("capsfusion", "finish_reason", "caption_tokens")])),

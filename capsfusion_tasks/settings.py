@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     engine: Literal["native", "transformers"] = Field(
         "native",
         description="`native`: fast, for LLaMA, Mistral and Qwen ([models.md](models.md)). `transformers`: the"
-        " reference, for any causal language model.",
+        " reference implementation, for any causal language model.",
     )
     num_beams: int = Field(3, ge=1, le=16, description="Number of beams of the beam search. 1: greedy decoding.")
     max_new_tokens: int = Field(80, ge=1, le=1024, description="Maximum length of a caption, in tokens.")

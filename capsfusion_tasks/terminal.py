@@ -37,10 +37,10 @@ def cell(value: Any) -> Text:
 def print_rows(rows: pa.Table, output_format: Format) -> None:
     """Print ``rows`` to standard output. JSON is one object per line, with NaN and infinite numbers as null.
 
-    A table that is wider than the terminal is printed as records, with a line per value. A pipe gets exact values,
-    except as a table. A terminal gets no control characters: JSON has escapes, tables and CSV have replacement
-    characters. Raises InputError if two columns of JSON or Parquet would have the same name, because a reader would
-    keep at most one of them.
+    A table that is wider than the terminal is printed as records, with a line per value. A pipe gets exact values in
+    all formats except ``table``. A terminal gets no control characters: JSON has escapes, tables and CSV have
+    replacement characters. Raises InputError if two columns of JSON or Parquet would have the same name, because a
+    reader would keep at most one of them.
     """
     if output_format in ("json", "parquet"):
         _refuse_repeated(rows.column_names, output_format)

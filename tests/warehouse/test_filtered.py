@@ -59,5 +59,5 @@ def test_a_filter_of_the_other_verdict_is_refused(filled: Warehouse, tmp_path: P
         Replay(name="r", fusion_id="f1", filter=CaptionFilter(verdict="accepted"))
     with pytest.raises(InputError, match="an export has only accepted ones"):
         export_filtered(filled, CaptionFilter(reason="copy"), str(tmp_path), tmp_path)
-    with pytest.raises(InputError, match=r"the Param filter has a wrong field day: .*yesterday"):
+    with pytest.raises(InputError, match=r'the Param "filter" has a wrong field day: .*yesterday'):
         CaptionFilter.of_param({"day": "yesterday"})
