@@ -9,7 +9,8 @@ from typing import Literal, Self
 
 from capsfusion_tasks.settings import Settings
 
-COLUMNS_VERSION = 3  # increase when pairing/columns.py reads different rows or columns from the same file
+# Increase this number when a change of pairing/columns.py makes it read different rows or columns from the same file.
+COLUMNS_VERSION = 3
 _KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and units
 
 

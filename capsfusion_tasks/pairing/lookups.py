@@ -82,7 +82,7 @@ def lookups_of(storage: Storage, side: Side, bucket: int, files: dict[str, int],
         if path.endswith(".json"):
             try:
                 said = storage.read_json(path)
-            except (FileNotFoundError, InputError):  # another task has deleted the lookup since, or it is damaged
+            except (FileNotFoundError, InputError):  # another task has deleted the file, or the file is damaged
                 continue
             if {name: said.pop(name) for name in ("version", "rules")} == _validity(rules):
                 lookup = Lookup(**said)

@@ -217,8 +217,8 @@ class Estimate:
             lines.append(f"cost: {self.cost:,.2f} at {self.price:,.2f} a GPU hour")
         if self.hours is not None and self.finish is not None:
             lines.append(
-                f"time: {_duration(self.hours)} with {self.gpus} {'device' if self.gpus == 1 else 'devices'} busy, done"
-                f" {self.finish:%Y-%m-%d %H:%M} UTC if started now, plus the time to start each unit"
+                f"time: {_duration(self.hours)} with {self.gpus} {'device' if self.gpus == 1 else 'devices'} busy (done"
+                f" {self.finish:%Y-%m-%d %H:%M} UTC if started now), plus the time to start each unit"
             )
         return lines
 

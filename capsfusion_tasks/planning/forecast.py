@@ -51,7 +51,7 @@ def estimate(
         log.warning(
             "the pairs of %d intervals were made with settings that have changed since. Make them again with: %s",
             len(outdated_pairs),
-            waiting.whole_range(storage).command,  # all intervals, because the join of one reads the shards of all
+            waiting.whole_range(storage).command,  # all intervals, because each join reads the shards of all intervals
         )
     engine = context.warehouse.engine
     tokens = estimate_for(context, engine.begin, pair_paths(storage, reversed(seen)))

@@ -27,7 +27,7 @@ UNIT_SECONDS = 1800
 LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit, in seconds: half the time limit of a fuse task
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
 
-_UNREADABLE = (pa.ArrowException, FileNotFoundError)  # errors of a damaged and of a lost file
+_UNREADABLE = (pa.ArrowException, FileNotFoundError)  # errors when a damaged or missing file is read
 
 
 def choose_unit_tokens(total: int, tokens_per_second: float | None, max_units: int | None = None) -> int:

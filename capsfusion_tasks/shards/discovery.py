@@ -38,10 +38,9 @@ def discover(
     some of its files were unreadable, or if its source had no shard at all: someone may still copy shards with old
     modification times into the source.
 
-    A shard is late if it appears after its interval has ended and has been listed, even if that list is empty. The next
-    interval that is listed takes the late shards: ``claim`` gets the late shards that were found, and returns the ids
-    of those that this interval may take. An interval must also claim its own late shards, so that no other interval
-    takes them.
+    A shard is late if it appears after its interval has ended and has a list, even an empty one. The next interval that
+    is listed takes the late shards: ``claim`` gets the late shards that were found, and returns the ids of those that
+    this interval may take. An interval must also claim its own late shards, so that no other interval takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
     longer in it. If the interval already has units (``units`` is their number), raises InputError instead. ``relist``
@@ -78,7 +77,7 @@ def discover(
     found |= {shard.shard_id: shard for shard in _with_new_revisions(known, arrived)}
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if gone := [shard for shard in leaving if shard.shard_id not in found]:
-        remove(gone)  # before the list is written, because every join reads all pulled rows, also of unlisted shards
+        remove(gone)  # before the list is written, because joins read all pulled rows, even those of unlisted shards
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )

@@ -48,7 +48,7 @@ def client() -> httpx2.Client:
             headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
         )
     except (OSError, ValueError, httpx2.InvalidURL) as error:
-        raise InputError(f"cannot make requests by HTTP: {error}; see {VARIABLES}") from error
+        raise InputError(f"cannot make requests by HTTP: {error}; check {VARIABLES}") from error
 
 
 @contextmanager

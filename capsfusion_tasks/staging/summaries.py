@@ -39,7 +39,7 @@ class Summaries:
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
         """The JSON value that ``read`` returns for each of ``names``. Calls ``read`` only for new and changed files."""
-        # List the changes before reading files. If a file changes during this call, the next call reads it again.
+        # List the notes before reading files. If a file changes during this call, the next call reads it again.
         changes = self.storage.tree(self._changes)
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}

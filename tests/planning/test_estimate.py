@@ -49,7 +49,7 @@ def test_hours_cost_and_finish_follow_from_the_rate() -> None:
         "rate: measured",
         "the measured units had 1.00 times the estimated tokens (0.90 to 1.10)",
         "cost: 7.50 at 2.50 a GPU hour",
-        "time: 30 min with 6 devices busy, done 2026-11-10 12:30 UTC if started now, plus the time to start each unit",
+        "time: 30 min with 6 devices busy (done 2026-11-10 12:30 UTC if started now), plus the time to start each unit",
     ]
 
 
