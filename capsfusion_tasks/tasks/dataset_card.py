@@ -8,7 +8,8 @@ import re
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.provenance import Origin
 
-_MARK = "<!-- written by capsfusion export, {} -->"  # {}: digest of the rest; if it differs, a user edited the card
+# {} is the digest of the rest of the card. If it is not the right digest, a user edited the card.
+_MARK = "<!-- written by capsfusion export, {} -->"
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
 _COLUMNS = {

@@ -168,7 +168,10 @@ def export_filtered(
 def _begin(
     session: ExportSession, target: Target, selection: Selection, rows_per_file: int, overwrite: Overwrite
 ) -> Manifest:
-    """Return the export in the folder, with its complete files. To replace it, or if there is none, begin a new one."""
+    """Return the manifest of the export in the folder, with the files that are complete.
+
+    If the folder has no export, or has an export that ``overwrite`` says to replace, begin a new export.
+    """
     found = _find(target, overwrite)
     if found is not None and overwrite != "always":
         _require_same(target, found, _as_recorded(session, selection, found.selection), rows_per_file)
@@ -206,7 +209,7 @@ def _as_recorded(session: ExportSession, now: Selection, before: Selection) -> S
 
 
 def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
-    """The snapshot of an interrupted export. Adds the names of releases if an earlier capsfusion left them out."""
+    """The snapshot of an interrupted export. Adds the names of releases if an old version left them out."""
     if found.snapshot.releases:
         return found.snapshot
     if {"laion_2b_source", "laion_coco_source"} & {*found.selection.columns}:

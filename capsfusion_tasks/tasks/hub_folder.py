@@ -34,12 +34,12 @@ _COLLISIONS = 10  # maximum number of tries of a commit, if others keep committi
 
 
 class HubFolder:
-    """``hf://datasets/owner/name[@branch][/folder]``.
+    """The folder ``hf://datasets/owner/name[@branch][/folder]``, or the whole repository if no folder is given.
 
     If the repository does not exist, the first commit creates it as a private repository.
 
-    ``uploads`` is a folder for files that are being written. Raises InputError if the token may not write, and
-    NotReadyError if the hub does not answer.
+    ``uploads`` is a local folder for files that are not committed yet. Raises InputError if the token may not write,
+    and NotReadyError if the hub does not answer.
     """
 
     def __init__(self, uri: str, uploads: Path) -> None:

@@ -61,6 +61,8 @@ _PROGRESS_SECONDS = 30.0
 def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
     """List the shards of the interval and late shards of other intervals, and register them in the ledger.
 
+    A late shard appeared in its source after the run of its own interval had listed the source.
+
     Raises InputError if shards were pulled or units were planned with other settings and this run may not replace them.
     After the interval's end, the list is frozen. ``relist`` lists the sources again and adds new shards to a frozen
     list. ``replan``: see ``plan``.
@@ -69,9 +71,8 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
     if context.fusion_id is None:
         configured_model(settings)  # reports a wrong model or prompt now, not after all shards are pulled and paired
     sources = configured_sources(settings)
-    image_results = image_result_files(
-        settings
-    )  # planning reads these files; listing them here reports a wrong address early
+    # Planning reads these files. List them already here, so that a wrong address is reported early.
+    image_results = image_result_files(settings)
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
     if planned:
@@ -84,7 +85,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
         for shard in late:
             if shard.shard_id in claimed:
                 log.info(
-                    "discover: %s arrived %s, but the run of that time did not list it; this run includes the shard",
+                    "discover: %s arrived %s, but the run of its interval did not list it; this run includes the shard",
                     shard.label,
                     shard.arrived_at,
                 )
@@ -213,8 +214,9 @@ def plan(
 
     ``existing``: whether to skip pairs that are already fused, or to fuse them again. Raises InputError and plans
     nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this check. Pairs that do not
-    fit in ``max_units`` units are left for another run. With replace, another run continues with the pairs that are not
-    replaced yet. After all are replaced, or 30 days without a run, the next run begins with all pairs.
+    fit in ``max_units`` units are left for another run. If ``existing`` is replace, the next run continues with the
+    pairs that are not replaced yet. After all pairs are replaced, or after 30 days without such a run, the next run
+    fuses all pairs again.
     """
     fusion_id = context.decoding.fusion_id
     read_image_results(context)

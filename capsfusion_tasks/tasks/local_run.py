@@ -159,7 +159,7 @@ def _run_unit(
         unit_tasks.load(context, unit, existing=existing)
     except (InputError, NotReadyError) as error:
         errors.append(error)
-        unit_tasks.fuse_failed(context, unit, str(error))  # so that the report lists it, and the command fails
+        unit_tasks.fuse_failed(context, unit, str(error))  # so that the report lists the error, and the command fails
         say(f"validate and load: {unit.label} failed: {error}")
         return
     reasons = f" ({_counts(verdicts['reasons'])})" if verdicts["reasons"] else ""

@@ -50,7 +50,7 @@ METRICS = {
         "counter", "captions rejected for one reason; a caption may have several"
     ),
     "capsfusion.validate.rescued": Metric("counter", "accepted captions that are not from the best beam"),
-    "capsfusion.validate.held": Metric("counter", "units that the gate holds"),
+    "capsfusion.validate.held": Metric("counter", "units that the gate holds, because too many captions are rejected"),
     "capsfusion.validate.duration": Metric("timer", "wall time of validating a unit"),
     "capsfusion.load.rows": Metric("counter", "loaded rows, both accepted and rejected"),
     "capsfusion.load.duration": Metric("timer", "wall time of loading a unit"),

@@ -47,11 +47,11 @@ def plan(
 ) -> list[Unit]:
     """The units of the replay: the unfinished units of an earlier try, or else new units for the selected captions.
 
-    Pairs that were already fused with the current settings are skipped, unless ``existing`` is replace. If the rejected
-    captions themselves were made with the current settings, they are only validated again, because the validation rules
-    may have changed. Then only rows without a caption are fused. Rows that do not fit in ``max_units`` units are left
-    for another run. Raises InputError if the warehouse does not have the fusion_id, or if the estimate exceeds
-    ``budget``.
+    If ``existing`` is skip, pairs that were already fused with the current settings are skipped. But if the rejected
+    captions themselves were made with the current settings, they are validated again, because the validation rules may
+    have changed; of their pairs, only those without a caption are fused. If ``existing`` is replace, all pairs are
+    fused. Pairs that do not fit in ``max_units`` units are left for another run. Raises InputError if the warehouse
+    does not have the fusion_id, or if the estimate exceeds ``budget``.
     """
     engine = context.warehouse.engine
     as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"
@@ -86,13 +86,13 @@ def plan(
 def _select(
     context: Context, session: LockedSession, replay: Replay, existing: Existing, judged: Sequence[str]
 ) -> list[NewPairs]:
-    """Select rejected captions that no other replay has taken, and write their pairs to the staging area.
+    """Select rejected captions that are in no unfinished unit, and write their pairs to the staging area.
 
-    ``judged``: units of this replay whose captions are left out, because an earlier run rejected them again.
+    ``judged``: loaded units of this replay. Their captions are left out, because an earlier run has replayed them.
     """
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
-    # Only one replay may take a row. The planning lock does not ensure this, because each fusion has its own planning
-    # lock.
+    # Two replays must not select the same row. The planning lock does not prevent this, because each fusion has its own
+    # planning lock.
     session.lock("replay", replay.fusion_id)
     with session.transaction() as connection:
         others = quarantine.units_in_flight(connection, replay.fusion_id)

@@ -108,7 +108,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Counts of a replay. ``moved``: captions that passed and are no longer in quarantine."""
+    """Counts of a replay. ``moved``: captions that passed, and that this replay moved to ``fused_captions``."""
 
     replay_of: str  # fusion_id of the rejected captions
     fusion_id: str  # fusion_id of the captions that the replay made
@@ -167,8 +167,8 @@ def report_replay(
 ) -> ReplayReport:
     """The report of a replay that fuses with ``fusion_id``.
 
-    ``unit_ids``: the units of one run. If given, captions are counted in these units only. A later run of the replay
-    may select captions that an earlier run rejected again. A sum over all units would count them several times.
+    ``unit_ids``: the units of one run. If given, captions are counted in these units only. If one run rejects a caption
+    again, a later run of the replay may select the same caption. A sum over all units would count it several times.
     """
     of_all = Scope(replay=replay.name, fusion_id=fusion_id)
     scope = of_all if unit_ids is None else replace(of_all, unit_ids=unit_ids)
@@ -251,7 +251,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
 
 
 def _texts(report: Report | ReplayReport) -> dict[str, Any]:
-    """The report as ``text``. ``headline`` and ``lines``, for the note of a DAG run, leave out the failures."""
+    """``text`` is the whole report. ``headline`` and ``lines`` are for the note of a DAG run, and have no failures."""
     return {"headline": report.headline, "lines": report.lines, "text": report.text}
 
 
@@ -288,8 +288,8 @@ def _rescued(rescued: Rescued) -> list[str]:
     if not rescued.captions:
         return []
     return [
-        f"rescued: {rescued.captions} captions from other beams were accepted; those of the best beam were rejected:"
-        f" {_counts(rescued.reasons)}"
+        f"rescued: {rescued.captions} captions from other beams were accepted, because the best beam's caption was"
+        f" rejected: {_counts(rescued.reasons)}"
     ]
 
 

@@ -1,4 +1,6 @@
-"""The inputs and outputs of a task, as OpenLineage datasets and facets. Imported only if OpenLineage is switched on.
+"""The inputs and outputs of a task, as OpenLineage datasets and facets.
+
+This module is imported only if OpenLineage is switched on.
 
 The lineage of columns has two steps: from a shard to the buckets of its side (``of_pull``), and from the buckets to the
 tables (``of_load``). With one step, the event of a unit would repeat each column for each of the unit's shards.
@@ -118,7 +120,7 @@ def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[st
     scores = {
         name: _made(
             "TRANSFORMATION",
-            "similarity: the raw row's, or else the synthetic row's; punsafe, pwatermark: the higher one",
+            "similarity: the raw row's, or else the synthetic row's; punsafe, pwatermark: the two rows' higher value",
             *dict.fromkeys([(raw, name), (coco, name)]),
         )
         for name in ("similarity", "punsafe", "pwatermark")

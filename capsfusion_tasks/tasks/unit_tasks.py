@@ -1,7 +1,8 @@
 """One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these functions.
 
-The ledger has the decoding settings of each fusion_id, so these functions need no model settings. Arguments, results
-and errors follow the rules of ``interval_tasks``.
+The ledger has the decoding settings of each fusion_id, so these functions need no model settings. As in
+``interval_tasks``, arguments and results are small, rows are passed on in files, and an ``InputError`` means that a
+retry will not help.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ def _pass_gate(
         gate_holds.enter(connection, unit.unit_id, dag_run_id, counts, problem, let_in_by="accept_rejections")
         return None
     error = _gate_error(context, unit, tally, problem)
-    if same and same.answer is None:  # keep a hold without an answer: another run may be waiting for it
+    if same and same.answer is None:  # keep a hold without an answer: another run may wait for the answer
         if dag_run_id:
             gate_holds.held_again(connection, same.hold_id, dag_run_id)
     else:
@@ -246,9 +247,9 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     """Load the unit's rows and mark the unit as loaded, in one transaction. Does nothing if the unit is loaded already.
 
     If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
-    If not, raises InputError if captions of the same pairs are loaded. Also raises InputError if the gate holds the
-    unit, or if the unit was planned or validated with other settings. The ledger records these errors, except that of
-    the gate, because ``validate`` has recorded it with the reasons.
+    If it is skip in both, raises InputError if captions of the same pairs are loaded. Also raises InputError if the
+    gate holds the unit, or if the unit was planned or validated with other settings. The ledger records these errors,
+    except the gate's error, which ``validate`` has already recorded with the reasons.
     """
     if loaded := _loaded(context, unit):  # check this first: the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}

@@ -98,8 +98,8 @@ def test_rescued_captions_are_loaded_counted_and_named_and_rejected_ones_keep_th
     ]
     found = rows(settings, "select other_beams->1->>'capsfusion' as it from rejected_captions")
     assert found == [{"it": "\ufffd the"}] * 2
-    best = "those of the best beam were rejected: 2 too_short, 2 truncated"
-    line = f"rescued: 2 captions from other beams were accepted; {best}"
+    best = "because the best beam's caption was rejected: 2 too_short, 2 truncated"
+    line = f"rescued: 2 captions from other beams were accepted, {best}"
     assert line in interval_tasks.report(settings, DAY)["text"].splitlines()
     with open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
         assert line in report_all(connection).text.splitlines()
@@ -117,6 +117,6 @@ def test_rescued_captions_are_loaded_counted_and_named_and_rejected_ones_keep_th
     assert moved == [{"it": short(3)}, {"it": short(4)}], "history keeps what there was to choose from"
     report = replay.report(settings, rejections_of(settings))
     assert report["moved"] == 2
-    best = "those of the best beam were rejected: 2 truncated"
-    assert f"rescued: 2 captions from other beams were accepted; {best}" in report["text"].splitlines()
+    best = "because the best beam's caption was rejected: 2 truncated"
+    assert f"rescued: 2 captions from other beams were accepted, {best}" in report["text"].splitlines()
     assert_consistent(settings)
