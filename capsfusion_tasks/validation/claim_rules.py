@@ -102,7 +102,7 @@ def invented_name(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def changed_name(fused: Fused, _: RuleSettings) -> bool:
-    """``changed_name``: a name that neither source has replaces a name of the raw caption.
+    """``changed_name``: a name of the raw caption is replaced by a name that neither source has.
 
     Example: "Zofia Naylor" for "Josh Naylor". Both captions have the same word ("Naylor"). The fused caption has the
     new name beside this word, where the raw caption has the old name. The spellings of the two names differ clearly. If
@@ -157,12 +157,12 @@ def _pairs_of_words(words: Sequence[str]) -> Neighbours:
 
 
 def changed_colour(fused: Fused, _: RuleSettings) -> bool:
-    """``changed_colour``: a colour that neither source has replaces a colour of a source.
+    """``changed_colour``: a colour of a source is replaced by a colour that neither source has.
 
     Either the caption lacks a colour of a source ("a brown car" for "a red car"), or the new colour precedes a word
     that has another colour in a source ("the red brand's brown car" for "the red brand's red car"). Shades of a colour
-    and its names in other languages count as the same colour, and a shade between two colours as either of them: "blue"
-    and "green" both repeat "teal".
+    and its names in other languages count as the same colour. A shade between two colours counts as both colours, so
+    "blue" and "green" are both allowed for "teal".
     """
     plain = PLAIN_COLOURS & fused.caption_set
     if not plain:

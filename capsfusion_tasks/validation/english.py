@@ -1,4 +1,4 @@
-"""Decides whether a pair's fused caption must be in English. Rules that depend on English skip all others."""
+"""Decides whether a pair's fused caption must be in English. If not, rules that depend on English skip the caption."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
 
     ``recent``: the last loaded units with the same ``fusion_id``. Units of fewer than 100 rows always pass. There are
     two limits for the share of rejected rows: 25%, and six standard errors more than in ``recent``. The second limit
-    does not apply if the share is lower than in ``recent``.
+    applies only if ``recent`` has at least three units of 100 rows or more, and only if the share is more than 0.03
+    higher than in ``recent``.
 
     The limits are calibrated on CapsFusion's 5,000 published captions. The rules reject 11.3% of all these captions,
     and 9.4% to 13.2% of a part of 500. So the limit of 25% is about twice the share of a good model. In 20 shuffles, a

@@ -1,4 +1,4 @@
-"""Rules about the language of a caption. Captions must be in English, whatever language their sources have."""
+"""Rules about the language of a caption. By default, captions must be in English, even if their sources are not."""
 
 from __future__ import annotations
 

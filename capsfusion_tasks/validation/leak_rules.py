@@ -51,7 +51,7 @@ _HONEST_REAL_WORLD = re.compile(
 )
 # Paraphrases of the instruction: statements about the knowledge, truth, grammar or structure of a text.
 _TEXT = r"(?:captions?|descriptions?|sentences?|texts?)"
-# Without "text", because "the original text" may be a text in the picture.
+# Like _TEXT, but without "text", because "the original text" may be a text in the picture.
 _TEXT_OF_TASK = r"(?:captions?|descriptions?|sentences?)"
 _PARAPHRASE_HINTS = word_set(
     "knowledge facts fact structure grammar wording phrasing false inaccurate inaccuracies incorrect untrue wrong"

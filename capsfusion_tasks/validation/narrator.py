@@ -1,7 +1,7 @@
 """Finds the first person in a caption: words with which the writer speaks of himself or herself.
 
-The words beside a pronoun show whether it belongs to a narrator. Numerals ("World War I"), titles ("What We Do in the
-Shadows", "Our Lady of Peace") and slogans have other neighbours than a narrator's pronoun, whatever the verb is.
+The words beside a pronoun show whether it is a narrator's. Different words stand beside a numeral ("World War I"), and
+beside a pronoun in a title ("What We Do in the Shadows", "Our Lady of Peace") or a slogan, whatever the verb is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LAST_WORD = re.compile(r"([\w'’-]+) \Z")
 _NEXT_IS_LOWER = re.compile(r"(?: |, )[a-z]")
 _NEXT_CAPITAL = re.compile(r" ([A-Z][\w'’-]*)")
 
-# "I" and "we" do not follow an article or these prepositions, but the words of slogans do: "the I love you mug".
+# As a subject, "I" or "we" does not follow one of these words. In a slogan, it may: "the I love you mug".
 _NO_SUBJECT_AFTER = word_set("a an the this with of by for to at on from")
 # These words follow the numeral of "Henry I of England" or "Charles I is", but not the subject "I".
 _NO_VERBS = word_set("of in on at by from for with to and or nor is has as the a an vs until through during into era")
@@ -79,7 +79,7 @@ _NARRATOR_IS_OBJECT = {
     "me": re.compile(
         rf"(?:\b(?:with|to|for|by|of|from|behind|beside|near|at|on|like|than|and)|{_PAST}|[^\Ws]s|\w\w[^\W]ing) \Z"
     ),
-    # Without "connects us", "around us" and "some of us", which mean all people.
+    # Leave out phrases such as "connects us", "around us" and "some of us", because there "us" means all people.
     "us": re.compile(
         rf"(?:\b(?:with|to|for|by|from|behind|beside|near|at|on|like)|{_PAST}"
         r"|(?<!all)(?<!both)(?<!each)(?<!some)(?<!most)(?<!many)(?<!rest)(?<!one) of) \Z"
@@ -113,7 +113,7 @@ def first_persons(text: str, sources: str) -> Iterator[tuple[int, int]]:
         start, end = match.span()
         before, after = own[max(0, start - _REACH) : start], own[end : end + _REACH]
         if start > _REACH:
-            before = f" {before}"  # so that it does not look like the start of the caption
+            before = f" {before}"  # so that this text does not look like the start of the caption
         place = _Place(match[1], match[2] is not None, before, after, sources)
         following = re.match(r" [\w'’-]+", after)
         end += following.end() if following else 0
@@ -164,7 +164,7 @@ def _i(place: _Place) -> bool:
 
 
 def _follows_a_word_of_grammar(place: _Place, word: str) -> bool:
-    """Whether the sentence begins with a word such as "When" or "Recently", or with a date, and then "I"."""
+    """Whether "I" follows a date ("in May I"), or a word such as "When" or "Recently" that begins the sentence."""
     before = place.before[: -len(word) - 1]
     lower = word.lower()
     if lower in _DATES:
@@ -191,7 +191,11 @@ def _we(place: _Place) -> bool:
 
 
 def _begins_a_title(place: _Place) -> bool:
-    """Whether the pronoun begins a title: "We are Shining Cards" in the sources, "I am Legend is a film"."""
+    """Whether the pronoun begins a title.
+
+    It does if the sources have the title in title case ("We Are Shining Cards"), or if the title is the subject of a
+    sentence ("I am Legend is a film").
+    """
     following = re.match(r"((?:['’]\w+)?(?: [\w'’]+)?)\W+([A-Z]\w*)", place.after)
     if following:
         title = " ".join(word[0].upper() + word[1:] for word in f"{place.pronoun}{following[1]}".split())

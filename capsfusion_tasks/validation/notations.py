@@ -75,7 +75,7 @@ def scaled(text: str) -> dict[str, str]:
 
 
 def explained(caption: str, sources: str, runs: Collection[str], known: Collection[str]) -> set[str]:
-    """The numbers of ``caption`` that restate a number of ``sources`` with the help of the words or signs beside it.
+    """The numbers of ``caption`` that, with the words or signs beside them, restate a number of ``sources``.
 
     Examples: "'85" and "80s" for 1985, "19th century" for 1850, "6 pm" for 18:00, "1.5 million" for 1,500,000.
     ``runs``: the sources' runs of digits. ``known``: all forms of the sources' numbers.

@@ -108,7 +108,7 @@ def _without_articles(words: Sequence[str]) -> list[str]:
 def one_source(fused: Fused, _: RuleSettings) -> bool:
     """``one_source``: one source has three or more content words that the other lacks; the caption has none of these.
 
-    Many of these captions rightly leave out a wrong or garbled source.
+    Many captions with this flag rightly leave out a wrong or garbled source.
     """
     for own in (fused.synthetic_content - fused.raw_content, fused.raw_content - fused.synthetic_content):
         if len(own) >= _ONE_SOURCE_WORDS and own.isdisjoint(fused.caption_content):
@@ -130,11 +130,11 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 
 
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
-    """``same_caption``: the model gave this caption to more than five different raw captions.
+    """``same_caption``: the model made the same caption for more than five different raw captions.
 
-    The rule counts rows of the validated table. If the table is a unit, rows of the warehouse also count. LVD-2M (Xiong
-    et al., 2024) found refined captions that repeat in thousands of rows. Rejects none of CapsFusion's published
-    captions, because all 5,000 are different.
+    The rule counts rows of the validated table. If the table has the captions of a unit, rows of the warehouse also
+    count. LVD-2M (Xiong et al., 2024) found refined captions that repeat in thousands of rows. Rejects none of
+    CapsFusion's published captions, because all 5,000 are different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 

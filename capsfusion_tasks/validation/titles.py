@@ -1,4 +1,7 @@
-"""Recognises a title at the beginning of a caption, such as "Don't Look Up is a film". A title is no statement."""
+"""Recognises a title at the beginning of a caption, such as "Don't Look Up" in "Don't Look Up is a film".
+
+The words of a title are not the caption's own statement: they neither address the reader nor speak of a narrator.
+"""
 
 from __future__ import annotations
 

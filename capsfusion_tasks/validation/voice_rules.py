@@ -23,7 +23,7 @@ _OFFER = re.compile(
     r"|Get (?:an?|the|your|ready)|Discover (?:the|how|an?|our|your))\b"
 )
 _ADDRESS = re.compile(
-    # A bear may be looking for food: "Looking for food, a bear walks in the snow."
+    # "Looking for" may also describe the picture: "Looking for food, a bear walks in the snow."
     r"(?:Looking for(?= [^.!]*\?| [^,]*\Z|.*\b(?:you|your|look no further)\b"
     r"|[^,]*, (?:check|see|visit|try|shop|look|here)\b)|Please|Don['’]t|Welcome to (?:our|my|the)"
     # "Here is Greenwood" and "Here are Tom and Ann" name what the picture shows.
@@ -55,8 +55,8 @@ def addresses_reader(fused: Fused, _: RuleSettings) -> bool:
     """``addresses_reader``: an advertisement, an instruction or a question to the reader.
 
     Examples: "Buy it now", "Click here", "Are you …?", "you can purchase". "Welcome" and "Download" alone do not count,
-    because titles also begin with these words. Nor does a title that is recognised ("Don't Look Up is a film"), or a
-    noun ("Visit of the Pope", "Shop front").
+    because titles also begin with these words. Recognised titles ("Don't Look Up is a film") and nouns ("Visit of the
+    Pope", "Shop front") do not count either.
     """
     if opening(fused.caption) is not None:
         return True
