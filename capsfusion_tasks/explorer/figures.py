@@ -1,4 +1,4 @@
-"""The figures of a run, or of all runs: funnel, speed, and samples of the captions."""
+"""The figures of a run, or of all runs: counts of each stage, speed, and statistics of a sample of captions."""
 
 from __future__ import annotations
 

@@ -55,7 +55,11 @@ class ImageQuery(BaseModel):
 
 
 class JudgementBody(BaseModel):
-    """A user's judgement of a caption. ``shown``: the caption's text that the user has read; None: do not check it."""
+    """A user's judgement of a caption.
+
+    ``shown``: the caption's text that the user has read. If the warehouse has another text now, the judgement is
+    refused. None: accept the judgement in any case.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
