@@ -43,9 +43,9 @@ DEFAULT_ARGS = {
     "retries": RETRIES,
     "retry_delay": FIRST_DELAY,  # only used if the worker is lost, because only a worker can apply the retry policy
     "retry_policy": RetryBackoff(),
-    # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So bad captions
-    # of a unit are noticed early. The gate holds the unit, but does not stop the run: the run fuses all other units
-    # before it asks about held units, unless a person stops it after the message about the first held unit
+    # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So a unit with
+    # many bad captions is noticed early. The gate holds this unit, but does not stop the run: the run fuses all other
+    # units before it asks about held units, unless a person stops the run after the message about the first held unit
     # (plugins/gate_alert.py).
     "weight_rule": "upstream",
 }
@@ -125,7 +125,7 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
-    """Accepts or rejects each of the unit's captions. If it rejects too many, the gate holds the unit.
+    """Accepts or rejects each caption of the unit. If it rejects too many, the gate holds the unit (does not load it).
 
     Reports the first held unit of a run to the webhook of CAPSFUSION_ALERT_CONN_ID.
     """

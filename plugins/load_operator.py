@@ -34,7 +34,10 @@ class LoadOperator(BaseOperator):
         set_label(context, unit.label)
         with working() as work:
             if unit_tasks.held_by_gate(work, unit):
-                raise AirflowSkipException("the gate holds this unit: answer the question of the ask task")
+                raise AirflowSkipException(
+                    "the gate holds this unit, because too many of its captions are rejected: to load the unit, answer"
+                    " the question of the ask task"
+                )
             existing = context["params"]["existing"]
             with fusion_metrics.timed("load"):
                 counts = unit_tasks.load(work, unit, existing=existing, dag_run_id=context["run_id"])

@@ -55,7 +55,10 @@ def planning(context: Context) -> Iterator[PipelineContext]:
 
 @contextmanager
 def working() -> Iterator[PipelineContext]:
-    """The pipeline's context for all other tasks. They read the decoding settings of a unit from the ledger."""
+    """The pipeline's context for a task that does not decide how to fuse.
+
+    If such a task needs the decoding settings of a unit, it reads them from the ledger.
+    """
     from capsfusion_tasks.context import open_context
 
     use_aws_connection()
@@ -66,7 +69,7 @@ def working() -> Iterator[PipelineContext]:
 def params_of(context: Context) -> dict[str, Any]:
     """The run's Params. Raises InputError if the run was given a Param that its DAG does not have.
 
-    Airflow accepts any name. A run would ignore a misspelt ``limit``, and fuse everything.
+    Airflow accepts any name. Without this check, a run would ignore a misspelt ``limit``, and fuse everything.
     """
     dag, params = context["dag"], context["params"]
     if unknown := sorted(params.keys() - set(dag.params)):
@@ -156,8 +159,8 @@ def _require_own_place(context: Context) -> None:
     """Raise InputError if the run's logical date is that of another interval's run.
 
     Airflow has one run for each logical date. The scheduler and a backfill would take this run for the run of the other
-    interval, so no run would read that interval's shards. If a backfill reruns this run, its type changes, but not its
-    dates, so the run is refused again.
+    interval, so no run would read that interval's shards. If a backfill reruns this run, the run's type changes. But
+    its dates do not change, so the run is refused again.
     """
     logical, start = context.get("logical_date"), context.get("data_interval_start")
     if logical is None or start is None:
