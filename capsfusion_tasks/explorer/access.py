@@ -37,7 +37,10 @@ class WarehouseAccess:
 
     @contextmanager
     def writable(self, what: str) -> Iterator[Connection]:
-        """A transaction that may write. Raises the errors of ``connection``. ``what``: name of the written data, for errors."""
+        """A transaction that may write. Raises the same errors as ``connection``.
+
+        ``what``: name of the written data, for errors.
+        """
         with writing(self._warehouse(), SECONDS, what) as connection:
             yield connection
 

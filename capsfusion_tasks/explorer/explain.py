@@ -40,7 +40,7 @@ def explain(
 ) -> tuple[list[Finding], list[Piece]]:
     """A finding for each of ``codes``, and the caption in pieces. Marks the pieces that a rule found.
 
-    ``texts``: raw, synthetic and fused caption.
+    ``texts``: raw, synthetic and fused caption. ``codes``: the fused caption's reasons and flags.
     """
     raw, synthetic, caption = texts
     fused = Fused(raw, synthetic, caption)

@@ -62,7 +62,7 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            # A plan with a limit stops reading at the limit. More images may be gone among the unread pairs.
+            # A plan with a limit does not read all pairs. The images of unread pairs may be gone, too.
             least = "at least " if self.found.left > self.unplanned else ""
             gone = f", {least}{self.found.gone} left out because their images are gone" if self.found.gone else ""
             lines.append(f"found: {found} pairs, {known} of them already fused or in other units{gone}")

@@ -129,10 +129,10 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
             continue
         is_word = beside.isalpha() and beside not in FUNCTION_WORDS
         for other in raw.get((beside, side), set()) - found:
-            # The caption only inserts the name: "Day" in "Valentine's Day card" for "Valentine card".
+            # No replacement: the name is only inserted, such as "Day" in "Valentine's Day card" for "Valentine card".
             if not other.isalpha() or other in caption.get((name, side), set()):
                 continue
-            # The name is part of a written-out abbreviation, such as "Real Estate" for "REIT".
+            # No replacement: the name is part of a written-out abbreviation, such as "Real Estate" for "REIT".
             if name[0] in other and other.upper() in fused.raw:
                 continue
             known = other in fused.lost_facts or (other in fused.raw_facts and is_word)

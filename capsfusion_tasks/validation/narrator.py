@@ -18,7 +18,7 @@ HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll my our me us mys
 _PRONOUN = re.compile(
     r"(?<![\w'’&#@/.-])(I|[Ww]e|[Mm]y|[Oo]ur|me|us|myself|ourselves)(['’](?:m|ve|d|ll|re))?(?![\w'’-])"
 )
-_REACH = 80  # characters that are read before and after a pronoun, which bounds the time
+_REACH = 80  # characters that are read before and after a pronoun; this limit bounds the time
 
 # A caption may tell what others say, with quotation marks or without ("a sign that reads I love you"). Without them,
 # what others say is assumed to end with the sentence.
