@@ -87,7 +87,10 @@ class ParquetFile(CaptionFile):
             yield where, table
 
     def _read(self, most_rows: int, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
-        """Tables of at most ``most_rows`` rows and about ``GROUP_BYTES`` bytes, each with text that names its rows."""
+        """Yield (where, table). A table has at most ``most_rows`` rows and about ``GROUP_BYTES`` bytes.
+
+        ``where`` names the table's rows in messages, for example "pairs.parquet, rows 1 to 500".
+        """
         read = 0
         with self._reading() as file:
             at_once = _rows_at_once(file.metadata, most_rows)
