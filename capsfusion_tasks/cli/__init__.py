@@ -102,7 +102,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _exit_on_signal)
     log_to_stderr(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # print escapes if the terminal lacks a character
+        sys.stdout.reconfigure(errors="backslashreplace")  # print \u… for a character that stdout cannot encode
     try:
         app()
     except InputError as error:

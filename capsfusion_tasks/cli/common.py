@@ -156,7 +156,7 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads. If it uses the embedded warehouse, prints the warehouse's folder.
+    """The settings of a command that only reads. Without a warehouse URL, prints the embedded warehouse's folder.
 
     Raises InputError if the embedded warehouse does not exist yet, because a command that reads must not create it.
     """
@@ -164,8 +164,8 @@ def settings_to_read(**overrides: Any) -> Settings:
     if settings.warehouse_url is None:
         if not os.path.isdir(settings.home / "postgres"):  # isdir is also False if this user may not read home
             raise InputError(
-                f"there is no warehouse in {settings.home} yet: set CAPSFUSION_HOME or CAPSFUSION_WAREHOUSE_URL to look"
-                " elsewhere, or start with capsfusion demo or capsfusion run"
+                f"there is no warehouse in {settings.home} yet: set CAPSFUSION_HOME or CAPSFUSION_WAREHOUSE_URL to use"
+                " another warehouse, or run capsfusion demo or capsfusion run, which create one"
             )
         progress_line(f"warehouse: {settings.home}")
     return settings

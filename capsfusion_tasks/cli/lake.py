@@ -14,8 +14,8 @@ from capsfusion_tasks.settings import load_settings
 def lake_sync() -> None:
     """Write the captions of loaded units to the Iceberg table that CAPSFUSION_LAKE_TABLE names.
 
-    Each unit becomes one snapshot. Skips units that are in the table already, so you can run the command at any time,
-    even after it was killed.
+    Each unit (a batch of pairs) becomes one snapshot. Skips units that are in the table already, so you can run the
+    command at any time, even after it was killed.
 
     Example: CAPSFUSION_LAKE_TABLE=captions.fused capsfusion lake sync
     """

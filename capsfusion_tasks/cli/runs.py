@@ -46,7 +46,11 @@ def run(
     max_gpu_hours: MaxGpuHours = None,
     max_cost: MaxCost = None,
     accept_rejections: Annotated[
-        bool, typer.Option("--accept-rejections", help="Load units even if too many of their captions are rejected.")
+        bool,
+        typer.Option(
+            "--accept-rejections",
+            help="Load units (batches of pairs) even if too many of their captions are rejected.",
+        ),
     ] = False,
     relist: Annotated[
         bool,
@@ -128,7 +132,8 @@ def replay(
     max_gpu_hours: MaxGpuHours = None,
     max_cost: MaxCost = None,
     accept_rejections: Annotated[
-        bool, typer.Option(help="Load units even if too many of their captions are rejected again.")
+        bool,
+        typer.Option(help="Load units (batches of pairs) even if too many of their captions are rejected again."),
     ] = True,
 ) -> None:
     """Fuse the pairs of rejected captions again, and load the results. Repeat the command to resume.

@@ -100,9 +100,9 @@ def gc(
     """List files that are no longer needed, in the staging area and this machine's scratch folder.
 
     Deletes them only with --delete. No longer needed are files of loaded units, pairs of finished replays, files of
-    units that the warehouse does not know, and files that killed processes left behind. If an interval has a unit that
-    is not loaded, all files of the interval are kept. Buckets, shard lists and the pairs of each interval are always
-    kept, because later runs need them.
+    units that are not in the ledger (the warehouse's tables of shards and units), and files that killed processes left
+    behind. If an interval has a unit that is not loaded, all files of the interval are kept. Buckets, shard lists and
+    the pairs of each interval are always kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete
     """
