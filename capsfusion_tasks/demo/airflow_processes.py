@@ -58,7 +58,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def end_orphans(file: Path, say: Callable[[str], None]) -> None:
-    """End the Airflow that a killed demo left. No live demo uses it, because this process holds the folder's lock."""
+    """End the Airflow that a killed demo left running. No other demo uses it: this process holds the folder's lock."""
     try:
         session = int(file.read_text())
     except (FileNotFoundError, ValueError):

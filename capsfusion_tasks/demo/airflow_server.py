@@ -29,10 +29,11 @@ START_SECONDS = 600
 PID_FILE = "standalone.pid"  # in Airflow's folder
 SAY_SECONDS = 5.0
 
-# Airflow imports this file from the folder `config` in AIRFLOW_HOME. The scheduler's LocalExecutor forks a process for
-# each task. If the scheduler imports these modules before it forks, each task saves a second of CPU time. The API
-# server needs 15 seconds for its imports; fewer garbage collections save two of them. The triggerer, which only waits
-# for answers to the gate's questions, leaves the CPU to the others.
+# Airflow imports this text as airflow_local_settings.py from the folder `config` in AIRFLOW_HOME. The scheduler's
+# LocalExecutor forks a process for each task. If the scheduler imports these modules before it forks, each task saves a
+# second of CPU time. The API server needs 15 seconds for its imports; fewer garbage collections save two of them. The
+# triggerer only waits until users answer whether to load a unit with many rejected captions. So it leaves the CPU to
+# the other components.
 LOCAL_SETTINGS = """\
 import gc
 import os
@@ -172,7 +173,7 @@ def _check_installed() -> None:
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` while this process lives, because two Airflows in one folder would start each other's tasks."""
+    """Lock ``folder`` during the block, because two Airflows in one folder would start each other's tasks."""
     with open(folder / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

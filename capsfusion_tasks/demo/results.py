@@ -56,7 +56,7 @@ def read_results(settings: Settings, days: list[date]) -> Results:
 
 
 def _is_plain(caption: AcceptedCaption) -> bool:
-    """Whether a caption is a good example: short, faithful to its raw caption, and none of the sample's edge cases."""
+    """Whether a caption is a good example: not flagged by validation, short, and faithful to its raw caption."""
     return not caption.flags and 8 <= (caption.caption_words or 0) <= 30 and (caption.raw_recall or 0) >= 0.7
 
 

@@ -31,7 +31,7 @@ _DOMAINS_OF = {kind: [name for name in KIND_OF if KIND_OF[name] == kind] for kin
 TELLINGS = 12  # maximum number of fused-caption templates that are tried for one scene
 _LONG_TITLE = 6  # a title with at least this many words is a list of keywords; the fused caption must rewrite it
 _WORD = re.compile(r"[^\W\d_]{3,}")
-# Slots that contain names or numbers.
+# Slots (placeholders of a template) that stand for names or numbers.
 _ENTITIES = frozenset(GENERATORS) - {"word"} | frozenset(("person", "group", "happening", "size", "park", "museum"))
 _NAMED = _ENTITIES | frozenset(("owner", "title", "headline"))
 

@@ -26,7 +26,7 @@ _HAVE_ARTICLE = frozenset(("the", "a", "an", "my", "our", "st.", "this"))
 
 
 class Untold(Exception):
-    """A template needs a fact that the sources do not state, or leaves out a fact that they state."""
+    """A template needs a fact that neither the raw nor the synthetic caption states, or leaves out a stated fact."""
 
 
 class Scene:
@@ -39,7 +39,7 @@ class Scene:
         self.rng, self.split, self.tables = rng, split, DOMAINS[domain]
         self.values: dict[str, str] = {}
         self.inside: dict[str, set[str]] = {}  # slot → keys of the facts that its value contains
-        self.drawn: set[str] = set()  # keys of facts that a source states
+        self.drawn: set[str] = set()  # keys of facts that the raw or the synthetic caption states
         self.told: set[str] = set()  # keys of facts that the fused caption states
         self.sex = rng.choice("mf")
         self.skip = frozenset(self.tables[0].get("skip", ()))  # slots that this domain does not use

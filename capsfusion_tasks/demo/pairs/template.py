@@ -11,7 +11,10 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT
 
 @dataclass(frozen=True)
 class Slot:
-    """A fact of the scene, and how to write it (`modifiers`). `root`: `name` without its number, a word list's name."""
+    """A fact of the scene, and how to write it (`modifiers`).
+
+    `root`: `name` without its number ("tens" for "tens2"). It names a word list or a generator.
+    """
 
     name: str
     modifiers: tuple[str, ...]
@@ -49,7 +52,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Optional:
-    """A sequence that source captions omit at random. Fused captions have it if its facts are known and not told."""
+    """A sequence that raw and synthetic captions omit at random.
+
+    A fused caption contains it if the raw or the synthetic caption states its facts, and the fused caption has not
+    stated them yet.
+    """
 
     sequence: Sequence
 
