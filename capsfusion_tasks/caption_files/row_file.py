@@ -52,7 +52,7 @@ class RowFile(CaptionFile):
         try:
             self._check_names(where, row)
         except MissingColumns as error:
-            if number == 1:  # perhaps all rows have other column names, so the caller's message names options
+            if number == 1:  # perhaps all rows have other column names: callers add which options set them
                 raise
             raise InputError(f"{error}: write null where a row has no value") from error
         for name in self.columns:
