@@ -27,7 +27,7 @@ class PaperLoop(TransformersEngine):
 
 
 class PrefixedTransformers(TransformersEngine):
-    """transformers' generate for rows sorted by length. Computes the template's keys and values once for all rows."""
+    """transformers' generate for rows sorted by length. Computes the keys and values of ``prefix`` only once."""
 
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, prefix: Sequence[int], **settings: Any) -> None:

@@ -20,8 +20,8 @@ class DeviceRates:
     - ``memory``: bytes/s. A copied byte counts twice, because it is read and written.
     - ``layer_bytes``: size of a weight of the layers. ``bytes``: size of every other number.
 
-    Only with float8, the layers' rate and size differ from those of the rest: the vocabulary head, attention, keys and
-    values stay in bfloat16.
+    The layers' rate and size differ from the others only with float8, where the vocabulary head, attention, keys
+    and values stay in bfloat16.
     """
 
     layers: float

@@ -2,7 +2,7 @@
 
 The files have the layout of each family's released checkpoints. Sizes, biases and norms are chosen so that an error in
 any part of the engine changes captions. For example, some heads are not as large as hidden size / number of heads, some
-query heads share keys, and norms are not one. Either of two tokens ends a caption, as in LLaMA 3 and Qwen.
+query heads share keys, and norm weights are not 1. Either of two tokens ends a caption, as in LLaMA 3 and Qwen.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 - paper: the loop of the paper's script. It uses transformers, with batches of 4 in the file's order and every prompt
   padded to 256 tokens.
-- transformers, with the best settings: batches of 32 rows sorted by length. The keys and values of the prompt template
-  are computed once for all rows.
+- transformers, with the best settings: batches of 32 rows sorted by length. The keys and values of the template's
+  beginning, with which all prompts begin, are computed once for all rows.
 - native: this project's engine.
 
 The weights are random. On a GPU, the model is a 13B in bfloat16. On a CPU, it is a small LLaMA in float32. The small

@@ -13,7 +13,7 @@ from capsfusion_tasks.schemas import VALIDATED
 
 SHARDS = 32  # shards of each side in a run
 REJECTED = 0.1
-RARE_REASON, RARE_FLAG = 1000, 5000  # one in 1000 rows has a rare reason, one in 5000 a rare flag
+RARE_REASON, RARE_FLAG = 1000, 5000  # one in 1000 rejected rows has a rare reason; one in 5000 rows a rare flag
 RARE_WORDS = 300_000  # so many that the vocabulary grows with the table, as with real captions
 
 

@@ -118,7 +118,7 @@ def other_colour(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_count(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a count word that a source contains with another count word."""
+    """Replaces a count word, such as "two", with another one. The replaced word is also in a source."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     found = [
         count for count in COUNTS if re.search(rf"\b{count}\b", pair.caption) and re.search(rf"\b{count}\b", sources)
@@ -215,7 +215,7 @@ def broken_character(pair: Pair, draw: random.Random) -> str | None:
 
 
 def mojibake(pair: Pair, draw: random.Random) -> str | None:
-    """Adds typographic quotes and an accent to the caption, then reads its UTF-8 bytes as Windows-1252."""
+    """Changes straight quotes to typographic quotes and an e to é or è, then reads the UTF-8 as Windows-1252."""
     accented = pair.caption.replace("'", "’").replace('"', "“").replace("e", draw.choice("éè"), 1)
     return accented.encode().decode("cp1252", errors="ignore") if not accented.isascii() else None
 

@@ -41,7 +41,7 @@ _LARGEST_FACTOR = 64.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="must not exist")
+    parser.add_argument("folder", type=Path, help="new folder for the checkpoint, which must not exist yet")
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--pairs", type=Path, help="pairs to measure caption lengths with (default: generated pairs)")

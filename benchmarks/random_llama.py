@@ -23,7 +23,7 @@ SIZES = {name: {**_COMMON, **size} for name, size in SIZES.items()}
 
 
 def random_llama(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Llama:
-    """A LLaMA with norms of one and random weights, whose standard deviation is the config's initializer_range."""
+    """A LLaMA with random weights, whose standard deviation is the config's initializer_range. Norm weights are 1."""
     model = Llama(Sizes.model_validate(config.to_dict()), device, dtype)
     generator = torch.Generator(device).manual_seed(0)
     for name, weight in model.parameters().items():

@@ -2,10 +2,10 @@
 
     python -m benchmarks.slots [--size 13B] [--num-beams 3] [--cards 24 40 80 141]
 
-The longest row has the longest possible prompt, which begins with LLaMA's shared prefix, and a caption of 80 tokens.
-Slots share pages of keys and values, because most rows are shorter than this. The last column is the number of slots
-if each slot reserved enough pages for the longest row. A GB has 10^9 bytes; cards have a little more than their nominal
-size.
+A slot is a place for one row in the engine's batch. The longest row has the longest possible prompt and a caption of 80
+tokens. The prompt begins with the 112 tokens that all prompts share. Slots share pages of keys and values, because most
+rows are shorter than the longest row. The last column is the number of slots if each slot reserved enough pages for the
+longest row. A GB has 10^9 bytes; cards have a little more than their nominal size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 GB = 10**9
 CONTEXT = 6 * GB // 10  # bytes that CUDA's context takes
 PAGE_TOKENS = 32  # a copy of triton_ops.PAGE_TOKENS, which cannot be imported without Triton
-PREFIX_TOKENS = 112  # tokens of the paper's template with LLaMA's tokenizer
+PREFIX_TOKENS = 112  # LLaMA tokens of the paper's template before its first caption
 MAX_NEW_TOKENS = 80
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 
-Writes files through ``Storage.publish``, each in a folder of its own, like bucket files. Does so in three ways: without
-syncing, with syncing the file, and with syncing the file and its folders, as the pipeline does. Each repetition
-measures all three ways.
+Writes files through ``Storage.publish``, each in a folder of its own, like bucket files. Compares three ways to write
+them: without syncing, with syncing each file, and with syncing each file and its folders, as the pipeline does. Each
+repetition measures all three ways.
 """
 
 from __future__ import annotations

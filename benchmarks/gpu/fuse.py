@@ -50,7 +50,7 @@ def cases(options: Options) -> list[Case]:
     rows, log = options.fuse_rows, _log(options)
     return [
         Case(ENGINE_ALONE, partial(measure_engine, options), _limit(starts=1, rows=min(rows, ENGINE_ROWS))),
-        # Half more rows, because the rows that the command is fusing when it is killed are fused again.
+        # 1.5 times the rows, because the rows that the command is fusing when it is killed are fused again.
         Case("fuse, killed once", partial(fuse_twice, options), _limit(starts=2, rows=1.5 * rows), log),
     ]
 
