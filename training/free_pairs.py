@@ -1,4 +1,6 @@
-"""Generates training pairs of random words. The fused caption is a frame such as "{T} shows {s}." with both sources.
+"""Generates training pairs of random words. Each fused caption fills a frame: a sentence with gaps for both captions.
+
+Example of a frame: "{T} shows {s}.", with the raw caption for {T} and the synthetic caption for {s}.
 
 The other training pairs describe scenes, which have few forms and a small vocabulary. Real captions have any form and
 any words. A model that is trained only on scenes forces real captions into the forms of scenes. Pairs of random words
@@ -45,7 +47,7 @@ _HAS_VERB = re.compile(r" (?:is|are|has|have|shows?) ")
 
 
 def _is_plural(noun: str) -> bool:
-    """Whether a noun phrase is plural. Knows the noun phrases of `_noun`, `_PEOPLE` and scenes."""
+    """Whether a noun phrase is plural. Works only for noun phrases from `_noun`, `_PEOPLE` and scenes."""
     return noun.startswith(("two ", "three ", "several ", "some ", "people")) or (
         noun.startswith("the ") and english_plural(noun)
     )

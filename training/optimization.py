@@ -18,9 +18,10 @@ def target_loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, done: float, peak: float, warmup: int) -> float:
-    """The rate rises linearly to `peak` in `warmup` steps, stays there, and falls linearly to 0 in the second half.
+    """The learning rate of a step. `done` is the share of the training that is done, from 0 to 1.
 
-    `done` is the share of the training that is done, from 0 to 1.
+    The rate rises linearly to `peak` in `warmup` steps, stays at `peak`, and falls linearly to 0 in the second half of
+    the training.
     """
     return peak * min(1.0, (step + 1) / warmup, 2.0 * max(0.0, 1.0 - done))
 
