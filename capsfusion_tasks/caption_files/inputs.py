@@ -118,7 +118,7 @@ def _is_hidden(place: Path) -> bool:
 
 
 def _before_magic(pattern: Path) -> Path:
-    """The folders at the start of ``pattern``, before the first part with a special character."""
+    """The folders at the start of ``pattern``, before the first part with a wildcard such as ``*``."""
     base = pattern
     while glob.has_magic(str(base)):
         base = base.parent

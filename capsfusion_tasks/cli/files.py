@@ -196,7 +196,8 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write a copy of IN with reasons, flags and scores, as a .parquet, .jsonl, .json or .csv file.",
+            help="Write a copy of IN with rejection reasons, flags and scores, as a .parquet, .jsonl, .json or .csv"
+            " file.",
         ),
     ] = None,
     report: Annotated[

@@ -52,7 +52,9 @@ def sample_data(
 
 
 def demo(
-    airflow: Annotated[str | None, typer.Option(metavar="URL", help="Use this Airflow. Default: start one.")] = None,
+    airflow: Annotated[
+        str | None, typer.Option(metavar="URL", help="Use the Airflow at this URL. Default: start one.")
+    ] = None,
 ) -> None:
     """Run the pipeline on made-up captions: start Airflow and PostgreSQL, and backfill sample shards of three days."""
     if airflow is not None:

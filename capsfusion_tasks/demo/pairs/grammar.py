@@ -106,7 +106,7 @@ def _root(slot: str) -> str:
 
 
 def _with_more(scene: Scene, raw: str, fused: str) -> tuple[str, str]:
-    """Sometimes add sentences to the raw caption. The fused caption gets the first, and a second if it stays short."""
+    """Sometimes add sentences to the raw caption. The fused caption gets the first and, if it is short, the second."""
     if scene.rng.random() > MORE_SHARE:
         return raw, fused
     extra = scene.entries("extra")

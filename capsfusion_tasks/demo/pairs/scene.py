@@ -188,7 +188,7 @@ class Scene:
         return parts
 
     def _chosen(self, sequences: Iterable[Sequence]) -> Sequence:
-        """A random sequence whose facts are known. Prefers sequences that state a fact for the first time."""
+        """A random one of the sequences that a fused caption can state. Prefers sequences that state a new fact."""
         options = [option for option in sequences if self._fits(option)]
         new = [o for o in options if self._fits(o, new=True) and any(isinstance(node, Slot) for node in o)]
         if not options:
@@ -196,7 +196,7 @@ class Scene:
         return self.rng.choice(new or options)
 
     def _fits(self, sequence: Sequence, new: bool = False) -> bool:
-        """Whether the facts of all slots outside inner brackets are known and, if `new`, not yet stated."""
+        """Whether a fused caption can state the facts of all slots outside inner brackets. `new`: accept only new facts."""
         for node in sequence:
             if isinstance(node, Slot) and not (node.is_macro or self._can_say(node, new)):
                 return False
@@ -221,7 +221,10 @@ class Scene:
         return name in self.drawn and (bool(words & said) or is_plural(specific) != is_plural(generic))
 
     def _known(self, node: Slot) -> str | None:
-        """The key of the form that a fused caption may use for the slot, or None. `hue` is the stated colour."""
+        """The key of the form (specific or generic) that a fused caption may use for the slot, or None.
+
+        The slot `hue` stands for the colour that the raw or the synthetic caption states.
+        """
         if node.name == "hue":
             return next((key for key in ("colour", "colour.g") if key in self.drawn), None)
         if node.key in self.drawn:
