@@ -196,7 +196,7 @@ class Scene:
         return self.rng.choice(new or options)
 
     def _fits(self, sequence: Sequence, new: bool = False) -> bool:
-        """Whether a fused caption can state the facts of all slots outside inner brackets. `new`: accept only new facts."""
+        """Whether a fused caption can state the facts of all slots outside inner brackets. `new`: not stated before."""
         for node in sequence:
             if isinstance(node, Slot) and not (node.is_macro or self._can_say(node, new)):
                 return False
