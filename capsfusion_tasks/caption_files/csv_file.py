@@ -38,8 +38,8 @@ class CsvFile(RowFile):
             raise InputError(f"{self.source} {problem}; its first line must be a header with the names of the columns")
         if len(names) == 1 and (found := [mark for mark in ";\t|," if mark in names[0]]):
             raise InputError(
-                f"{self.source} separates its columns with {found[0]!r}, but its ending requires {self._delimiter!r}:"
-                " rename a file with tabs to .tsv; save any other file with commas, as .csv"
+                f"{self.source} separates its columns with {found[0]!r}, but the ending of its name requires"
+                f" {self._delimiter!r}: rename a file with tabs to .tsv; save any other file with commas, as .csv"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
             repeated = ", ".join(twice)
@@ -52,8 +52,8 @@ class CsvFile(RowFile):
         with reading(self.source) as stream:
             if _JSON.match(stream.read(100)):
                 raise InputError(
-                    f"{self.source} contains JSON, but its ending requires columns with {self._delimiter!r} between"
-                    " them: rename it to .jsonl"
+                    f"{self.source} contains JSON, but the ending of its name requires columns with"
+                    f" {self._delimiter!r} between them: rename it to .jsonl"
                 )
 
     @cached_property

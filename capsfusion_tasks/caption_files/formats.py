@@ -44,7 +44,7 @@ def format_of(path: Path, *, write: bool = False) -> Format:
 
 
 def has_format(path: Path) -> bool:
-    """Whether ``format_of`` knows the name of ``path``."""
+    """Whether ``format_of`` accepts the name of ``path``."""
     try:
         format_of(path)
     except InputError:

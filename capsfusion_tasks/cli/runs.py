@@ -56,16 +56,16 @@ def run(
         bool,
         typer.Option(
             "--relist",
-            help="List the sources again, and add new shards. By default, the list is fixed once the time range is"
-            " over.",
+            help="List the sources again, and add new shards. By default, the list of shards is fixed once the time"
+            " range is over.",
         ),
     ] = False,
     replan: Annotated[
         bool,
         typer.Option(
             "--replan",
-            help="If unfinished units were planned before the settings for pulling, pairing or image results were"
-            " changed, discard these units and plan their pairs again.",
+            help="If unfinished units were planned before the settings for pulling, pairing or image results"
+            " (CAPSFUSION_IMAGE_RESULTS) were changed, discard these units and plan their pairs again.",
         ),
     ] = False,
 ) -> None:
@@ -151,7 +151,7 @@ def replay(
     from capsfusion_tasks.validation.rules import REASONS
 
     if unknown := sorted({*(reason or ())} - {*REASONS}):
-        raise InputError(f"there is no reason {', '.join(unknown)}: give one of {', '.join(REASONS)}")
+        raise InputError(f"unknown reason {', '.join(unknown)}: give one of {', '.join(REASONS)}")
     settings = load_settings(
         model=model, prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype
     )

@@ -21,7 +21,7 @@ _NOTHING_TO_FINISH = re.compile(r"\bairflow (standalone|api[-_]server|triggerer|
 def end_session(session: int) -> None:
     """End the processes of ``session``: first with SIGINT, then with SIGKILL. Ignores a second Ctrl-C.
 
-    Waits for the scheduler and its tasks, but not for the other components, which can take 10 s.
+    Waits for the scheduler and its tasks, but not for the other components, which can need 10 s to end.
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(each, signal.SIG_IGN) for each in signals]

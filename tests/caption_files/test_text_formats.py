@@ -78,7 +78,7 @@ def test_a_table_without_rows_keeps_its_header(tmp_path: Path) -> None:
     [
         (b"", "is empty; its first line must be a header"),
         (b"\r\nlaion_2b,laion_coco\na,b\n", "begins with a blank line; its first line must be a header"),
-        (b"laion_2b;laion_coco\na;b\n", "separates its columns with ';', but its ending requires ','"),
+        (b"laion_2b;laion_coco\na;b\n", "separates its columns with ';', but the ending of its name requires ','"),
         (b"laion_2b,laion_coco,x,x\n", "has these column names twice: x"),
         (b"laion_2b,laion_coco\na,b\na,b,c\n", "row 2 has 3 fields, but the header has 2: quote fields"),
         (b"laion_2b,laion_coco\n\na,b\na\n", "row 2 has 1 fields, but the header has 2"),

@@ -627,4 +627,4 @@ def test_the_gate_of_a_replay_can_be_kept_and_its_units_do_not_move_the_gate_of_
 def test_a_reason_that_does_not_exist_is_one_line_and_exit_code_2() -> None:
     done = capsfusion("replay", "--reason", "ugly")
     assert done.returncode == 2
-    assert done.messages.startswith("capsfusion: error: there is no reason ugly: give one of failed, empty, ")
+    assert done.messages.startswith("capsfusion: error: unknown reason ugly: give one of failed, empty, ")

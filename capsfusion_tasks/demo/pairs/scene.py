@@ -30,7 +30,7 @@ class Untold(Exception):
 
 
 class Scene:
-    """Facts by slot. `draw` fills the template of a raw or synthetic caption, and draws new facts for it.
+    """The facts of all slots. `draw` fills the template of a raw or synthetic caption, and draws new facts for it.
 
     `tell` fills the template of a fused caption with the facts that were drawn.
     """

@@ -83,7 +83,7 @@ def parse(template: str) -> Sequence:
 
 
 def _sequence(marks: list[str], place: int, inside: str = "") -> tuple[Sequence, int]:
-    """Parse from `place` to the closing bracket, the next bar (`inside` a choice) or the end. Returns (nodes, end)."""
+    """Parse from `place` to a closing bracket, a bar (only if `inside` is "<") or the end. Returns (nodes, end)."""
     nodes: list[Node] = []
     while place < len(marks) and marks[place] not in (">", "]") and not (marks[place] == "|" and inside == "<"):
         mark = marks[place]
