@@ -127,7 +127,7 @@ def print_limit(
 ) -> None:
     """Print the device's limit for ``requests``, and each method's rate as a share of this limit.
 
-    ``methods``: name → (number of rows decoded together, measured rows/s). The limit depends on the first number.
+    ``methods``: name → (number of rows decoded together, measured rows/s). The number of rows changes the limit.
     """
     table = Table(title=f"limits by arithmetic; {rates.text()}")
     for heading in ("method", "prefill", "products", "weights", "keys, values", "limit rows/s", "reached", "share"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pair:
-    """A good caption with its two sources, and the fused and synthetic captions of other pairs."""
+    """A good fused caption with its raw and synthetic caption, and the fused and synthetic captions of other pairs."""
 
     raw: str
     synthetic: str

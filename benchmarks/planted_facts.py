@@ -107,7 +107,7 @@ def swapped_name(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_colour(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a colour that a source mentions with a colour that no source mentions."""
+    """Replaces a colour of the raw or synthetic caption with a colour that neither of these captions mentions."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     said = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", sources)]
     others = [colour for colour in COLOURS if colour not in sources]
@@ -118,7 +118,7 @@ def other_colour(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_count(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a count word, such as "two", with another one. The replaced word is also in a source."""
+    """Replaces a count word, such as "two", that the raw or synthetic caption also has, with another count word."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     found = [
         count for count in COUNTS if re.search(rf"\b{count}\b", pair.caption) and re.search(rf"\b{count}\b", sources)

@@ -126,7 +126,7 @@ def print_rescued(console: Console, alone: pa.Table, rescued: pa.Table) -> None:
 
 
 def print_examples(console: Console, alone: pa.Table, rescued: pa.Table, most: int) -> None:
-    """Print rescued captions with both sources and the rejected caption."""
+    """Print rescued captions, each with its raw, synthetic and rejected caption."""
     for before, after in zip(alone.to_pylist(), rescued.to_pylist(), strict=True):
         if after["rescued_from"] and most > 0:
             most -= 1

@@ -34,12 +34,12 @@ FIXED_PHRASE = re.compile(
 
 
 def joined_with_a_fixed_phrase(caption: str) -> bool:
-    """Whether the caption joins its sources with a phrase that fits any two captions ("the image shows", "is seen")."""
+    """Whether a fused caption joins raw and synthetic caption with a phrase that fits any two captions ("is seen")."""
     return FIXED_PHRASE.search(caption) is not None
 
 
 def shares_three_words(raw: str, synthetic: str) -> bool:
-    """Whether both sources have the same three consecutive words."""
+    """Whether the raw and the synthetic caption share three consecutive words."""
     return bool(set(ngrams(words(raw), 3)) & set(ngrams(words(synthetic), 3)))
 
 
