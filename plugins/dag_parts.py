@@ -1,4 +1,4 @@
-"""What the DAGs share: default arguments, Params and the tasks of a work unit. It has no logic of its own."""
+"""What the DAGs share: default arguments, Params and the tasks of a work unit. The stages do the work."""
 
 from __future__ import annotations
 

@@ -87,7 +87,6 @@ class PairsInput:
     def _wait_for(self, number: int, start: int) -> bool:
         """Wait for piece ``number``, which has row ``start``. Returns False if the rows end before ``start``."""
         while self._piece_rows:
-            # Check for the end first. Otherwise a last piece that is written between the two checks would be missed.
             total = self.total()
             if total is not None:
                 return start < total

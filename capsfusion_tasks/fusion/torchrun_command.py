@@ -104,7 +104,7 @@ def rank_count(nproc_per_node: Literal["auto"] | int, gpus: int | None = None) -
 
 
 def gpu_count() -> int:
-    """Number of GPUs that this process may use. Does not import torch, because CUDA would occupy the GPU."""
+    """Number of GPUs that this process may use. Does not ask torch, whose import takes seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         # CUDA ignores the first -1 and all names after it.

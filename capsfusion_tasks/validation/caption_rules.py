@@ -137,9 +137,9 @@ def restated(fused: Fused, settings: RuleSettings) -> bool:
 def control_characters(fused: Fused, _: RuleSettings) -> bool:
     """``control_characters``: a control character, a line break, an invisible character or a replacement character.
 
-    Invisible characters are soft hyphens, zero-width spaces, bidi overrides and Unicode's tag characters. Joiners and
-    direction marks are allowed, because emoji and right-to-left scripts need them. Rejects one of CapsFusion's
-    published captions (0.02%), because of a line break.
+    Invisible characters are soft hyphens, zero-width spaces, bidi overrides and Unicode's tag characters. Zero-width
+    (non-)joiners and direction marks are allowed, because emoji and right-to-left scripts need them. Rejects one of
+    CapsFusion's published captions (0.02%), because of a line break.
     """
     caption = fused.caption
     if caption.isascii():

@@ -152,7 +152,7 @@ replayed_captions = Table(
     Index(None, "replayed_by"),
 )
 
-# People's judgements of captions. ``capsfusion``: the judged caption, which a replay may have replaced since.
+# People's judgements of captions. ``capsfusion``: the judged caption, which may have been replaced since.
 judgements = Table(
     "judgements",
     metadata,

@@ -133,7 +133,7 @@ def _stock(verdict: str) -> ColumnElement[float]:
 
 
 def _replayed() -> Subquery:
-    """For each unit: how many of its rejected captions a replay has moved to another table."""
+    """For each unit: how many of its rejected captions a replay has moved to ``replayed_captions``."""
     unit_id = replayed_captions.c.unit_id
     return select(unit_id.label("replay_unit"), func.count().label("rows")).group_by(unit_id).subquery()
 

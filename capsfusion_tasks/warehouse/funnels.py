@@ -141,7 +141,7 @@ class Progress:
 def progress(connection: Connection, scope: Scope) -> Progress:
     """The speed of loading the units in ``scope``. Both fields are None before the first load.
 
-    Counts only time in which at least one planned unit was not loaded yet, so idle days before a rerun do not count.
+    Counts only times from the planning of a loaded unit to its load, so idle days before a rerun do not count.
     """
     loaded, waiting = connection.execute(
         select(

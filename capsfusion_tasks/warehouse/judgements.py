@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions, judgements
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judgement of a caption. ``outdated``: a replay has replaced the judged caption since."""
+    """A judgement of a caption. ``outdated``: the judged caption was replaced since, for example by a replay."""
 
     judged_by: str
     verdict: str  # one of JUDGEMENTS
@@ -41,9 +41,9 @@ def judge(
 ) -> bool:
     """Record a judgement. It replaces an earlier one by the same person. Returns False if the caption does not exist.
 
-    The judgement includes the judged texts, because a replay may replace the caption. ``shown``: the caption that the
-    person has read. Raises ReplacedCaption if the warehouse has another caption now. If ``shown`` is None, this is
-    not checked.
+    The judgement includes the judged texts, because the caption may be replaced later, for example by a replay.
+    ``shown``: the caption that the person has read. Raises ReplacedCaption if the warehouse has another caption now.
+    If ``shown`` is None, this is not checked.
     """
     for captions in (fused_captions, rejected_captions):
         column = captions.c

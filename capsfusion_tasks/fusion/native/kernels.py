@@ -1,9 +1,9 @@
 """Triton kernels for the forward pass of LLaMA over T packed tokens. ``triton_ops`` launches these kernels.
 
-Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two), B beams, P prefix tokens.
-A page has PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee" for float32, because
-Triton would otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale`` contains the
-factor log2(e).
+Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two, at least 16), B beams, P
+prefix tokens. A page has PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee" for
+float32, because Triton would otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale``
+contains the factor log2(e).
 """
 
 from __future__ import annotations
