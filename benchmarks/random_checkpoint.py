@@ -118,7 +118,8 @@ def _write_shards(folder: Path, weights: Mapping[str, Any]) -> None:
         }
         torch.save(own, folder / file)
 
-    with ThreadPoolExecutor(SHARDS) as pool:  # threads, because computing checksums takes longer than writing
+    # A thread per file: torch.save takes longer to compute checksums than to write, and threads do this in parallel.
+    with ThreadPoolExecutor(SHARDS) as pool:
         list(pool.map(write, sorted(set(places.values()))))
     total = sum(weight.numel() for weight in weights.values()) * torch.bfloat16.itemsize
     index = {"metadata": {"total_size": total}, "weight_map": places}

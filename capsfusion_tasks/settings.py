@@ -218,7 +218,7 @@ class Settings(BaseSettings):
     )
 
     rules: RuleSettings = Field(RuleSettings(), description="Thresholds that decide whether a caption is rejected.")
-    gate: GateSettings = Field(GateSettings(), description="When a unit is not loaded.")
+    gate: GateSettings = Field(GateSettings(), description="Thresholds that decide whether a unit is loaded.")
 
     @field_validator("dtype")
     @classmethod

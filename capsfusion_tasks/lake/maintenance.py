@@ -56,8 +56,8 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
         expected = sum(task.file.record_count for task in tasks)
         if rows.num_rows != expected:
             raise InputError(
-                f"the partition of fusion {fusion_id} and day {start:%Y-%m-%d} has {rows.num_rows} rows, but its files"
-                f" have {expected}: the partition was not rewritten"
+                f"did not merge the files of fusion {fusion_id}, day {start:%Y-%m-%d}: {rows.num_rows} rows were read"
+                f" from them, but the table's metadata says {expected}. Nothing was changed"
             )
         table.overwrite(
             rows.sort_by("pair_id"), overwrite_filter=of_day, snapshot_properties={"capsfusion.compacted": "1"}

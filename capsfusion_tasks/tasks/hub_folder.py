@@ -190,7 +190,7 @@ class HubFolder:
         raise NotReadyError(f"cannot commit to {hub.page}, because others commit too often; try again later")
 
     def _sizes(self, paths: list[str]) -> dict[str, int]:
-        """Path in this folder → size, for each of ``paths`` that exists. ``paths`` are relative to the repository."""
+        """Path in this folder → size, for those of ``paths`` that exist. ``paths`` are relative to the repository."""
         hub = self._hub
         found = self._ask(
             lambda: hub.api.get_paths_info(hub.name, paths, revision=self._head, repo_type="dataset") if paths else []

@@ -66,7 +66,8 @@ WRITING: dict[str, Callable[[str], str]] = {
     "s": plural,
     "q": lambda text: text if '"' in text else f'"{text}"',
 }
-# Modifiers that write another word instead of the slot, such as `.is` in `{thing.is}`: (singular, plural).
+# Modifiers that write not the slot's text, but a word or an ending that agrees with it: `{thing.is}` becomes "is" or
+# "are". Modifier → (singular, plural).
 AGREEMENT = {
     "is": ("is", "are"),
     "was": ("was", "were"),
