@@ -140,7 +140,7 @@ def validate(unit: Json) -> Json:
             counts = unit_tasks.validate(
                 work, Unit(**unit), accept_rejections=accept, hold=True, dag_run_id=context["run_id"]
             )
-        if counts["first_held"]:
+        if counts["held"]:
             gate_alert.tell(context, work, Unit(**unit), counts)
     if counts["held"]:
         set_label(context, f"held: {Unit(**unit).label}")

@@ -20,20 +20,21 @@ _NOBODY = (
 
 
 def tell(context: Context, work: PipelineContext, unit: Unit, counts: dict[str, Any]) -> None:
-    """Send a message about ``unit``, the first that the gate holds. ``counts``: from ``unit_tasks.validate``.
+    """Send a message about ``unit``, which the gate holds, unless the run has sent one about another held unit.
 
-    The message shows no caption, because captions come from the open web, and chats render links and markup.
+    ``counts``: from ``unit_tasks.validate``. The message shows no caption, because captions come from the open web, and
+    chats render links and markup.
     """
-    from capsfusion_tasks.tasks.gate_tasks import verdicts_file
+    from capsfusion_tasks.tasks.gate_tasks import tell_once, verdicts_file
 
     dag_id, run_id = context["ti"].dag_id, context["run_id"]
     reasons = ", ".join([*counts["reasons"]][:_REASONS_SHOWN])
     at_its_end = "it asks whether to load the held units" if work.settings.gate.answer_hours else _NOBODY
-    webhook_alert.tell(
-        context,
+    text = (
         f"{dag_id} holds a unit of run {run_id}: {counts['rejected']} of {counts['rows']} captions of unit"
         f" {unit.unit_id} are rejected ({reasons}), and {counts['problem']}. The unit is not loaded, and the run goes"
         " on with its other units. If the model, the prompt or a source is wrong, mark the run as failed now, correct"
         f" that, and trigger a new run. If not, wait for the end of the run: {at_its_end}. The run:"
-        f" {absolute(run_page(dag_id, run_id))} All verdicts: {verdicts_file(work, unit.unit_id)}",
+        f" {absolute(run_page(dag_id, run_id))} All verdicts: {verdicts_file(work, unit.unit_id)}"
     )
+    tell_once(work, unit, run_id, lambda: webhook_alert.tell(context, text))

@@ -91,9 +91,12 @@ def on_failure() -> list[Callable[[Context], None]]:
 class TaskAlert(WebhookAlert):
     """The message of a running task. If the webhook fails, the task continues, because the UI shows the same facts."""
 
+    sent = False
+
     def notify(self, context: Context) -> None:
         try:
             super().notify(context)
+            self.sent = True
         except Exception:
             self.log.exception(
                 "the task continues, but could not send this to the webhook of Connection %s: %s",
@@ -108,10 +111,13 @@ def question(text: str) -> list[BaseNotifier]:
     return [TaskAlert(conn_id, "{{ dag.dag_id }} asks: " + text)] if conn_id else []
 
 
-def tell(context: Context, text: str) -> None:
-    """Send ``text``, which is no template. Does nothing if CAPSFUSION_ALERT_CONN_ID is not set."""
-    if conn_id := os.environ.get("CAPSFUSION_ALERT_CONN_ID"):
-        TaskAlert(conn_id, text).notify(context)
+def tell(context: Context, text: str) -> bool:
+    """Send ``text``, which is no template. Returns whether it was sent. Without CAPSFUSION_ALERT_CONN_ID it is not."""
+    if not (conn_id := os.environ.get("CAPSFUSION_ALERT_CONN_ID")):
+        return False
+    alert = TaskAlert(conn_id, text)
+    alert.notify(context)
+    return alert.sent
 
 
 def deadline() -> DeadlineAlert | None:

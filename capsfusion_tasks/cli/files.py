@@ -30,8 +30,8 @@ def fuse(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            # If only one argument is given, Typer assigns it to OUT, and IN is this default, an empty list. The code below
-            # then reports that IN is missing.
+            # If only one argument is given, Typer assigns it to OUT, and IN is this default, an empty list. The code
+            # below then reports that IN is missing.
             default_factory=list,
             parser=local_path,
             metavar="IN",

@@ -6,7 +6,7 @@ Airflow's DAGs call these functions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from capsfusion_tasks.context import Context
@@ -16,6 +16,18 @@ from capsfusion_tasks.warehouse import gate_holds, ledger
 from capsfusion_tasks.warehouse.gate_holds import Answer, Hold
 
 log = logging.getLogger(__name__)
+
+
+def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], bool]) -> None:
+    """Call ``send`` for the held ``unit``, unless the run has sent its message about held units already.
+
+    ``send`` sends the message, and returns whether it could. Only then is this recorded. So if the webhook fails or the
+    worker dies, the task's next try or the run's next held unit sends the message. It may be sent twice, but no failure
+    of one worker loses it. After an answer, the next question has its own message.
+    """
+    with context.warehouse.engine.begin() as connection:
+        if gate_holds.is_told(connection, unit.fusion_id, dag_run_id) or send():
+            gate_holds.mark_told(connection, unit.unit_id)
 
 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:

@@ -136,9 +136,6 @@ def validate(
     unit is held until somebody decides whether to load it. Without ``hold``, this raises InputError with the table of
     reasons. The gate stays open if ``accept_rejections`` is set, or if somebody has already accepted the unit with the
     same counts. The verdicts are published even if the gate closes.
-
-    ``first_held`` is True if the unit is held, and no unit of the same run and fusion is waiting for an answer yet. If
-    several tasks run in parallel, only one of them gets True.
     """
     if loaded := _loaded(context, unit):
         return _verdicts(loaded.accepted, loaded.rejected, already_loaded=True)
@@ -158,7 +155,6 @@ def validate(
     tally = Tally().add(validated)
     problem = gate.why_closed(tally, recent, context.settings.gate)
     with engine.begin() as connection:
-        first = problem and dag_run_id and gate_holds.is_first(connection, unit.fusion_id, dag_run_id)
         error = _pass_gate(context, connection, unit, tally, problem, accept_rejections, dag_run_id)
     if error and not hold:
         raise InputError(error)
@@ -167,7 +163,6 @@ def validate(
     counts = _verdicts(tally.accepted, tally.rejected, already_loaded=False)
     return counts | {
         "held": error is not None,
-        "first_held": bool(error and first),
         "problem": problem if error else None,
         "rescued": tally.rescued,
         "reasons": dict(tally.reasons.most_common()),
@@ -221,7 +216,6 @@ def _verdicts(accepted: int, rejected: int, *, already_loaded: bool) -> dict[str
         "flags": {},
         "already_loaded": already_loaded,
         "held": False,
-        "first_held": False,
         "problem": None,
     }
 

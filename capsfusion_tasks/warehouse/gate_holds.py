@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Case, Connection, Row, case, delete, func, insert, select, update
 
 from capsfusion_tasks.warehouse.ledger_tables import gate_holds, work_units
 from capsfusion_tasks.warehouse.locks import lock_key
@@ -56,27 +56,41 @@ def enter(
     load anyway; nobody is asked then.
     """
     rows, rejected = counts
-    connection.execute(delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None)))
+    earlier = delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None))
+    told_at = connection.scalar(earlier.returning(_told_in(dag_run_id)))
     answered = {"answer": "load", "answered_by": let_in_by, "answered_at": func.now()} if let_in_by else {}
     held = {"unit_id": unit_id, "dag_run_id": dag_run_id, "rows_in": rows, "rejected": rejected}
-    connection.execute(insert(gate_holds).values(**held, problem=problem, details=details, **answered))
+    connection.execute(insert(gate_holds).values(**held, problem=problem, details=details, told_at=told_at, **answered))
 
 
-def is_first(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
-    """True if the run has no unit of this fusion yet that is held and waits for an answer.
+def is_told(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
+    """True if the message about the run's held units of this fusion was sent, and its question is still open.
 
     Until the caller's transaction ends, the run's other tasks wait here. So two tasks that hold back units at the same
-    time cannot both get True.
+    time do not both send the message.
     """
     connection.execute(select(func.pg_advisory_xact_lock(lock_key("hold", dag_run_id))))
     statement = select(_columns.hold_id).join(work_units, work_units.c.unit_id == _columns.unit_id)
     statement = statement.where(work_units.c.fusion_id == fusion_id, _columns.dag_run_id == dag_run_id)
-    return connection.execute(statement.where(_columns.answer.is_(None)).limit(1)).first() is None
+    is_open = statement.where(_columns.answer.is_(None), _columns.told_at.is_not(None))
+    return connection.execute(is_open.limit(1)).first() is not None
+
+
+def mark_told(connection: Connection, unit_id: str) -> None:
+    """Record that a message about the run's held units was sent, while this unit is one of them."""
+    statement = update(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None))
+    connection.execute(statement.values(told_at=func.coalesce(_columns.told_at, func.now())))
 
 
 def held_again(connection: Connection, hold_id: int, dag_run_id: str) -> None:
     """Record that the gate holds back the unit again, now in this run. The row then belongs to this run."""
-    connection.execute(update(gate_holds).where(_columns.hold_id == hold_id).values(dag_run_id=dag_run_id))
+    statement = update(gate_holds).where(_columns.hold_id == hold_id)
+    connection.execute(statement.values(dag_run_id=dag_run_id, told_at=_told_in(dag_run_id)))
+
+
+def _told_in(dag_run_id: str | None) -> Case[Any]:
+    """A row's ``told_at`` if the row belongs to this run. Another run has its own message."""
+    return case((_columns.dag_run_id == dag_run_id, _columns.told_at))
 
 
 def newest(connection: Connection, unit_id: str) -> Hold | None:

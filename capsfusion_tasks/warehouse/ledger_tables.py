@@ -146,7 +146,7 @@ plans = Table(
 )
 
 # Units that the quality gate held back, and people's answers: load, or keep out. If a unit has several rows, the newest
-# row counts.
+# row counts. ``told_at``: when the webhook was known to have the run's message about held units.
 # unit_id is no foreign key, so that an answer stays if the unit is deleted and planned again.
 gate_holds = Table(
     "gate_holds",
@@ -162,6 +162,7 @@ gate_holds = Table(
     text_column("answer", nullable=True),
     text_column("answered_by", nullable=True),
     time_column("answered_at", nullable=True),
+    time_column("told_at", nullable=True),
     one_of("answer", GATE_ANSWERS),
     CheckConstraint("num_nonnulls(answer, answered_by, answered_at) in (0, 3)", name="whole_answer"),
     Index(None, "unit_id"),

@@ -21,7 +21,7 @@ Kind = Literal[
     "load",  # rows of a fusion are being merged into the tables of captions
     "replay",  # a replay of a fusion's rejected captions is being planned
     "replay.run",  # a replay is running
-    "hold",  # the quality gate decides whether a unit of a run is loaded
+    "hold",  # the message about the held units of a run is being sent
     "unit",  # a unit is being fused (shared lock), or is being repaired or deleted (exclusive lock)
     "export",  # an export to a folder is being written
     "lake",  # units are being written to an Iceberg table, or its files are being rewritten

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks import gate_tasks as _gate_tasks
 from capsfusion_tasks.thresholds import GateSettings
-from capsfusion_tasks.warehouse import gate_holds
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.gate_holds import Hold
 from tests.opened import Opened, interval_tasks, unit_tasks
@@ -71,10 +70,17 @@ def judge(settings: Settings, unit: Unit, **options: Any) -> bool:
     return held
 
 
-def is_first(settings: Settings, unit: Unit, dag_run_id: str) -> bool:
-    """Validate ``unit`` in a run. Returns whether it is the first unit of the run that the gate stops."""
-    first: bool = unit_tasks.validate(settings, unit, hold=True, dag_run_id=dag_run_id)["first_held"]
-    return first
+def told(settings: Settings, unit: Unit, dag_run_id: str, *, works: bool = True, **options: Any) -> list[str]:
+    """Validate ``unit`` as a run's task does. Returns the units that the webhook is told of. ``works``: it answers."""
+    sent: list[str] = []
+
+    def send() -> bool:
+        sent.append(unit.unit_id)
+        return works
+
+    if unit_tasks.validate(settings, unit, hold=True, dag_run_id=dag_run_id, **options)["held"]:
+        gate_tasks.tell_once(settings, unit, dag_run_id, send)
+    return sent
 
 
 def to_ask(settings: Settings, unit: Unit) -> list[Hold]:
@@ -209,30 +215,68 @@ def test_a_run_tells_once_of_its_held_units_also_if_tasks_run_again(settings: Se
     first, second = units = two_units(settings)
     for unit in units:
         fuse(settings, unit, cut_off)
-    assert is_first(settings, first, "run 1")
-    assert not is_first(settings, second, "run 1")
-    assert not is_first(settings, first, "run 1"), "the task is tried again"
+    assert told(settings, first, "run 1") == [first.unit_id]
+    assert told(settings, second, "run 1") == []
+    assert told(settings, first, "run 1") == [], "the task is tried again"
     stricter = settings.model_copy(update={"rules": settings.rules.model_copy(update={"min_words": 99})})
-    assert not is_first(stricter, first, "run 1"), "with other counts"
-    assert is_first(settings, second, "run 2"), "another run tells of a unit that waits for an answer"
-    assert not is_first(settings, second, "run 2")
+    for unit in units:
+        assert told(stricter, unit, "run 1") == [], "with other counts"
+    assert told(settings, second, "run 2") == [second.unit_id], "another run has its own question"
+    assert told(settings, second, "run 2") == []
     for unit in units:
         answer(settings, unit, "keep out")
-    assert is_first(settings, second, "run 2"), "the run is cleared after the answer"
-    assert not unit_tasks.validate(settings, first, hold=True, dag_run_id="run 3", accept_rejections=True)["first_held"]
+    assert told(settings, second, "run 2") == [second.unit_id], "the run is cleared after the answer"
+    assert told(settings, first, "run 3", accept_rejections=True) == []
 
 
-def test_of_units_that_are_validated_at_the_same_time_one_is_the_first(settings: Settings) -> None:
-    first, second = two_units(settings)
-    fuse(settings, second, cut_off)
+def test_a_message_that_was_not_sent_is_sent_by_the_next_try_or_the_next_held_unit(settings: Settings) -> None:
+    first, second = units = two_units(settings)
+    for unit in units:
+        fuse(settings, unit, cut_off)
+    unit_tasks.validate(settings, first, hold=True, dag_run_id="run 1")  # and the worker dies
+    with pytest.raises(KeyboardInterrupt):  # and this one dies before the webhook has answered
+        gate_tasks.tell_once(settings, first, "run 1", interrupted)
+    assert told(settings, first, "run 1", works=False) == [first.unit_id]
+    assert told(settings, second, "run 1") == [second.unit_id]
+    assert told(settings, first, "run 1") == []
+
+
+def interrupted() -> bool:
+    raise KeyboardInterrupt
+
+
+def test_an_answer_about_one_unit_closes_no_question_about_another(settings: Settings) -> None:
+    first, second = units = two_units(settings)
+    for unit in units:
+        fuse(settings, unit, cut_off)
+        told(settings, unit, "run 1")
+    [hold] = to_ask(settings, first)
+    gate_tasks.answer(settings, [hold.hold_id], "keep out", "Ada", NOON)
+    assert told(settings, first, "run 1") == [], "the run still waits for the answer about the second unit"
+    answer(settings, second, "keep out")
+    answer(settings, first, "keep out")
+    assert told(settings, first, "run 1") == [first.unit_id]
+
+
+def test_of_units_that_are_held_at_the_same_time_one_is_told(settings: Settings) -> None:
+    first, second = units = two_units(settings)
+    for unit in units:
+        fuse(settings, unit, cut_off)
+        judge(settings, unit)
     with ThreadPoolExecutor(1) as thread, open_warehouse(settings) as warehouse:
-        with warehouse.engine.begin() as connection:
-            assert gate_holds.is_first(connection, first.fusion_id, "run 1")
-            gate_holds.enter(connection, first.unit_id, "run 1", (1, 1), "a problem")
-            other = thread.submit(is_first, settings, second, "run 1")
-            while not (other.done() or connection.scalar(WAITS)):
-                wait([other], timeout=0.02)
-        assert not other.result(), "it has waited for the other unit's transaction"
+        other: list[Future[list[str]]] = []
+
+        def send() -> bool:
+            """Meanwhile, the other unit's task waits for the answer of the webhook, or has sent a message itself."""
+            other.append(thread.submit(told, settings, second, "run 1"))
+            with warehouse.engine.connect() as connection:
+                while not (other[0].done() or connection.scalar(WAITS)):
+                    connection.rollback()
+                    wait(other, timeout=0.02)
+            return True
+
+        gate_tasks.tell_once(settings, first, "run 1", send)
+        assert other[0].result() == []
 
 
 def test_without_airflow_the_gate_fails_the_unit(settings: Settings, unit: Unit) -> None:

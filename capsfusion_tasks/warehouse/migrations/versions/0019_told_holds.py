@@ -1,0 +1,18 @@
+"""Records for held units when the run's message about them was sent. A message that could not be sent is sent later."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0019"
+down_revision: str | None = "0018"
+branch_labels: str | None = None
+depends_on: str | None = None
+
+SCHEMA = "capsfusion"
+
+
+def upgrade() -> None:
+    op.add_column("gate_holds", sa.Column("told_at", postgresql.TIMESTAMP(timezone=True)), schema=SCHEMA)
