@@ -137,10 +137,12 @@ def capsfusion() -> None:
         with planning(context) as work:
             params = params_of(context)
             shards = interval_tasks.discover(
-                work, interval_of(context), relist=params["relist"], replan=params["replan"]
+                work,
+                interval_of(context),
+                relist=params["relist"],
+                replan=params["replan"],
+                on_none=lambda dates: context["ti"].xcom_push(SOURCES, dates),
             )
-            if not shards:
-                context["ti"].xcom_push(SOURCES, interval_tasks.source_dates(work))
         require_mappable(len(shards), "shards")
         return [shard.model_dump(mode="json") for shard in shards]
 

@@ -28,7 +28,7 @@ def discover(
     image_results: Sequence[Shard] = (),
     remove: Callable[[list[Shard]], None] = lambda _: None,
     claim: Callable[[list[Shard]], set[str]] = lambda _: set(),
-    on_listing: Callable[[Side, int], None] = lambda *_: None,
+    on_listing: Callable[[Side, list[Shard]], None] = lambda *_: None,
 ) -> list[Shard]:
     """List the interval's shards, sorted by side and path. Later stages read the list with ``discovered``.
 
@@ -48,7 +48,7 @@ def discover(
 
     Raises InputError if a file is in the sources of both sides, or is one of the ``image_results``.
 
-    Calls ``on_listing`` for each side that it lists, with the side and the total bytes of its shards.
+    Calls ``on_listing`` for each side that it lists, with the side and all shards of its source.
     """
     now = {side: place.origin for side, place in sources.items()}
     listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
@@ -61,7 +61,7 @@ def discover(
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
     there = {side: listed_shards(side, place, interval) for side, place in to_list.items()}
     for side, shards in there.items():
-        on_listing(side, sum(shard.size_bytes for shard in shards))
+        on_listing(side, shards)
     arrived = [shard for shards in there.values() for shard in shards]
     require_one_source([*arrived, *image_results])
     own = [shard for shard in arrived if interval.start <= shard.arrived_at < interval.end]

@@ -71,9 +71,13 @@ def image_result_files(settings: Settings) -> list[Shard]:
     ]
 
 
-def dates(side: Side, place: SideSource) -> str:
-    """Text with the number of the source's shards, and the number that arrived on each of the last days (UTC)."""
-    by_day = Counter(f"{shard.arrived_at.astimezone(UTC):%Y-%m-%d}" for shard in all_shards(side, place))
+def dates(side: Side, place: SideSource, shards: Iterable[Shard]) -> str:
+    """Text with the number of the source's ``shards``, and the number that arrived on each of the last days (UTC).
+
+    Counts no shard with a problem.
+    """
+    times = (shard.arrived_at for shard in shards if not shard.problem)
+    by_day = Counter(f"{time.astimezone(UTC):%Y-%m-%d}" for time in times)
     if not by_day:
         return f"{side}: no shard in {place.origin}"
     days = sorted(by_day)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -58,14 +58,21 @@ _PAIR_TASKS_MAX = 64
 _PROGRESS_SECONDS = 30.0
 
 
-def discover(context: Context, interval: Interval, *, relist: bool = False, replan: bool = False) -> list[Shard]:
+def discover(
+    context: Context,
+    interval: Interval,
+    *,
+    relist: bool = False,
+    replan: bool = False,
+    on_none: Callable[[list[str]], None] = lambda _: None,
+) -> list[Shard]:
     """List the shards of the interval and late shards of other intervals, and register them in the ledger.
 
     A late shard appeared in its source after the run of its own interval had listed the source.
 
     Raises InputError if shards were pulled or units were planned with other settings and this run may not replace them.
     After the interval's end, the list is frozen. ``relist`` lists the sources again and adds new shards to a frozen
-    list. ``replan``: see ``plan``.
+    list. ``replan``: see ``plan``. If the interval has no shard, ``on_none`` gets a line about each source's shards.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     if context.fusion_id is None:
@@ -91,7 +98,7 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
                 )
         return claimed
 
-    listed: dict[Side, int] = {}
+    listed: dict[Side, list[Shard]] = {}
     shards = discovery.discover(
         sources,
         interval,
@@ -103,10 +110,11 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
         claim=claim,
         on_listing=listed.__setitem__,
     )
-    ids = {shard.shard_id for shard in shards}
-    _require_pull_rules(context, interval, but=ids)
+    _require_pull_rules(context, interval, but={shard.shard_id for shard in shards})
     if shards:
         fix_buckets(context, listed)
+    else:  # all sources were listed; they are not listed again, because they may not answer any more
+        on_none([dates(side, place, listed[side]) for side, place in sources.items()])
     with engine.begin() as connection:
         ledger.record_shards(connection, shards)
     return shards
@@ -115,11 +123,6 @@ def discover(context: Context, interval: Interval, *, relist: bool = False, repl
 def has_shards(context: Context, interval: Interval) -> bool:
     """Whether ``discover`` has found shards of the interval."""
     return bool(discovery.discovered(interval, context.storage))
-
-
-def source_dates(context: Context) -> list[str]:
-    """A line for each source with the number and dates of its shards. Shown if a run's interval has no shard."""
-    return [dates(side, place) for side, place in configured_sources(context.settings).items()]
 
 
 def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> None:
@@ -283,7 +286,6 @@ def report(
     ``unit_ids``: the units of one run, from ``plan``; None for all units of the interval. ``fusion_id``: the fusion to
     report. It is None if nothing was planned; the report then covers all fusions.
     """
-    shards = discovery.discovered(interval, context.storage)
     has_limit = PairRules.of(context.settings).url_pairs_max != "none"
     left_out = left_out_of(interval, context.storage).text if has_limit else ""
     engine = context.warehouse.engine
@@ -294,7 +296,7 @@ def report(
         )
         left, gone = (work.rows for work in unplanned)
     with engine.begin() as connection:
-        shard_ids = [shard.shard_id for shard in shards]
+        shard_ids = [shard.shard_id for shard in discovery.discovered(interval, context.storage)]
         shard_ids += list(ledger.image_results(connection)) if image_results_source(context.settings) else []
         return report_interval(
             connection, interval, fusion_id, shard_ids, unplanned=left, gone=gone, left_out=left_out, unit_ids=unit_ids

@@ -16,7 +16,7 @@ from capsfusion_tasks.schemas import Shard, Side
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.shards.discovery import discover, discovered
 from capsfusion_tasks.shards.failures import system_errors
-from capsfusion_tasks.shards.listing import all_shards, dates, image_result_files
+from capsfusion_tasks.shards.listing import all_shards, dates, image_result_files, listed_shards
 from capsfusion_tasks.shards.local import LocalSource
 from capsfusion_tasks.shards.patterns import path_filter
 from capsfusion_tasks.shards.source import Unreadable
@@ -442,16 +442,20 @@ def test_a_source_of_another_kind_is_refused() -> None:
         open_source("http:///list.txt", load_settings())
 
 
+def told_dates(place: SideSource) -> str:
+    return dates("laion_2b", place, listed_shards("laion_2b", place, DAY))
+
+
 def test_a_source_says_on_which_days_its_shards_arrived(tmp_path: Path) -> None:
-    assert dates("laion_2b", side(tmp_path)).startswith("laion_2b: no shard in ")
+    assert told_dates(side(tmp_path)).startswith("laion_2b: no shard in ")
     for day, count in {0: 2, 1: 1}.items():
         for number in range(count):
             arrive(tmp_path / f"{day}-{number}.parquet", START + timedelta(days=day))
     there = f"shards in {side(tmp_path).origin}, which arrived as follows:"
-    assert dates("laion_2b", side(tmp_path)) == f"laion_2b: 3 {there} 2 on 2026-11-10, 1 on 2026-11-11"
+    assert told_dates(side(tmp_path)) == f"laion_2b: 3 {there} 2 on 2026-11-10, 1 on 2026-11-11"
     for day in range(2, 10):
         arrive(tmp_path / f"{day}.parquet", START + timedelta(days=day))
-    told = dates("laion_2b", side(tmp_path))
+    told = told_dates(side(tmp_path))
     assert told.startswith(f"laion_2b: 11 {there} some on 2026-11-10 and 2 other days, then 1 on 2026-11-13, ")
     assert told.endswith(", 1 on 2026-11-19")
 
@@ -467,4 +471,4 @@ def test_a_source_says_on_which_days_its_shards_arrived(tmp_path: Path) -> None:
 def test_only_the_last_days_of_a_source_are_told_one_by_one(tmp_path: Path, days: int, begins: str) -> None:
     for day in range(days):
         arrive(tmp_path / f"{day}.parquet", START + timedelta(days=day))
-    assert f", which arrived as follows: {begins}" in dates("laion_2b", side(tmp_path))
+    assert f", which arrived as follows: {begins}" in told_dates(side(tmp_path))
