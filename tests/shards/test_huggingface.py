@@ -13,8 +13,10 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.shards import hub_repository
 from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.sources import configured_sources, open_source
+from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 from tests.shards.web_server import Fault, Hub
 
@@ -218,6 +220,23 @@ def test_a_hub_that_does_not_answer_is_worth_another_try(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(NotReadyError, match=r"http://127\.0\.0\.1:1/datasets/laion/some-captions: .*try again later"):
         shards_of(URI, storage)
+
+
+@pytest.mark.parametrize("request_path", ["auth-check", "tree/{commit}"])
+def test_a_hub_that_accepts_a_request_and_never_answers_is_worth_another_try(
+    hub: Hub, storage: Storage, monkeypatch: pytest.MonkeyPatch, request_path: str
+) -> None:
+    monkeypatch.setattr(hub_repository, "_READ", 0.05)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.gated.add(REPO)
+    path = request_path.format(commit=hub.commit(REPO, START, {"a.parquet": b"x"}))
+    hub.faults[f"/api/datasets/{REPO}/{path}!"] = [Fault(silent=True)]
+    with pytest.raises(NotReadyError, match=r"timed out.*try again later"):
+        shards_of(URI, storage)
+    assert not storage.exists(layout.discovered(DAY))
+    hub.faults.clear()
+    assert len(shards_of(URI, storage)) == 1
 
 
 def test_the_sources_are_the_published_data_sets_unless_others_are_set(

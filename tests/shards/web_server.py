@@ -34,12 +34,13 @@ class File:
 
 @dataclass
 class Fault:
-    """The fault of one GET: an error status, or a connection that is cut after ``cut_after`` bytes of the body."""
+    """The fault of one GET: an error status, a connection that is cut after ``cut_after`` bytes, or no answer."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     body: bytes = b""
+    silent: bool = False
 
 
 @dataclass
@@ -62,6 +63,7 @@ class WebServer:
         self.files: dict[str, File] = {}
         self.faults: dict[str, list[Fault]] = {}
         self.requests: list[Request] = []
+        self.stopping = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -71,6 +73,7 @@ class WebServer:
         thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         thread.start()
         yield self
+        self.stopping.set()
         self._server.shutdown()
         self._server.server_close()
         thread.join()
@@ -203,7 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.fault = faults.pop(0)
             else:
                 self.fault = next(iter(self.web.faults.get(f"{path}!", [])), None)
-        if self.fault and self.fault.status:
+        if self.fault and self.fault.silent:
+            self.web.stopping.wait()
+            self.close_connection = True
+        elif self.fault and self.fault.status:
             self.send(self.fault.status, self.fault.body, self.fault.headers)
         else:
             self.web.answer(self, path, parse_qs(url.query))
