@@ -43,8 +43,9 @@ def discover(
     this interval may take. An interval must also claim its own late shards, so that no other interval takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
-    longer in it. If the interval already has units (``units`` is their number), raises InputError instead. ``relist``
-    avoids this error: it adds the shards of the new sources to the list.
+    longer in it. Raises InputError instead if a changed source cannot be listed or has no shard at all, because it may
+    be mistyped, or if the interval already has units (``units`` is their number). ``relist`` adds the shards of the new
+    sources to the list.
 
     Raises InputError if a file is in the sources of both sides, or is one of the ``image_results``.
 
@@ -53,19 +54,23 @@ def discover(
     now = {side: place.origin for side, place in sources.items()}
     listed = shard_list.read(interval, storage) or ShardList(frozen=False, shards=[], sources=now)
     known, frozen, leaving = listed.readable, listed.is_frozen and not relist, listed.unreadable
-    if known and (before := listed.made_from(now)) != now and not relist:
-        _require_no_units(interval, before, now, units)
+    before = listed.made_from(now)
+    if changed := bool(known) and before != now and not relist:
         known, frozen, leaving = [], False, listed.shards
     # Read the clock before listing, because the listing may miss files that arrive while it runs.
     over = datetime.now(UTC) >= interval.end
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
     there = {side: listed_shards(side, place, interval) for side, place in to_list.items()}
+    if changed:
+        newly_empty = {side for side in there if not there[side]} - {*listed.empty}
+        _require_shards([side for side in now if side in newly_empty and now[side] != before.get(side)], before, now)
+        _require_no_units(interval, before, now, units)
     for side, shards in there.items():
         on_listing(side, shards)
     arrived = [shard for shards in there.values() for shard in shards]
     require_one_source([*arrived, *image_results])
     own = [shard for shard in arrived if interval.start <= shard.arrived_at < interval.end]
-    if listed.is_closed and listed.made_from(now) == now:
+    if listed.is_closed and before == now:
         known_ids = {shard.shard_id for shard in known}
         late = [shard for shard in own if shard.shard_id not in known_ids and not shard.problem]
         own = [shard for shard in own if shard.problem]
@@ -118,6 +123,16 @@ def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: d
         and not interval.start <= shard.arrived_at < interval.end
         and any(other.start <= shard.arrived_at < other.end for other in closed[shard.side])
     ]
+
+
+def _require_shards(empty: Sequence[Side], before: dict[Side, Origin], now: dict[Side, Origin]) -> None:
+    """Raise InputError if there are ``empty`` sides: changed sources without any shard. They are probably mistyped."""
+    if empty:
+        places = " and ".join(f"{side} has no shard at all in {now[side]}" for side in empty)
+        raise InputError(
+            f"{places}: correct the folder or address, or its patterns. Earlier, the shards of this interval were"
+            f" listed from {told(before, now)}. If shards are still to come to the new place, run the interval then"
+        )
 
 
 def _require_no_units(interval: Interval, before: dict[Side, Origin], now: dict[Side, Origin], units: int) -> None:

@@ -13,6 +13,7 @@ from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.planning import forecast as _forecast
 from capsfusion_tasks.schemas import Unit
 from capsfusion_tasks.settings import Settings
+from capsfusion_tasks.shards.discovery import discovered
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.validation.units import RULES_VERSION
 from capsfusion_tasks.warehouse import ownership
@@ -95,6 +96,18 @@ def test_with_other_sources_shards_are_listed_anew_until_there_are_units(
     both = interval_tasks.discover(before, DAY, relist=True)
     assert {shard.shard_id for shard in both} == {shard.shard_id for shard in [*old, *new]}
     assert interval_tasks.discover(before, DAY) == both
+
+
+def test_a_mistyped_source_removes_no_shard_that_was_pulled(place: Place) -> None:
+    before = place.settings()
+    pair(before)
+    (place.folder / "empty").mkdir()
+    for wrong, told in {"empty": "has no shard at all in .*/empty", "missing": "no folder .*/missing"}.items():
+        with pytest.raises(InputError, match=told):
+            interval_tasks.discover(place.settings(laion2b=wrong), DAY)
+    assert paired(before)
+    assert interval_tasks.check(before, DAY)["findings"] == []
+    assert len(discovered(DAY, Storage(before.staging_uri))) == 4
 
 
 @pytest.mark.parametrize("case", [PULL_RULES[0], PULL_RULES[-1]], ids=names)

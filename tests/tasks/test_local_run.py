@@ -387,6 +387,34 @@ def test_bad_configuration_is_one_line_and_exit_code_2(settings: Settings, env: 
     assert "Traceback" not in command.messages
 
 
+def test_a_mistyped_source_is_named_before_anything_is_said_about_the_list_that_an_earlier_run_made(
+    done: Done, tmp_path: Path
+) -> None:
+    old = done.settings.laion_coco
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "notes.txt").touch()
+    told = {}
+    for name in ("missing", "coco", "/coco"):
+        place = Path(old) if name == "/coco" else tmp_path / name
+        options = ("--laion-coco", str(place), *(("--relist",) if name == "missing" else ()))
+        more = {"CAPSFUSION_LAION_COCO_INCLUDE": "*.pq"} if name == "/coco" else {}
+        ended = run_command(done.settings, *options, **more)
+        assert ended.returncode == 2
+        told[name] = ended.messages.strip().splitlines()
+        assert "--relist" not in ended.messages
+    assert told["missing"][-1].endswith(f"error: no folder {tmp_path}/missing: name the folder that has the files")
+    assert told["coco"][-2:] == [
+        f"discover: laion_coco has no shard at all in {tmp_path}/coco (*.parquet): 1 files do not match the side's"
+        " include and exclude patterns, such as notes.txt",
+        f"capsfusion: error: laion_coco has no shard at all in {tmp_path}/coco (*.parquet): correct the folder or"
+        f" address, or its patterns. Earlier, the shards of this interval were listed from laion_coco {old}"
+        " (*.parquet). If shards are still to come to the new place, run the interval then",
+    ]
+    assert f"has no shard at all in {old} (*.pq): correct the folder" in told["/coco"][-1]
+    found = run_command(done.settings, "--laion-coco", done.settings.laion2b)
+    assert "--relist (in Airflow: the Param relist)" in found.messages
+
+
 def test_every_pair_of_the_sample_is_stored_as_it_came(done: Done, sample: tuple[Path, SampleReport]) -> None:
     expected = {
         (pair.url.replace("\0", "\ufffd"), pair.raw.replace("\0", "\ufffd"), pair.synthetic.replace("\0", "\ufffd"))
