@@ -22,17 +22,36 @@ from capsfusion_tasks.variables import unusable
 
 stderr = Console(stderr=True, soft_wrap=True)
 
+
+def not_empty(text: str) -> str:
+    """An argument that is a path, an address or a name. Refuses "", which would count as "." or as not given."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty: give a value. If a shell variable should be here, it has none")
+    return text
+
+
+def local_path(text: str) -> Path:
+    """An argument as a path. Expands ``~``, because shells do not expand it in ``--out=~/x``."""
+    try:
+        return Path(not_empty(text)).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: this system has no such home folder; write the path in full") from error
+
+
 Model = Annotated[
     str | None,
     typer.Option(
+        parser=not_empty,
+        metavar="TEXT",
         help="Model folder, or Hugging Face hub id such as BAAI/CapsFus-LLaMA. Default: CAPSFUSION_MODEL, or the demo"
-        " model."
+        " model.",
     ),
 ]
 PromptFile = Annotated[
     str | None,
     typer.Option(
         "--prompt",
+        parser=not_empty,
         metavar="FILE",
         help="File with a prompt that contains {raw} and {synthetic}. Default: CAPSFUSION_PROMPT, or the paper's"
         " prompt.",
@@ -106,14 +125,6 @@ def print_default_model(model: str | None, settings: Settings) -> None:
         progress_line("model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA")
     elif model is None:
         progress_line(f"model: {settings.model} (CAPSFUSION_MODEL)")
-
-
-def local_path(text: str) -> Path:
-    """An argument as a path. Expands ``~``, because shells do not expand it in ``--out=~/x``."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{text}: this system has no such home folder; write the path in full") from error
 
 
 def progress_line(line: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, progress_line
+from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, not_empty, progress_line
 from capsfusion_tasks.settings import load_settings
 
 
@@ -14,7 +14,9 @@ def adopt(
     fusion_id: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="The fusion_id of captions that an earlier release made, as `capsfusion plan` prints it."
+            parser=not_empty,
+            metavar="ID",
+            help="The fusion_id of captions that an earlier release made, as `capsfusion plan` prints it.",
         ),
     ],
     model: Model = None,

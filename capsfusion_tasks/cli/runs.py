@@ -18,6 +18,7 @@ from capsfusion_tasks.cli.common import (
     MaxNewTokens,
     Model,
     PromptFile,
+    not_empty,
     print_default_model,
     progress_line,
     settings_to_read,
@@ -33,10 +34,20 @@ def run(
     start: Annotated[datetime, time_option("Fuse shards that arrived at or after this time (UTC).")],
     end: Annotated[datetime, time_option("Fuse shards that arrived before this time (UTC).")],
     laion_2b: Annotated[
-        str | None, typer.Option(help="Folder or address of LAION-2B shards. Default: CAPSFUSION_LAION2B.")
+        str | None,
+        typer.Option(
+            parser=not_empty,
+            metavar="TEXT",
+            help="Folder or address of LAION-2B shards. Default: CAPSFUSION_LAION2B.",
+        ),
     ] = None,
     laion_coco: Annotated[
-        str | None, typer.Option(help="Folder or address of LAION-COCO shards. Default: CAPSFUSION_LAION_COCO.")
+        str | None,
+        typer.Option(
+            parser=not_empty,
+            metavar="TEXT",
+            help="Folder or address of LAION-COCO shards. Default: CAPSFUSION_LAION_COCO.",
+        ),
     ] = None,
     model: Model = None,
     prompt: PromptFile = None,
@@ -115,6 +126,7 @@ def replay(
     fusion: Annotated[
         str | None,
         typer.Option(
+            parser=not_empty,
             metavar="ID",
             help="Replay captions of this fusion_id, which stands for a model and its settings. Default: the fusion_id"
             " of the settings in the environment.",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from capsfusion_tasks.cli.common import local_path, time_option
+from capsfusion_tasks.cli.common import local_path, not_empty, time_option
 from capsfusion_tasks.settings import load_settings
 
 _FIRST_DAY: Any = "2026-11-10"  # a text, because typer parses defaults, too
@@ -53,7 +53,7 @@ def sample_data(
 
 def demo(
     airflow: Annotated[
-        str | None, typer.Option(metavar="URL", help="Use the Airflow at this URL. Default: start one.")
+        str | None, typer.Option(parser=not_empty, metavar="URL", help="Use this Airflow. Default: start one.")
     ] = None,
 ) -> None:
     """Run the pipeline on made-up captions: start Airflow and PostgreSQL, and backfill sample shards of three days."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from capsfusion_tasks.cli.common import progress_line, settings_to_read, stderr, time_option
+from capsfusion_tasks.cli.common import not_empty, progress_line, settings_to_read, stderr, time_option
 from capsfusion_tasks.settings import load_settings
 
 
@@ -57,7 +57,11 @@ def _interactive(argv: list[str], env: dict[str, str]) -> None:
 def export(
     target: Annotated[
         str,
-        typer.Argument(metavar="DIR", help="A new or empty folder, s3://bucket/prefix, or hf://datasets/owner/name."),
+        typer.Argument(
+            parser=not_empty,
+            metavar="DIR",
+            help="A new or empty folder, s3://bucket/prefix, or hf://datasets/owner/name.",
+        ),
     ],
     columns: Annotated[
         str | None,
@@ -70,6 +74,7 @@ def export(
     fusion: Annotated[
         str | None,
         typer.Option(
+            parser=not_empty,
             metavar="ID",
             help="Export captions of this fusion_id, which stands for a model and its settings. Default: the newest"
             " caption of each pair.",

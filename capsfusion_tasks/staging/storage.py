@@ -71,6 +71,8 @@ class Storage:
 
     def __init__(self, root: str) -> None:
         refuse_credentials(root)  # messages, manifests and process arguments show the root
+        if not root:
+            raise InputError("an address is empty: give a folder or s3://bucket/prefix")
         try:
             root = absolute_location(root)
             filesystem, base = remote_filesystem(root) if "://" in root else (fs.LocalFileSystem(), root)

@@ -145,6 +145,49 @@ def test_a_mistake_is_answered_with_what_to_do(
     assert contents(folder) == before, "nothing is written"
 
 
+DAY = ("--start", "2026-11-10", "--end", "2026-11-11")
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["fuse", "{}", "out.jsonl"], "IN"),
+        (["fuse", "pairs.jsonl", "{}"], "OUT"),
+        (["fuse", "pairs.jsonl", "out.jsonl", "--stats", "{}"], "--stats"),
+        (["fuse", "pairs.jsonl", "out.jsonl", "--model", "{}"], "--model"),
+        (["fuse", "pairs.jsonl", "out.jsonl", "--prompt", "{}"], "--prompt"),
+        (["validate", "{}"], "IN"),
+        (["validate", "fused.jsonl", "--out", "{}"], "--out"),
+        (["validate", "fused.jsonl", "--report", "{}"], "--report"),
+        (["run", *DAY, "--laion-2b", "{}"], "--laion-2b"),
+        (["run", *DAY, "--laion-coco", "{}"], "--laion-coco"),
+        (["replay", "--fusion", "{}"], "--fusion"),
+        (["adopt", "{}"], "ID"),
+        (["export", "{}"], "DIR"),
+        (["export", "captions", "--fusion", "{}"], "--fusion"),
+        (["sample-data", "{}"], "DIR"),
+        (["demo", "--airflow", "{}"], "--airflow"),
+    ],
+)
+def test_an_empty_path_address_or_name_is_no_folder_and_the_argument_is_named(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    named: str,
+    empty: str,
+) -> None:
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["capsfusion", *(argument.format(empty) for argument in command)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    line = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    told = "it is empty: give a value. If a shell variable should be here, it has none"
+    assert (caught.value.code, f"Invalid value for '{named}': {told}" in line) == (2, True), line
+    assert sorted(folder.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "answer"),
     [

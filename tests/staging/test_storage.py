@@ -213,7 +213,7 @@ def test_a_folder_that_is_not_there_has_no_files(any_storage: Storage) -> None:
         ("s3:/bucket/x", "there is no // after s3:; write s3://bucket/x, or ./s3:/bucket/x for a folder"),
         ("s3://", "the address names no bucket"),
         ("s3:///x", "the address names no bucket"),
-        ("", "it is empty"),
+        ("", "an address is empty: give a folder or s3://bucket/prefix"),
         ("~nobody-of-this-name/x", "no such home folder"),
     ],
 )
