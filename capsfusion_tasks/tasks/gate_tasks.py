@@ -24,9 +24,12 @@ def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], 
     ``send`` sends the message, and returns whether it could. Only then is this recorded. So if the webhook fails or the
     worker dies, the task's next try or the run's next held unit sends the message. It may be sent twice, but no failure
     of one worker loses it. After an answer, the next question has its own message.
+
+    Does not wait for another task of the run that is sending the message, because the webhook may be slow.
     """
     with context.warehouse.engine.begin() as connection:
-        if gate_holds.is_told(connection, unit.fusion_id, dag_run_id) or send():
+        locked = gate_holds.lock_message(connection, dag_run_id)
+        if gate_holds.is_told(connection, unit.fusion_id, dag_run_id) or (locked and send()):
             gate_holds.mark_told(connection, unit.unit_id)
 
 

@@ -63,13 +63,13 @@ def enter(
     connection.execute(insert(gate_holds).values(**held, problem=problem, details=details, told_at=told_at, **answered))
 
 
-def is_told(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
-    """True if the message about the run's held units of this fusion was sent, and its question is still open.
+def lock_message(connection: Connection, dag_run_id: str) -> bool:
+    """Lock the run's message about held units until the transaction ends. False if another task has the lock."""
+    return bool(connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("hold", dag_run_id)))))
 
-    Until the caller's transaction ends, the run's other tasks wait here. So two tasks that hold back units at the same
-    time do not both send the message.
-    """
-    connection.execute(select(func.pg_advisory_xact_lock(lock_key("hold", dag_run_id))))
+
+def is_told(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
+    """True if the message about the run's held units of this fusion was sent, and its question is still open."""
     statement = select(_columns.hold_id).join(work_units, work_units.c.unit_id == _columns.unit_id)
     statement = statement.where(work_units.c.fusion_id == fusion_id, _columns.dag_run_id == dag_run_id)
     is_open = statement.where(_columns.answer.is_(None), _columns.told_at.is_not(None))
