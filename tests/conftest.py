@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from capsfusion_tasks.settings import Settings
     from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
+    from tests.plugin_process import PluginProcess
 
 gc.disable()  # until all tests are collected
 # Keep compiled modules. Otherwise, each worker compiles all tests, and each process that a test starts our package.
@@ -103,13 +104,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     from xdist.scheduler import LoadFileScheduling
 
     class Groups(LoadFileScheduling):
-        """All tests of a file run in the same worker, and so do all tests of tests/airflow, which share an Airflow."""
+        """All tests of a file run in the same worker, and so do all tests of tests/airflow, which share an Airflow.
+
+        The tests of tests/plugins share a process that has imported Airflow.
+        """
 
         def _split_scope(self, nodeid: str) -> str:
             file = str(super()._split_scope(nodeid))
-            return "tests/airflow" if file.startswith("tests/airflow/") else file
+            return next((folder for folder in ("tests/airflow/", "tests/plugins/") if file.startswith(folder)), file)
 
     return Groups(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PluginProcess]:
+    from tests.plugin_process import plugin_process
+
+    with plugin_process(tmp_path_factory.mktemp("plugins")) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,6 @@ from capsfusion_tasks.demo.sample_data import FOLDER
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests import object_store
 from tests.airflow.monitoring import StatsdListener, Webhook, monitored, statsd_listener, webhook_server
-from tests.airflow.plugin_process import PluginProcess, plugin_process
 from tests.conftest import TEMPLATE
 
 WAREHOUSE = "warehouse"
@@ -209,12 +208,6 @@ def as_admin(server: EmbeddedPostgres, *statements: str) -> None:
 def webhook() -> Iterator[Webhook]:
     with webhook_server(f"/hooks/{PLANTED}") as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PluginProcess]:
-    with plugin_process(tmp_path_factory.mktemp("plugins")) as process:
-        yield process
 
 
 RUNNING = ExitStack()

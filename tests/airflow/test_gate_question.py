@@ -7,8 +7,8 @@ from pathlib import Path
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse import gate_holds
 from capsfusion_tasks.warehouse.connection import open_warehouse
-from tests.airflow.plugin_process import PluginProcess
 from tests.airflow.test_run_context import run_code
+from tests.plugin_process import PluginProcess
 from tests.warehouse.conftest import plan
 
 CODE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from tests.airflow.plugin_process import PluginProcess
+from tests.plugin_process import PluginProcess
 
 CODE = """
 import json

@@ -16,8 +16,8 @@ import pytest
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
-from tests.airflow.plugin_process import PluginProcess
 from tests.conftest import new_warehouse
+from tests.plugin_process import PluginProcess
 from tests.upkeep.conftest import DAYS, plan_day, settings_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,9 +58,7 @@ def test_a_connection_that_is_not_there_or_asks_for_more_is_refused(plugins: Plu
 
 def run_code(plugins: PluginProcess, code: str, settings: Settings, **variables: str) -> dict[str, Any]:
     """The JSON in the last line that ``code`` prints, in a process with the plugins on its path."""
-    done = plugins.run(f"import json\n{code}", {**os.environ, **settings.environment(), **variables})
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = plugins.answer(f"import json\n{code}", **{**settings.environment(), **variables})
     return found
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.plugin_process import PluginProcess
 
 CODE = """
-import json, os, sys
-sys.path.insert(0, "plugins")
+import json, os
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from airflow.sdk import Connection
@@ -55,14 +49,9 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(plugins: PluginProcess) -> dict[str, Any]:
     """What CODE prints. It runs in its own process, as a task does."""
-    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))}
-    environment["CAPSFUSION_AWS_CONN_ID"] = "store"
-    command = [sys.executable, "-c", CODE]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = plugins.answer(CODE, CAPSFUSION_AWS_CONN_ID="store")
     return answer
 
 

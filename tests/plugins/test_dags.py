@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.plugin_process import PluginProcess
 
 # Prints how each DAG would be scheduled, and what the first tasks of each DAG say of the Params that Airflow makes of a
 # run's conf. One process for all tests, because Airflow's imports take seconds.
 CODE = """
-import json, sys
+import json, os
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.param import process_params
 from capsfusion_tasks.errors import InputError
@@ -38,7 +34,7 @@ refused = {}
 for dag_id, dag in bag.dags.items():
     for task in dag.roots:
         conf = {"export_to": "/kept"} if "export_to" in dag.params else {}
-        params = process_params(dag, task, conf | json.loads(sys.argv[1]), suppress_exception=False)
+        params = process_params(dag, task, conf | json.loads(os.environ["CONF"]), suppress_exception=False)
         context = {"dag": dag, "params": params}
         task.python_callable.__globals__["get_current_context"] = lambda: context
         try:
@@ -52,21 +48,13 @@ print(json.dumps({"dags": read, "refused": refused}))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(plugins: PluginProcess) -> dict[str, Any]:
     """What CODE prints. Airflow is read in a process of its own, as its parser does."""
-    home = tmp_path_factory.mktemp("airflow")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CAPSFUSION"))}
-    environment |= {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "CAPSFUSION_WAREHOUSE_URL": "postgresql://127.0.0.1:1/none",  # no task may get as far as the warehouse
-    }
-    conf = json.dumps({"limits": 10, "keep_day": None, "x\u202e": 1})
-    command = [sys.executable, "-c", CODE, conf]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = plugins.answer(
+        CODE,
+        CONF=json.dumps({"limits": 10, "keep_day": None, "x\u202e": 1}),
+        CAPSFUSION_WAREHOUSE_URL="postgresql://127.0.0.1:1/none",  # no task may get as far as the warehouse
+    )
     return answer
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.plugin_process import PluginProcess
 
 # Runs the task `validate` of several units in its own process, as Airflow does.
 CODE = """
-import json, os, sys
-sys.path.insert(0, "plugins")
+import json, os
 from contextlib import nullcontext
 from types import SimpleNamespace
 import dag_parts, webhook_alert
@@ -71,15 +65,9 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(plugins: PluginProcess) -> dict[str, Any]:
     """What each task has sent, and its label."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CAPSFUSION"))}
-    environment["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow"))
-    environment["AIRFLOW__API__BASE_URL"] = "https://airflow.example.org/a"
-    command = [sys.executable, "-c", CODE]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = plugins.answer(CODE, AIRFLOW__API__BASE_URL="https://airflow.example.org/a")
     return answer
 
 

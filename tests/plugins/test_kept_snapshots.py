@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.lake.maintenance import Maintained
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.plugin_process import PluginProcess
 
 # Runs the task `maintain` with each conf. Prints how many days of snapshots it keeps.
 CODE = """
-import json, sys
+import json, os
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -36,7 +31,7 @@ names = task.python_callable.__globals__
 names["working"] = lambda: nullcontext(SimpleNamespace(settings=load_settings()))
 kept = []
 lake_tasks.maintain_lake = lambda work, before: kept.append(datetime.now(UTC) - before) or Maintained()
-for conf in json.loads(sys.argv[1]):
+for conf in json.loads(os.environ["CONFS"]):
     params = process_params(dag, task, conf, suppress_exception=False)
     names["get_current_context"] = lambda: {"dag": dag, "params": params}
     task.python_callable()
@@ -46,19 +41,10 @@ print(json.dumps([round(days.total_seconds() / 86400, 3) for days in kept]))
 
 @pytest.mark.parametrize(("setting", "usual"), [("", 7), ("30.5", 30.5)])
 def test_a_run_keeps_snapshots_as_long_as_its_param_or_else_the_setting_says(
-    tmp_path: Path, setting: str, usual: float
+    plugins: PluginProcess, setting: str, usual: float
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CAPSFUSION"))}
-    environment |= {
-        "AIRFLOW_HOME": str(tmp_path),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "CAPSFUSION_LAKE_KEEP_DAYS": setting,
-    }
-    command = [sys.executable, "-c", CODE, json.dumps([{}, {"keep_days": 0}, {"keep_days": 2.5}, {"keep_days": None}])]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [usual, 0, 2.5, usual]
+    confs = json.dumps([{}, {"keep_days": 0}, {"keep_days": 2.5}, {"keep_days": None}])
+    assert plugins.answer(CODE, CONFS=confs, CAPSFUSION_LAKE_KEEP_DAYS=setting) == [usual, 0, 2.5, usual]
 
 
 def test_the_command_keeps_them_as_long_as_its_option_or_else_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:

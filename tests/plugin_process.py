@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Forks a process for each line of its input, and answers with the process's exit status.
 PARENT = """
@@ -63,6 +64,16 @@ class PluginProcess:
         status = int(self.process.stdout.readline())
         out, err = ((self.folder / name).read_text() for name in ("out", "err"))
         return subprocess.CompletedProcess(code, status, out, err)
+
+    def answer(self, code: str, **variables: str) -> Any:
+        """The JSON in the last line that ``code`` prints. ``variables`` are added to this process's environment.
+
+        Raises AssertionError if the process fails.
+        """
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        done = self.run(code, {**inherited, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **variables})
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
 
 
 @contextmanager
