@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class CaptionFile(ABC):
     def check(self) -> None:
         """Raise InputError for errors at the start of the file or in its footer."""
 
-    @property
+    @cached_property
     def text_columns(self) -> list[str]:
         """``columns`` and ``key``, without duplicates."""
         return list(dict.fromkeys([*self.columns, *([] if self.key is None else [self.key])]))

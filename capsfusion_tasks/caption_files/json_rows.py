@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,12 +15,28 @@ from capsfusion_tasks.errors import InputError
 
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+
 # In characters. An error this close to the end of a piece may only mean that the piece ends inside a value such as
 # -Infinity or \ud83d.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
 _LONGEST_ROW = 1 << 30  # maximum characters of a row, because a small gzip file can inflate to more than the memory
+
+
+class _RepeatedKey(Exception):
+    """An object has a key more than once. JSON decoders keep only its last value."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise _RepeatedKey(key)
+    return found
+
+
+# The hook takes 0.7 µs for a row of 250 characters. Reading the captions of such a row takes 9.5 µs with the hook.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
@@ -96,6 +113,10 @@ class _Values:
                     raise self._invalid(error.msg, error.pos) from error
             except (ValueError, RecursionError) as error:
                 raise self._invalid(str(error), self._at) from error
+            except _RepeatedKey as error:
+                raise InputError(
+                    f"{self._where(self._at)} has the key {str(error)!r:.60} more than once: rename or drop all but one"
+                ) from error
 
     def _peek(self) -> str:
         """Move ``_at`` to the next character that is not a space. Return the character, or "" at the end."""
@@ -133,6 +154,9 @@ class _Values:
         return bool(piece)
 
     def _invalid(self, problem: str, at: int) -> InputError:
-        line = self._line + self._text.count("\n", 0, at)
         found = repr(self._text[at : at + 40]) if at < len(self._text) else "the end of the file"
-        return InputError(f"{self._source}, row {self._row} (line {line}) is not valid JSON: {problem}, found {found}")
+        return InputError(f"{self._where(at)} is not valid JSON: {problem}, found {found}")
+
+    def _where(self, at: int) -> str:
+        line = self._line + self._text.count("\n", 0, at)
+        return f"{self._source}, row {self._row} (line {line})"

@@ -41,18 +41,18 @@ class RowFile(CaptionFile):
             yield pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _checked(self) -> Iterator[tuple[dict[str, Any], int]]:
+        file = str(self.source)  # converted once, because this takes longer than the other checks of a row
         for number, (row, length) in enumerate(self._read(), start=1):
-            self._check_row(number, row)
+            self._check_row(f"{file}, row {number}", row, first=number == 1)
             yield row, length
 
-    def _check_row(self, number: int, row: Any) -> None:
-        where = f"{self.source}, row {number}"
+    def _check_row(self, where: str, row: Any, *, first: bool) -> None:
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object, got {row!r:.60}")
         try:
             self._check_names(where, row)
         except MissingColumns as error:
-            if number == 1:  # perhaps all rows have other column names: callers add which options set them
+            if first:  # perhaps all rows have other column names: callers add which options set them
                 raise
             raise InputError(f"{error}: write null where a row has no value") from error
         for name in self.columns:
@@ -92,4 +92,4 @@ def _text(value: Any) -> str | None:
 
 def without_surrogates(text: str) -> str:
     """``text`` with a space for each run of lone surrogates, which JSON can contain, but UTF-8 cannot."""
-    return _SURROGATES.sub(" ", text)
+    return text if text.isascii() else _SURROGATES.sub(" ", text)

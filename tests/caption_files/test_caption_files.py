@@ -169,6 +169,21 @@ GOOD = '{"laion_2b": "a", "laion_coco": "b"}'
         (".jsonl", "7", "is not valid JSON: it starts with '7'; expected a list of objects, or an object on each line"),
         (".jsonl", '{"laion_2b": ["a"], "laion_coco": "b"}', r"row 1: laion_2b must be text, but is \['a'\]"),
         (".jsonl", '{"laion_2b": "a"}', "row 1 has no laion_coco; it has laion_2b"),
+        (
+            ".jsonl",
+            f'{GOOD}\n\n{GOOD[:-1]}, "laion_2b": "c"}}',
+            r"row 2 \(line 3\) has the key 'laion_2b' more than once:",
+        ),
+        (
+            ".json",
+            f'[{GOOD}, {GOOD[:-1]}, "x": 1, "x": 1, "x": 1}}]',
+            r"row 2 \(line 1\) has the key 'x' more than once",
+        ),
+        (
+            ".jsonl",
+            f'{GOOD[:-1]}, "x": [{{"y": 1, "\\u0079": 2}}]}}',
+            r"row 1 \(line 1\) has the key 'y' more than once",
+        ),
         (".jsonl", "{}", "row 1 has no laion_2b and no laion_coco; it has no columns"),
         (".parquet", "PAR1 and no more", "cannot be read as Parquet"),
     ],
@@ -288,9 +303,7 @@ def test_json_passes_through_as_it_is_and_numbers_that_json_cannot_hold_become_n
 ) -> None:
     text = (
         r'{"laion_2b": "a\ud800", "laion_coco": "\u2028\u0000\u00e9", "n": [1, 1.0, NaN, {"x": -Infinity}, 1E400, '
-        r'1e-7, 123456789012345678901234567890], "twice": 1, "twice": "last", "empty": {}, "\udfff": null, "big": "'
-        + "x" * 3_000_000
-        + '"}'
+        r'1e-7, 123456789012345678901234567890], "empty": {}, "\udfff": null, "big": "' + "x" * 3_000_000 + '"}'
     )
     source = tmp_path / f"in{source_suffix}"
     source.write_text(f"[{text}, {text}]" if source_suffix == ".json" else f"{text}\n{text}\n")
