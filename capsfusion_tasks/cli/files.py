@@ -162,7 +162,7 @@ def fuse(
     for failed in result.failed[:5]:
         file = f"{failed.file}, " if in_files else ""
         row_id = "" if failed.row_id is None else f" ({failed.row_id})"
-        line = f"{file}row {failed.row + 1}{row_id} has no fused caption: {failed.reason}"
+        line = f"{file}row {failed.row}{row_id} has no fused caption: {failed.reason}"
         stderr.print(printable(line), markup=False, style="yellow")
     if len(result.failed) > 5:
         stderr.print(f"… and {len(result.failed) - 5} more rows have no fused caption", style="yellow")

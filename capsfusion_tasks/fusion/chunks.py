@@ -142,11 +142,14 @@ def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
 
 
 def what_is_missing(fused: pa.Table, rows: int) -> str | None:
-    """A sentence that lists the rows from 0 to ``rows`` - 1 that ``fused`` lacks. None if ``fused`` is complete."""
+    """A sentence that lists those of the first ``rows`` rows that ``fused`` lacks. None if ``fused`` is complete.
+
+    The sentence counts rows from 1, as all messages do. The column ``row`` counts from 0.
+    """
     if fused.num_rows == rows:
         return None
     missing = np.setdiff1d(np.arange(rows), fused["row"].to_numpy())
-    few = ", ".join(str(row) for row in missing[:10].tolist())
+    few = ", ".join(str(row + 1) for row in missing[:10].tolist())
     return f"{len(missing)} of its {rows} rows are not fused: {few}{', …' if len(missing) > 10 else ''}"
 
 

@@ -183,14 +183,15 @@ def _set_aside(completion: Completion, set_aside: list[Completion], error: Excep
 
     Raises ``error``, or if ``error`` is None, an InputError about scores that are not finite.
     """
-    log.warning("row %d gets no caption: %s", completion.row, completion.finish_reason.removeprefix("error: "))
+    number, reason = completion.row + 1, completion.finish_reason.removeprefix("error: ")
+    log.warning("row %d of the input gets no caption: %s", number, reason)
     set_aside.append(completion)
     if len(set_aside) < HOPELESS:
         return
     if error is not None:
         raise error
     raise InputError(
-        f"the scores of {HOPELESS} consecutive rows, up to row {completion.row}, are not finite numbers (NaN): the"
+        f"the scores of {HOPELESS} consecutive rows, up to row {number}, are not finite numbers (NaN): the"
         " model's weights are damaged, or too large for this dtype. Check the model, or try --dtype float32"
     )
 

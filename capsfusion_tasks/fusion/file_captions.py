@@ -26,7 +26,7 @@ TakeBeam = Callable[[pa.Table], pa.Table]
 
 
 class FailedRow(NamedTuple):
-    """A row without a caption: its number in its file (from 0), the reason, and its id if the file has an id column."""
+    """A row without a caption: its number in its file (from 1), the reason, and its id if the file has an id column."""
 
     row: int
     reason: str
@@ -64,7 +64,7 @@ class FileCaptions:
                     reason = self._columns.in_words_of_the_file(reason.removeprefix("error: "))
                     key = self._columns.row_id
                     row_id = None if key is None else piece[key][place].as_py()
-                    self.failed.append(FailedRow(start - first + place, reason, row_id, source.source))
+                    self.failed.append(FailedRow(start - first + place + 1, reason, row_id, source.source))
                 yield None if failed else caption
 
     def _taken(self, piece: pa.Table, fused: list[dict[str, Any]]) -> list[str]:

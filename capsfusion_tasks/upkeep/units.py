@@ -68,7 +68,7 @@ def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
     if missing := set(range(unit.rows_in)) - rows:
         what = (
             f"it is fused, but {len(missing)} of its {unit.rows_in} rows are in no chunk;"
-            f" the first of them is row {min(missing)}"
+            f" the first of them is row {min(missing) + 1}"
         )
         yield Finding(
             "unit-chunks",

@@ -66,7 +66,7 @@ def test_rows_are_collected_in_their_order_and_each_once_whatever_tries_have_fin
 def test_rows_that_no_try_has_finished_are_named(storage: Storage) -> None:
     publish(storage, "00000-aa", made([*range(4), *range(20, 30)]))
     fused = chunks.collect(storage, "chunks", "f", 24, ["row"])
-    assert chunks.what_is_missing(fused, 24) == "16 of its 24 rows are not fused: 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, …"
+    assert chunks.what_is_missing(fused, 24) == "16 of its 24 rows are not fused: 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, …"
 
 
 def test_rows_of_another_fusion_and_of_files_that_are_cut_short_are_not_taken(

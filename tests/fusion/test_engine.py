@@ -58,11 +58,14 @@ class Fussy:
         return True
 
 
-def test_a_poison_row_is_set_aside_with_its_error_and_its_neighbours_are_fused() -> None:
+def test_a_poison_row_is_set_aside_with_its_error_and_its_neighbours_are_fused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     completions = {c.row: c for c in complete_all(Fussy(poison={2, 7}), StaticRequests(REQUESTS))}
     assert sorted(completions) == list(range(9))
     assert {row for row, c in completions.items() if c.finish_reason == "stop"} == {0, 1, 3, 4, 5, 6, 8}
     assert completions[2].finish_reason == "error: ValueError: indigestible: [2]"
+    assert "row 3 of the input gets no caption: ValueError: indigestible: [2]" in caplog.messages  # counted from 1
 
 
 def test_each_row_comes_back_once_whatever_is_poison() -> None:
@@ -96,7 +99,7 @@ class NotFinite(Fussy):
 def test_many_rows_in_a_row_whose_scores_are_not_finite_end_the_run_as_bad_input() -> None:
     requests = [Request(row, [3, 4]) for row in range(3 * HOPELESS)]
     found: list[Completion] = []
-    with pytest.raises(InputError, match=r"of 16 consecutive rows, up to row 20, are not finite .* are damaged"):
+    with pytest.raises(InputError, match=r"of 16 consecutive rows, up to row 21, are not finite .* are damaged"):
         found += complete_all(NotFinite(range(5, 3 * HOPELESS)), StaticRequests(requests))
     assert [completion.row for completion in found] == [0, 1, 2, 3, 4]
     few = set(range(len(requests))) - {HOPELESS - 1, 2 * HOPELESS - 1}

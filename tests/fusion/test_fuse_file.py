@@ -140,8 +140,8 @@ def test_a_row_without_a_caption_gets_null_and_is_named(tmp_path: Path, settings
     assert captions[0]
     assert captions[1:] == [None, None]
     assert [failed[:3] for failed in result.failed] == [
-        (1, "laion_2b is empty", None),
-        (2, "laion_coco is empty", None),
+        (2, "laion_2b is empty", None),
+        (3, "laion_coco is empty", None),
     ]
 
 
@@ -231,7 +231,7 @@ def test_columns_have_any_names_and_failed_rows_are_called_by_their_id(tmp_path:
         {"number": "8", "alt": "", "made": "A street."},
         {"number": "9", "alt": "Vlylun", "made": "  "},
     ]
-    assert result.failed == [(1, "alt is empty", "8", source), (2, "made is empty", "9", source)]
+    assert result.failed == [(2, "alt is empty", "8", source), (3, "made is empty", "9", source)]
     with pytest.raises(InputError, match="column alt is named for both"):
         fuse_file(source, tmp_path / "x.csv", settings, columns=PairColumns("alt", "alt"))
 

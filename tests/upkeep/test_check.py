@@ -311,6 +311,7 @@ def test_a_unit_that_was_fused_since_the_check_is_not_put_back(area: Area) -> No
         chunk.write_bytes(whole)
         assert lacks.repair is not None
         assert (lacks.rule, lacks.repair()) == ("unit-chunks", "kept: its chunks have all rows now")
+        assert lacks.what.endswith("the first of them is row 1")
     assert area.one(f"select state from work_units where unit_id = '{unit.unit_id}'") == "fused"
 
 

@@ -103,7 +103,7 @@ def test_a_unit_is_held_against_those_that_were_loaded_before_it(settings: Setti
 
 def test_rows_that_are_not_fused_are_named_and_nothing_is_judged(settings: Settings) -> None:
     unit = fused_unit(settings, "u1", [GOOD] * 3).model_copy(update={"rows": 5})
-    with pytest.raises(InputError, match=r"unit u1: 2 of its 5 rows are not fused: 3, 4\. Run its fuse task again"):
+    with pytest.raises(InputError, match=r"unit u1: 2 of its 5 rows are not fused: 4, 5\. Run its fuse task again"):
         unit_tasks.validate(settings, unit)
     assert not Storage(settings.staging_uri).exists(layout.unit_validated("u1"))
 

@@ -200,10 +200,10 @@ function details(row, listed) {
 }
 
 function file(shard, row) {
-  if (!shard) return `row ${number(row)} of a shard that is not in the ledger`;
+  if (!shard) return `row ${number(row)} (from 0) of a shard that is not in the ledger`;
   return [
     textOf(shard.path),
-    ` row ${number(row)}, of ${shard.source}, shard ${shard.shard_id}, arrived ${time(shard.arrived_at)}`,
+    ` row ${number(row)} (from 0), of ${shard.source}, shard ${shard.shard_id}, arrived ${time(shard.arrived_at)}`,
   ];
 }
 

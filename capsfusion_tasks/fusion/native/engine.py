@@ -195,8 +195,8 @@ class NativeEngine:
         p = len(self._prefix.ids)
         if request.prompt[:p] != self._prefix.ids or not p < len(request.prompt) <= self.max_prompt_tokens:
             raise ValueError(
-                f"the prompt of row {request.row} ({len(request.prompt)} tokens) must begin with the {p} tokens that"
-                f" all prompts share, continue after these tokens, and have at most {self.max_prompt_tokens} tokens"
+                f"the row's prompt ({len(request.prompt)} tokens) must begin with the {p} tokens that all prompts"
+                f" share, continue after these tokens, and have at most {self.max_prompt_tokens} tokens"
             )
         return request.prompt[p:]
 

@@ -254,11 +254,11 @@ def test_an_engine_goes_on_after_fewer_slots_and_after_an_error(model: Llama, eo
     expected = by_row(native(model, eos_ids=[eos]).generate(StaticRequests(REQUESTS)))
     engine = native(model, eos_ids=[eos])
     poison = [*REQUESTS[:20], Request(99, [3, 4, 5]), *REQUESTS[20:]]
-    with pytest.raises(ValueError, match="the prompt of row 99"):
+    with pytest.raises(ValueError, match="the row's prompt"):
         list(engine.generate(StaticRequests(poison)))
     assert engine.shrink()
     got = by_row(complete_all(engine, StaticRequests(poison)))
-    assert got.pop(99)[1].startswith("error: ValueError: the prompt of row 99 (3 tokens) must begin with the 4 tokens")
+    assert got.pop(99)[1].startswith("error: ValueError: the row's prompt (3 tokens) must begin with the 4 tokens")
     assert got == expected
     assert engine.batch_size == 4
 
