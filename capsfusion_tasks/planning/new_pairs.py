@@ -29,7 +29,8 @@ class NewPairs:
 
     ``digest``: a digest of all ids in the file (``digest_of``). The row numbers are right only while the file has this
     digest. ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the
-    new rows that are left out because their images are gone.
+    new rows that are left out because their images are gone. ``over_limit``: number of the new rows that
+    exceed the limit.
     """
 
     path: str
@@ -39,6 +40,7 @@ class NewPairs:
     taken: int = 0
     rows_in_file: int = 0
     gone: Work = NOTHING
+    over_limit: int = 0
 
 
 def new_pairs(
@@ -53,9 +55,9 @@ def new_pairs(
 ) -> list[NewPairs]:
     """The new pairs of an interval or a replay, at most ``limit``, ordered by bucket and pair_id.
 
-    Stops reading files when ``limit`` is reached. Leaves out pairs of the unfinished units ``in_flight``. If ``images``
-    is given, counts pairs whose images are gone and leaves them out. Raises InputError if pairs were made with other
-    rules than ``rules``.
+    Stops reading files at the first pair that exceeds ``limit``. Leaves out pairs of the unfinished units
+    ``in_flight``. If ``images`` is given, counts pairs whose images are gone and leaves them out. Raises InputError if
+    pairs were made with other rules than ``rules``.
     """
     flying = PairsInFlight(storage, in_flight)
     groups = [[path] for path in storage.files(layout.pairs_folder(work))]
@@ -63,15 +65,17 @@ def new_pairs(
     first_rows = BATCH_ROWS if limit is None else max(2 * limit, _FEWEST_ROWS)
     for batch in read_batches(storage, groups, estimate, rules, first_rows, images):
         for file, is_new in zip(batch, are_new(batch, flying, is_known), strict=True):
-            rows = np.flatnonzero(is_new & ~file.gone).astype(np.int32)[:left]
+            wanted = np.flatnonzero(is_new & ~file.gone).astype(np.int32)
+            rows = wanted[:left]
+            over = len(wanted) - len(rows)
             taken, gone = int((~is_new).sum()), is_new & file.gone
             left_out = Work(int(gone.sum()), int(file.tokens[gone].sum()))
             digest = digest_of(file.pair_ids)
-            found.append(NewPairs(file.path, rows, file.tokens[rows], digest, taken, len(is_new), left_out))
+            found.append(NewPairs(file.path, rows, file.tokens[rows], digest, taken, len(is_new), left_out, over))
+            if over:
+                return found
             if left is not None:
                 left -= len(rows)
-                if not left:
-                    return found
     return found
 
 

@@ -130,7 +130,9 @@ def plan_units(
             _warn_of_left(left, most, work, existing)
         known = {part.path: part.rows_in_file for part in pairs}
         paired = waiting.paired_rows(storage, work, known) if isinstance(work, Interval) else 0
-        leaves_pairs = rows < total.rows or total.rows == limit
+        # A replay selects at most ``limit`` rows, so it does not know whether more rows match.
+        exhausts_limit = isinstance(work, Replay) and total.rows == limit
+        leaves_pairs = rows < total.rows or exhausts_limit or any(part.over_limit for part in pairs)
         with session.transaction() as connection:
             if isinstance(work, Interval) and dropped:
                 drop_plan(connection, work, decoding.fusion_id, dropped)

@@ -86,9 +86,11 @@ class Report:
                 " 1,024 units; run the interval again to fuse them"
             )
         if self.unreplaced:
+            # Images of unread pairs may be gone. Such pairs keep their captions.
+            most = "at most " if "image_results" in self.sides else ""
             lines.append(
-                f"left: {self.unreplaced} pairs that still have their older captions; to replace them, run the interval"
-                " once more with existing: replace"
+                f"left: {most}{self.unreplaced} pairs that still have their older captions; to replace them, run the"
+                " interval once more with existing: replace"
             )
         if self.reasons:
             lines.append(reasons_line(self.in_quarantine, self.reasons))

@@ -146,9 +146,19 @@ def test_pairs_of_no_bucket_are_looked_for_in_all(storage: Storage) -> None:
     assert in_flight.contain(ids, {layout.ANY_BUCKET}).tolist() == [True, True, False]
 
 
-@pytest.mark.parametrize("limit", [1, 3, 4, 99])
+@pytest.mark.parametrize("limit", [1, 3, 4, 5, 99])
 def test_a_limit_takes_so_many_and_no_more(storage: Storage, limit: int) -> None:
-    assert hashes(storage, new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)) == list(range(5))[:limit]
+    found = new_pairs(storage, DAY, nothing_known, in_flight=[], limit=limit)
+    assert hashes(storage, found) == list(range(5))[:limit]
+    assert any(part.over_limit for part in found) == (limit < 5)
+
+
+def test_pairs_that_are_known_do_not_exceed_a_limit(storage: Storage) -> None:
+    late = set(pairs(3, 4)["pair_id"].to_pylist())
+    found = new_pairs(storage, DAY, lambda ids: pa.array([i in late for i in ids.to_pylist()]), [], limit=3)
+    assert hashes(storage, found) == [0, 1, 2]
+    assert not any(part.over_limit for part in found)
+    assert sum(part.taken for part in found) == 2
 
 
 def test_units_hold_each_pair_once_in_order_and_about_as_many_tokens(storage: Storage) -> None:

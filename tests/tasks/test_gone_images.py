@@ -30,6 +30,7 @@ from capsfusion_tasks.tasks.local_run import run_pipeline
 from capsfusion_tasks.tasks.report import report_all
 from capsfusion_tasks.upkeep.garbage import find_garbage
 from capsfusion_tasks.warehouse.connection import open_warehouse
+from capsfusion_tasks.warehouse.invariants import forgotten
 from capsfusion_tasks.warehouse.sessions import locked_session
 from capsfusion_tasks.warehouse.sql import execute_sql
 from tests import object_store
@@ -165,6 +166,27 @@ def test_a_later_result_changes_nothing_that_is_planned_or_loaded(place: Place) 
     assert plan_day(settings, DAY, existing="replace") == []
     assert [row for row in rows(settings, loaded) if row in stored] == stored
     assert forecast.estimate(settings).gone.rows == 0, "all pairs were fused before it was known"
+
+
+def test_a_limit_that_all_living_pairs_reach_leaves_no_pair_to_replace(place: Place) -> None:
+    settings = with_results(place, buckets=16)
+    put(place, "0", {1: THERE})
+    run_day(settings, DAY)
+    storage = Storage(settings.staging_uri)
+    tables = [storage.read_table(path, ["image_url"]) for path in storage.files(layout.pairs_folder(DAY))]
+    *files, last = [table for table in tables if table.num_rows]
+    put(place, "1", {number_of(address): GONE for address in last["image_url"].to_pylist()})
+    living = sum(file.num_rows for file in files)
+    [unit] = plan_day(settings, DAY, existing="replace", limit=living)
+    report = interval_tasks.report(settings, DAY)["text"]
+    assert "older captions" not in report
+    assert f"{last.num_rows} left out because their images are gone" in report
+    assert "at least" not in report
+    with open_warehouse(settings) as warehouse, forgotten(warehouse.engine, unit.unit_id):
+        pass
+    plan_day(settings, DAY, existing="replace", limit=living - 1)
+    report = interval_tasks.report(settings, DAY)["text"]
+    assert f"left: at most {1 + last.num_rows} pairs that still have their older captions" in report
 
 
 def test_a_success_that_comes_later_gives_the_pair_to_the_next_run(place: Place) -> None:
