@@ -65,7 +65,7 @@ CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] 
     facts.invisible_character: ("control_characters",),
     facts.broken_character: ("broken_text",),
     facts.mojibake: ("broken_text",),
-    facts.sixth_language: ("wrong_language",),
+    facts.foreign_sentence: ("wrong_language",),
 }
 
 

@@ -58,7 +58,7 @@ TALK = (
 LABELS = ("Caption: ", "New Sentence: ", "Output: ", "Merged sentence: ", "**Caption:** ", "Answer: ", "Assistant: ")
 INVISIBLE = "\u202e\u2066\u00ad\u200b\ufeff\u2060\U000e0041"
 SPECIAL = {"'": "&#x27;", '"': "&quot", " ": "&nbsp", "e": "\\u00e9", "o": "&#xf6;", "a": "&aacute", "-": "&#8211"}
-ELSEWHERE = {
+FOREIGN_SENTENCES = {
     "Polish": ("{} stoi na ulicy przed starym budynkiem.", "Na zdjęciu widać {} podczas uroczystości w ogrodzie."),
     "Turkish": ("{} eski bir binanın önünde sokakta duruyor.", "Fotoğrafta {} bahçedeki törende görülüyor."),
     "Swedish": ("{} står på gatan framför en gammal byggnad.", "På bilden syns {} vid en ceremoni i trädgården."),
@@ -220,7 +220,7 @@ def mojibake(pair: Pair, draw: random.Random) -> str | None:
     return accented.encode().decode("cp1252", errors="ignore") if not accented.isascii() else None
 
 
-def sixth_language(pair: Pair, draw: random.Random) -> str | None:
+def foreign_sentence(pair: Pair, draw: random.Random) -> str | None:
     """Replaces the caption with a sentence in one of six languages that contains the raw caption's first words."""
     name = " ".join(re.findall(r"[A-Za-z]+", pair.raw)[:3])
-    return draw.choice(ELSEWHERE[draw.choice(list(ELSEWHERE))]).format(name) if name else None
+    return draw.choice(FOREIGN_SENTENCES[draw.choice(list(FOREIGN_SENTENCES))]).format(name) if name else None
