@@ -51,7 +51,8 @@ def stream(
     """
     cursor.execute(query)
     # Use the driver's own reader, not the one that fetch_record_batch returns. That one raises OSErrors without an
-    # SQLSTATE, which do not show whether the query was cancelled or the server refuses it.
+    # SQLSTATE, which do not show whether the query was cancelled or the server refuses it. The driver's own reader has
+    # no public name (adbc-driver-manager 1.13).
     reader = cursor._results.reader
     return reader.schema, _batches(warehouse, connection, reader)
 
