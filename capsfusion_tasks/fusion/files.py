@@ -34,7 +34,7 @@ from capsfusion_tasks.fusion.job import FuseJob, claim_rows
 from capsfusion_tasks.fusion.launcher import Torchrun
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS, PairColumns, write_pieces
 from capsfusion_tasks.fusion.parts_folder import empty, parts_folder
-from capsfusion_tasks.fusion.torchrun_command import environment_defaults, gpu_count, torchrun_argv
+from capsfusion_tasks.fusion.torchrun_command import environment_defaults, gpu_count, require_gpu_for, torchrun_argv
 from capsfusion_tasks.fusion.watchdog import Timeouts
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import full_disk
@@ -121,6 +121,7 @@ def fuse_files(
     # After an interrupted try, check existing targets later, when the record of that try tells which targets it wrote.
     if not begun.is_begun(out):
         _check_new(files, out, existing, one=one)
+    require_gpu_for(settings.dtype)
     # The dtype "auto" depends on the device. If the setting ``device`` is "auto", use the device of this machine,
     # because the model runs here.
     here: Literal["cpu", "gpu"] | None = None if settings.device != "auto" else "gpu" if gpu_count() else "cpu"

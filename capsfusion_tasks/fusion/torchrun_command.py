@@ -5,6 +5,7 @@ Does not import torch, because Airflow tasks import this module.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
+from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.settings import Settings
 
@@ -41,6 +43,7 @@ _NOT_FOR_TORCHRUN = re.compile(
     # the captions would still be recorded as fused in float32.
     r"|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|NVIDIA_TF32_OVERRIDE|(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE"
 )
+_CUDA = "libcuda.so.1"  # the library of the GPU's driver
 _DRIVER_GPUS, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
 # A value of OMP_NUM_THREADS that OpenMP accepts: a number, and after commas the numbers for nested levels.
 _THREADS = re.compile(r"\s*0*[1-9]\d{0,3}\s*(,.*)?")
@@ -114,6 +117,28 @@ def gpu_count() -> int:
     except (OSError, subprocess.SubprocessError):  # nvidia-smi is missing, fails, or hangs
         return _gpus_of_driver()
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def require_gpu_for(dtype: str) -> None:
+    """Raise InputError if ``dtype`` needs a GPU and this machine has none. Only the ranks know what a GPU can compute.
+
+    A GPU may be there although ``gpu_count`` finds none, for example if nvidia-smi is not on the path. But torch finds
+    no GPU without CUDA's library.
+    """
+    if dtype != "float8" or gpu_count() or (os.environ.get("CUDA_VISIBLE_DEVICES") is None and _has_cuda()):
+        return
+    raise InputError(
+        "float8 needs a GPU of compute capability 8.9 or higher (Ada, Hopper or newer), and this machine has no GPU:"
+        " choose --dtype bfloat16, or set CAPSFUSION_DTYPE=bfloat16 and plan again"
+    )
+
+
+def _has_cuda() -> bool:
+    try:
+        ctypes.CDLL(_CUDA)
+    except OSError:
+        return False
+    return True
 
 
 def _gpus_of_driver() -> int:

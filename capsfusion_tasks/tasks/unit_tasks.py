@@ -20,7 +20,7 @@ from capsfusion_tasks.context import Context
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks as chunk_files
 from capsfusion_tasks.fusion.job import FuseJob
-from capsfusion_tasks.fusion.torchrun_command import torchrun_argv
+from capsfusion_tasks.fusion.torchrun_command import require_gpu_for, torchrun_argv
 from capsfusion_tasks.planning import unit_files
 from capsfusion_tasks.pull_rules import UnitRules
 from capsfusion_tasks.schemas import Existing, Unit, fused_schema, has_beams, validated_schema, with_columns_of
@@ -37,10 +37,15 @@ log = logging.getLogger(__name__)
 
 
 def fuse_argv(context: Context, unit: Unit) -> list[str]:
-    """The torchrun command that fuses the unit on this node. Raises InputError if this node does not have the model."""
+    """The torchrun command that fuses the unit on this node.
+
+    Raises InputError if this node does not have the model, or has no GPU although the unit's dtype needs one.
+    """
+    decoding = context.decoding_of(unit.fusion_id)
+    require_gpu_for(decoding.dtype)
     job = FuseJob.of(
         context.settings,
-        context.decoding_of(unit.fusion_id),
+        decoding,
         staging=context.settings.staging_uri,
         pairs=layout.unit_pairs(unit.unit_id),
         chunks=layout.chunks_folder(unit.unit_id),

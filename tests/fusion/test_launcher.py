@@ -25,6 +25,7 @@ from capsfusion_tasks.fusion.launcher import Torchrun, run
 from capsfusion_tasks.fusion.torchrun_command import (
     environment_defaults,
     gpu_count,
+    require_gpu_for,
     torchrun_argv,
     torchrun_environment,
 )
@@ -427,6 +428,24 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu_count() == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert "--nproc-per-node 2 " in " ".join(torchrun_argv_of_nothing())
+
+
+def test_float8_is_refused_only_where_there_is_no_gpu_for_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(
+        InputError, match=r"float8 needs a GPU .*, and this machine has no GPU: choose --dtype bfloat16"
+    ):
+        require_gpu_for("float8")
+    require_gpu_for("bfloat16")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    require_gpu_for("float8")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torchrun_command, "gpu_count", lambda: 0)
+    monkeypatch.setattr(torchrun_command, "_CUDA", "libno-such-library.so.1")
+    with pytest.raises(InputError, match="this machine has no GPU"):
+        require_gpu_for("float8")
+    monkeypatch.setattr(torchrun_command, "_CUDA", None)  # dlopen(NULL) always succeeds, as if the library were there
+    require_gpu_for("float8")
 
 
 @pytest.mark.parametrize(

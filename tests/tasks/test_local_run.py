@@ -270,6 +270,15 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings) -> None:
     assert len(pairs_in(settings)) == 40
 
 
+def test_a_unit_in_float8_is_refused_before_torchrun_starts_on_a_machine_without_a_gpu(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    unit, *_ = plan_only(settings.model_copy(update={"dtype": "float8"}), DAYS[0])
+    with open_context(settings) as context, pytest.raises(InputError, match="float8 needs a GPU"):
+        unit_tasks.fuse_argv(context, unit)
+
+
 def test_another_prompt_gives_other_captions_beside_the_first_and_needs_its_file_at_planning_only(
     settings: Settings, tmp_path: Path
 ) -> None:
