@@ -76,5 +76,5 @@ def _digest(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:  # check_start has opened the file before, so this error may be temporary
+    except OSError as error:  # check_whole has opened the file before, so this error may be temporary
         raise NotReadyError(f"cannot read {file} now: {error.strerror}; try again") from error

@@ -14,7 +14,7 @@ from typing import Any
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object
 from capsfusion_tasks.fusion.model_tokenizer import FILES, load_tokenizer, tokenizer_file
-from capsfusion_tasks.fusion.weight_files import check_start, refuse_adapter, weight_files
+from capsfusion_tasks.fusion.weight_files import check_whole, refuse_adapter, weight_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -23,12 +23,12 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
     """The local folder of ``model``: the folder itself, or the hub's snapshot. Downloads a missing snapshot.
 
     ``model`` is a folder or a hub id, ``owner/name`` or ``owner/name@revision``. Without ``weights``, downloads only
-    the configuration and the tokenizer. Raises InputError if a needed file is missing, and NotReadyError if the hub
-    does not answer.
+    the configuration and the tokenizer. Raises InputError if a needed file is missing or a weight file is cut short,
+    and NotReadyError if the hub does not answer.
     """
     folder = Path(model).expanduser()
     if _reached(folder, Path.is_dir):
-        _require_files(folder, weights=weights)
+        _check_weights(_require_files(folder, weights=weights))
         return folder
     if not _HUB_ID.fullmatch(model) or folder.is_absolute():
         raise InputError(
@@ -39,20 +39,26 @@ def model_folder(model: str, *, weights: bool = True) -> Path:
 
     folder = hub_model.download(model, weights=weights)
     try:
-        _require_files(folder, weights=weights)
+        files = _require_files(folder, weights=weights)
     except InputError:
         hub_model.require_complete(model, folder, weights=weights)
         raise
+    _check_weights(files)
     return folder
 
 
-def _require_files(folder: Path, *, weights: bool) -> None:
+def _require_files(folder: Path, *, weights: bool) -> list[Path]:
+    """The weight files of ``folder``; without ``weights``, none. Raises InputError if a needed file is missing."""
     for names in (("config.json",), FILES):
         if not any(_reached(folder / name, Path.is_file) for name in names):
             refuse_adapter(folder)
             raise InputError(f"{folder} has no {' or '.join(names)}: it is not a checkpoint in Hugging Face's layout")
-    for file in weight_files(folder) if weights else ():
-        check_start(file)
+    return weight_files(folder) if weights else []
+
+
+def _check_weights(files: list[Path]) -> None:
+    for file in files:
+        check_whole(file)
 
 
 def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.fusion.weight_files import check_start, refuse_misfit
+from capsfusion_tasks.fusion.weight_files import check_whole, refuse_misfit, unreadable
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _IGNORED = "rotary_emb.inv_freq"  # a table in old checkpoints; the engines compute this table and do not read it
@@ -37,15 +37,15 @@ class TensorFile:
 
 def open_tensors(file: Path) -> TensorFile:
     """Open a weight file. Raises InputError if ``file`` is not a weight file or has quantised tensors."""
-    check_start(file)
+    check_whole(file)
     try:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     except pickle.UnpicklingError as error:
-        raise _unreadable(file, NO_TENSORS) from error
+        raise unreadable(file, NO_TENSORS) from error
     except LookupError as error:  # the text of a KeyError is only the missing key, which would be no help
-        raise _unreadable(file, NO_TENSORS) from error
+        raise unreadable(file, NO_TENSORS) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError) as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
 
 
 def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
@@ -136,7 +136,3 @@ def _refuse_dtype(file: Path, name: str, dtype: object, allowed: Collection[obje
         raise InputError(
             f"{file} is quantised: {name} has dtype {dtype}. Give the model in bfloat16, float16 or float32"
         )
-
-
-def _unreadable(file: Path, reason: object) -> InputError:
-    return InputError(f"{file} cannot be read as weights: {str(reason) or type(reason).__name__}. Download it again")

@@ -5,8 +5,12 @@ The folder may have other files (``consolidated.safetensors``, shards of an olde
 
 from __future__ import annotations
 
+import json
+import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
@@ -24,6 +28,8 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 # Endings of tensor names that only quantised checkpoints have: GPTQ, AWQ, fp8, bitsandbytes.
 _QUANTISED = (".qweight", ".qzeros", ".g_idx", ".scales", "weight_scale", "weight_scale_inv", ".SCB", ".absmax")
 _SHOWN = 5
+_ZIP = b"PK\x03\x04"  # the first bytes of .bin files that torch has written since version 1.6
+_LONGEST_HEADER = 100_000_000  # in bytes; the library safetensors has the same limit
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -63,16 +69,47 @@ def unread_files(folder: Path, read: Iterable[Path]) -> list[str]:
     return _other_files(folder, [file.name for file in read])
 
 
-def check_start(file: Path) -> None:
-    """Raise InputError if ``file`` cannot be opened, is empty, or is a Git LFS pointer."""
+def check_whole(file: Path) -> None:
+    """Raise InputError if ``file`` cannot be opened, is empty, is a Git LFS pointer, or is cut short.
+
+    Reads only the header of a .safetensors file, and only the start and the end of other files.
+    """
     try:
         with file.open("rb") as stream:
             start = stream.read(64)
+            refuse_pointer(file, start)
+            if not start:
+                raise InputError(f"{file} is empty: download it again")
+            stream.seek(0)
+            if file.suffix == ".safetensors":
+                _check_safetensors(file, stream)
+            elif start.startswith(_ZIP) and not zipfile.is_zipfile(stream):
+                raise unreadable(file, "it is cut short: its last part, the list of its contents, is missing")
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    refuse_pointer(file, start)
-    if not start:
-        raise InputError(f"{file} is empty: download it again")
+
+
+def _check_safetensors(file: Path, stream: BinaryIO) -> None:
+    """Raise InputError if the file does not have as many bytes as its header says."""
+    size = os.fstat(stream.fileno()).st_size
+    header_size = int.from_bytes(stream.read(8), "little")
+    if header_size > _LONGEST_HEADER:
+        raise unreadable(file, "it does not begin with a header of safetensors")
+    header = stream.read(header_size)
+    expected = 8 + header_size
+    if len(header) == header_size:
+        try:
+            tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+            expected += max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            raise unreadable(file, "its header is damaged") from error
+    if size != expected:
+        wrong = "it is cut short" if size < expected else "it is damaged"
+        raise unreadable(file, f"{wrong}: it has {size:,} bytes, but according to its header {expected:,}")
+
+
+def unreadable(file: Path, reason: object) -> InputError:
+    return InputError(f"{file} cannot be read as weights: {str(reason) or type(reason).__name__}. Download it again")
 
 
 def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str], other: Iterable[str] = ()) -> None:

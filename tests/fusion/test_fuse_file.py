@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import chunks
@@ -184,6 +185,23 @@ def test_bad_files_are_refused_with_what_is_wrong(
     with pytest.raises(InputError, match=message):
         fuse(tmp_path / name, tmp_path / "out.jsonl", settings)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_dtype_without_its_gpu_and_weights_that_are_cut_short_are_refused_before_torchrun_starts(
+    pairs_file: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object) -> None:
+        raise AssertionError("torchrun was started")
+
+    monkeypatch.setattr("capsfusion_tasks.fusion.files.torchrun_argv", start)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(InputError, match="float8 needs a GPU"):
+        fuse(pairs_file, tmp_path / "out.jsonl", settings.model_copy(update={"dtype": "float8"}))
+    model = shutil.copytree(BUNDLED_MODEL, tmp_path / "model")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read as weights: it is cut short"):
+        fuse(pairs_file, tmp_path / "out.jsonl", settings.model_copy(update={"model": str(model)}))
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.json"])

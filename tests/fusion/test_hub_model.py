@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub.utils import close_session
+from safetensors.numpy import save
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError, NotReadyError
@@ -19,8 +20,9 @@ from tests.shards.web_server import Fault, Hub
 
 NAME = "team/model"
 FILES = {file: (BUNDLED_MODEL / file).read_bytes() for file in ("config.json", "tokenizer.model", "model.safetensors")}
+EMPTY = save({})  # weights without tensors
 INDEX = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
-SHARDS = {"model.safetensors.index.json": INDEX, "model-1.safetensors": b"1", "model-2.safetensors": b"2"}
+SHARDS = {"model.safetensors.index.json": INDEX, "model-1.safetensors": EMPTY, "model-2.safetensors": EMPTY}
 OUTAGE = Fault(520)  # a status with which huggingface_hub does not repeat a request
 
 
@@ -127,7 +129,7 @@ def cached(model: str, cache: Path, *files: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("weights", [{"model.safetensors": b"x"}, SHARDS, {"pytorch_model.bin": b"x"}])
+@pytest.mark.parametrize("weights", [{"model.safetensors": EMPTY}, SHARDS, {"pytorch_model.bin": b"x"}])
 def test_a_hub_that_fails_after_planning_is_no_model_without_weights(
     hub: Hub, tmp_path: Path, weights: dict[str, bytes]
 ) -> None:
@@ -142,6 +144,15 @@ def test_a_hub_that_fails_after_planning_is_no_model_without_weights(
         model_folder(model)
     hub.faults.clear()
     assert {file.name for file in model_folder(model).iterdir()} == {*small, *weights}
+
+
+def test_a_download_that_is_damaged_is_not_called_incomplete(hub: Hub, tmp_path: Path) -> None:
+    model = commit(hub, FILES)
+    weights = cached(model, tmp_path / "cache", *FILES) / "model.safetensors"
+    weights.write_bytes(FILES["model.safetensors"][:-1])
+    hub.faults = {f"{path}!": [OUTAGE] for path in api_paths(model)}
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read as weights: it is cut short"):
+        model_folder(model)
 
 
 def test_a_planning_that_was_interrupted_is_no_model_without_a_tokenizer(hub: Hub, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.utils import filter_repo_objects
+from safetensors.numpy import save
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError, NotReadyError
@@ -196,8 +197,8 @@ def test_weights_are_downloaded_in_one_format_only(
     def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         assert (name, revision) in [("team/model", "v1"), ("team/model", snapshot.name)]
         for file in filter_repo_objects(["config.json", "tokenizer.json", *weights], allow_patterns=allow_patterns):
-            text = json.dumps({"weight_map": {"x": "model-1.safetensors"}}) if "index" in file else "{}"
-            (snapshot / file).write_text(text)
+            content = json.dumps({"weight_map": {"x": "model-1.safetensors"}}).encode() if "index" in file else b"{}"
+            (snapshot / file).write_bytes(save({}) if file.endswith(".safetensors") else content)
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,16 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 49
 CONFIG = (BUNDLED_MODEL / "config.json").read_bytes()
 TIKTOKEN = b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256))
 TOKENIZER = (BUNDLED_MODEL / "tokenizer.model").read_bytes()
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("data.pkl", b"numbers")
+    return stream.getvalue()
+
+
+WEIGHTS = (BUNDLED_MODEL / "model.safetensors").read_bytes()
 
 
 @pytest.fixture
@@ -256,6 +268,51 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path, contents: dict[str
         weight_files(files(tmp_path, **contents))
 
 
+def headed(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (
+            "model.safetensors",
+            WEIGHTS[:-1],
+            r"it is cut short: it has [\d,]+ bytes, but according to its header [\d,]+",
+        ),
+        ("model.safetensors", WEIGHTS[:20], "it is cut short: it has 20 bytes, but according to its header "),
+        ("model.safetensors", WEIGHTS + b"x", "it is damaged: it has "),
+        ("model.safetensors", b"no weights", "it does not begin with a header of safetensors"),
+        ("model.safetensors", headed(b"{"), "its header is damaged"),
+        ("model.safetensors", headed(b"[]"), "its header is damaged"),
+        ("model.safetensors", headed(b'{"a": {"data_offsets": [1]}}'), "its header is damaged"),
+        ("pytorch_model.bin", zipped()[:-1], "it is cut short: its last part, the list of its contents, is missing"),
+    ],
+    ids=["end", "header", "longer", "no header", "no JSON", "no object", "no offsets", "zip"],
+)
+def test_weights_that_are_cut_short_are_refused_without_torch(
+    folder: Path, name: str, content: bytes, reason: str
+) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} cannot be read as weights: {reason}.*\. Download it again"):
+        model_folder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", WEIGHTS),
+        ("model.safetensors", headed(b'{"__metadata__": {"format": "pt"}}')),
+        ("pytorch_model.bin", zipped()),
+        ("pytorch_model.bin", b"\x80\x02a pickle of before torch 1.6"),
+    ],
+    ids=["safetensors", "no tensors", "zip", "pickle"],
+)
+def test_whole_weights_are_accepted(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    assert model_folder(str(folder)) == folder
+
+
 def test_a_dead_link_into_the_hubs_cache_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "4d7a")
     with pytest.raises(InputError, match=r"model\.safetensors is a dead link: restore its target"):
@@ -287,8 +344,9 @@ def test_a_folder_of_an_adapter_is_called_that(tmp_path: Path) -> None:
         lambda folder: (folder / "tokenizer.model").write_bytes(POINTER),
         lambda folder: change(folder / "config.json", vocab_size=100),
         lambda folder: (folder / "model.safetensors").write_bytes(POINTER),
+        lambda folder: (folder / "model.safetensors").write_bytes(WEIGHTS[:-1]),
     ],
-    ids=["config", "tokenizer", "both", "weights"],
+    ids=["config", "tokenizer", "both", "weights", "weights cut short"],
 )
 def test_a_model_is_checked_before_units_are_planned(folder: Path, damage: Callable[[Path], object]) -> None:
     shutil.copy(BUNDLED_MODEL / "model.safetensors", folder)

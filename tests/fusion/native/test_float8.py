@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.errors import InputError
@@ -60,8 +61,8 @@ def test_an_engine_over_it_gives_every_row_its_caption(checkpoint: Checkpoint) -
 def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         (tmp_path / name).write_bytes((BUNDLED_MODEL / name).read_bytes())
-    # The weights are broken: reading them would raise a different error.
-    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    # The file has no tensors: loading them would raise a different error.
+    save_file({}, tmp_path / "model.safetensors")
     settings = load_settings(dtype="float8", home=tmp_path / "home")
     job = FuseJob.of(settings, decide(settings), staging="", pairs="", chunks="")
     job = job.model_copy(update={"model": str(tmp_path)})
