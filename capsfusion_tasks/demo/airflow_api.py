@@ -59,6 +59,15 @@ class AirflowApi:
             raise
         return None if parsed is None else datetime.fromisoformat(parsed)
 
+    def set_pool(self, name: str, slots: int) -> None:
+        """Create the pool, or change its number of slots."""
+        try:
+            self.request("POST", "/pools", {"name": name, "slots": slots, "include_deferred": False})
+        except AirflowApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            self.request("PATCH", f"/pools/{name}", {"pool": name, "slots": slots}, update_mask="slots")
+
     def unpause(self) -> None:
         self.request("PATCH", f"/dags/{DAG}", {"is_paused": False}, update_mask="is_paused")
 

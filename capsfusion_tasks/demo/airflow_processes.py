@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,11 +30,11 @@ def end_session(session: int) -> None:
         waited = [member for member in members(session) if not _NOTHING_TO_FINISH.search(_command(member))]
         if psutil.pid_exists(session):
             os.kill(session, signal.SIGINT)  # standalone ends its components only after SIGINT
-        psutil.wait_procs(waited, timeout=STOP_SECONDS)
+        _wait_until_ended(waited)
         left = members(session)
         for process in left:
             process.kill()
-        psutil.wait_procs(left, timeout=STOP_SECONDS)
+        _wait_until_ended(left)
     finally:
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
@@ -47,6 +48,13 @@ def members(session: int) -> list[psutil.Process]:
             if os.getsid(process.pid) == session:
                 found |= {process, *process.children(recursive=True)}
     return [process for process in found if _command(process)]
+
+
+def _wait_until_ended(processes: list[psutil.Process]) -> None:
+    """Wait at most STOP_SECONDS until all have ended. A zombie has ended: standalone does not reap its components."""
+    until = time.monotonic() + STOP_SECONDS
+    while any(_command(process) for process in processes) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _command(process: psutil.Process) -> str:
