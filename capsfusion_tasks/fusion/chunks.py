@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 from capsfusion_tasks.fusion.figures import Figures
 from capsfusion_tasks.fusion.pairs_input import CAPTION_COLUMNS
 from capsfusion_tasks.schemas import FUSED, FUSED_WITH_BEAMS, fused_schema, has_beams
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,9 @@ def publish_known(storage: Storage, folder: str, fusion_id: str, pairs: pa.Table
 
 def read_each(storage: Storage, paths: Iterable[str], columns: list[str]) -> Iterator[Chunk | BrokenChunk]:
     """Read the chunks at ``paths`` in parallel, and yield them in the order of ``paths``. Skips deleted files."""
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="chunks") as readers:
-        for found in readers.map(lambda path: _read(storage, path, columns), paths):
-            if found is not None:
-                yield found
+    for found in read_ahead(lambda path: read(storage, path, columns), paths, _READERS):
+        if found is not None:
+            yield found
 
 
 def read_all(storage: Storage, folder: str, fusion_id: str, columns: list[str]) -> Iterator[Chunk]:
@@ -96,7 +95,8 @@ def read_all(storage: Storage, folder: str, fusion_id: str, columns: list[str]) 
             yield found
 
 
-def _read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChunk | None:
+def read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChunk | None:
+    """Read the chunk at ``path``. None if it does not exist."""
     try:
         table = storage.read_table(path, columns)
         footer = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

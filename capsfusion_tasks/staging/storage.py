@@ -24,7 +24,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.locations import absolute_location
 from capsfusion_tasks.staging import durable, full_disk
 from capsfusion_tasks.staging.addresses import refuse_credentials, remote_filesystem
-from capsfusion_tasks.staging.read_ahead import read_ahead
+from capsfusion_tasks.staging.read_ahead import READERS, read_ahead
 
 _S3_ERROR = "AWS Error"  # Arrow's messages about errors of S3 contain this text
 # Maximum bytes of a file that is kept in memory until its upload. Pull keeps four such files at a time.
@@ -139,19 +139,26 @@ class Storage:
         infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True))
         return sorted(_files(infos), key=lambda file: file.path)
 
-    def stat(self, paths: Iterable[str]) -> list[StoredFile]:
+    @_asks
+    def level(self, folder: str) -> tuple[list[StoredFile], list[str]]:
+        """The files in ``folder`` (not in its subfolders), including unpublished ones, and the paths of its subfolders.
+
+        Both are empty if the folder does not exist.
+        """
+        infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        return [*_files(infos)], [info.path for info in infos if info.type == fs.FileType.Directory]
+
+    def stat(self, paths: Iterable[str], readers: int = READERS) -> list[StoredFile]:
         """The files among ``paths`` that exist, in the order of ``paths``. On S3 each path takes one request."""
-        return [*_files(read_ahead(self._info, paths))]
+        return [*_files(read_ahead(self._info, paths, readers))]
 
     @_asks
     def _info(self, path: str) -> fs.FileInfo:
         return self.filesystem.get_file_info(path)
 
-    @_asks
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in ``folder``, sorted; [] if ``folder`` does not exist."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+        return sorted(path.rpartition("/")[2] for path in self.level(folder)[1])
 
     @_asks
     def delete(self, *paths: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from capsfusion_tasks.shards.failures import system_error
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
-from capsfusion_tasks.upkeep.listing import Listing
+from capsfusion_tasks.upkeep.listing import READERS, Listing, all_but_units, existing
 from capsfusion_tasks.warehouse import invariants
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.invariants import LedgerShard, LedgerUnit
@@ -50,6 +51,7 @@ class Evidence:
     warehouse: Warehouse
     scope: Scope
     listing: Listing
+    bucket_files: int  # about as many files has each bucket
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
     broken_lists: dict[str, str]  # path of an unreadable list, or of an unreadable record of a pull → error
     marks: dict[str, PullMark]  # shard_id → what its pull recorded, for the pulled shards of ``lists``
@@ -97,15 +99,16 @@ def gather(
     """
     with warehouse.engine.connect() as connection:
         ledger_shards = invariants.ledger_shards(connection)
+    pulled = Counter(shard.side for shard in ledger_shards.values() if shard.state == "pulled")
+    bucket_files = max(pulled.values(), default=0)
     whole = scope.interval is None
     intervals = shard_list.intervals(storage)
     inside = [one for one in intervals if scope.interval is None or one.is_within(scope.interval)]
     if whole:
-        listing = Listing(storage.tree())
+        listing = Listing(all_but_units(storage, bucket_files))
     else:
-        folders = read_ahead(storage.tree, (f"{layout.RUNS}/{interval.key}" for interval in inside))
+        folders = read_ahead(storage.tree, (f"{layout.RUNS}/{interval.key}" for interval in inside), READERS)
         listing = Listing([*storage.stat([layout.BUCKETS_CONFIG]), *chain.from_iterable(folders)])
-    pulled = any(shard.state == "pulled" for shard in ledger_shards.values())
     if pulled and listing.get(layout.BUCKETS_CONFIG) is None:
         raise InputError(
             f"{storage.root} has no {layout.BUCKETS_CONFIG}, so it is not the staging area of the ledger's shards:"
@@ -116,29 +119,30 @@ def gather(
     outside = _lists(storage, set(intervals) - set(inside), broken) if all_lists else {}
     shards = [shard for found in lists.values() for shard in found]
     if not whole:
-        listing += storage.stat(layout.pulled_mark(shard.side, shard.shard_id) for shard in shards)
+        listing += storage.stat((layout.pulled_mark(shard.side, shard.shard_id) for shard in shards), READERS)
     marks = _marks(storage, listing, shards, broken)
     if not whole:
-        listing += storage.stat(
+        noted = (
             layout.bucket_file(shard.side, int(bucket), shard.shard_id)
             for shard in shards
             if shard.shard_id in marks
             for bucket in marks[shard.shard_id].buckets
         )
+        listing += existing(storage, noted, bucket_files)
     with warehouse.engine.connect() as connection:
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
         last = last_plans(connection)
     # List chunks after reading the ledger: the list then has all chunks of each unit in state fused.
-    unfinished = {f"units/{unit.unit_id}" for unit in units if unit.state != "loaded"}
-    others = (file for file in listing if "/".join(file.path.split("/")[:2]) not in unfinished)
-    listing = Listing([*others, *chain.from_iterable(read_ahead(storage.tree, unfinished))])
+    unfinished = (f"units/{unit.unit_id}" for unit in units if unit.state != "loaded")
+    listing += chain.from_iterable(read_ahead(storage.tree, ["units"] if whole else unfinished, READERS))
     return Evidence(
         settings=settings,
         storage=storage,
         warehouse=warehouse,
         scope=scope,
         listing=listing,
+        bucket_files=bucket_files,
         lists=lists,
         broken_lists=broken,
         marks=marks,
@@ -157,14 +161,14 @@ def _lists(storage: Storage, intervals: Iterable[Interval], broken: dict[str, st
     def read(interval: Interval) -> tuple[Interval, list[Shard] | None]:
         path = layout.discovered(interval)
         try:
-            if not storage.exists(path):
-                return interval, None
             return interval, [Shard.model_validate(shard) for shard in storage.read_json(path)["shards"]]
+        except FileNotFoundError:
+            return interval, None
         except (InputError, ValueError, KeyError) as error:  # the file is not JSON, or not a list of shards
             broken[path] = _short(error)
             return interval, None
 
-    return {interval: shards for interval, shards in read_ahead(read, intervals) if shards is not None}
+    return {interval: shards for interval, shards in read_ahead(read, intervals, READERS) if shards is not None}
 
 
 def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: dict[str, str]) -> dict[str, PullMark]:
@@ -181,7 +185,7 @@ def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: 
         return shard.shard_id, None
 
     pulled = (shard for shard in shards if listing.get(layout.pulled_mark(shard.side, shard.shard_id)) is not None)
-    return {shard_id: mark for shard_id, mark in read_ahead(read, pulled) if mark is not None}
+    return {shard_id: mark for shard_id, mark in read_ahead(read, pulled, READERS) if mark is not None}
 
 
 def _short(error: Exception) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Side
@@ -17,8 +18,10 @@ from capsfusion_tasks.shards.listing import all_shards
 from capsfusion_tasks.shards.shard_list import Origin
 from capsfusion_tasks.shards.sources import SideSource, configured_sources, side_source
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding
+from capsfusion_tasks.upkeep.listing import READERS
 
 _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
@@ -71,8 +74,8 @@ def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interva
         if side in is_set:
             yield side, place, list(evidence.lists)
     origins: dict[tuple[Side, Origin], list[Interval]] = defaultdict(list)
-    for interval in evidence.lists:
-        listed = shard_list.read(interval, evidence.storage)
+    lists = read_ahead(partial(shard_list.read, storage=evidence.storage), evidence.lists, READERS)
+    for interval, listed in zip(evidence.lists, lists, strict=True):
         for side, origin in ((listed and listed.sources) or {}).items():
             if side not in is_set:
                 origins[side, origin].append(interval)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
-from capsfusion_tasks.staging.storage import StoredFile
+from capsfusion_tasks.schemas import PAIRED
+from capsfusion_tasks.staging.read_ahead import read_ahead
+from capsfusion_tasks.staging.storage import Storage, StoredFile
+
+READERS = 16  # number of files or folders to read in parallel, because on S3 each takes one to three round trips
+_PAGE = 1000  # number of files in an answer of S3; it gives the pages of a listing one after the other
 
 
 class Listing:
@@ -32,3 +39,30 @@ class Listing:
     def get(self, path: str) -> StoredFile | None:
         place = bisect_left(self._paths, path)
         return self._files[place] if place < len(self._paths) and self._paths[place] == path else None
+
+
+def all_but_units(storage: Storage, bucket_files: int) -> list[StoredFile]:
+    """All files of the staging area, except those of units. ``bucket_files``: about as many files has each bucket."""
+    files, folders = storage.level("")
+    if bucket_files * READERS > _PAGE:  # list each bucket, in parallel, rather than page by page
+        for parent in ("buckets", *(f"buckets/{side}" for side in PAIRED)):
+            here, below = storage.level(parent)
+            files += here
+            folders = [*(folder for folder in folders if folder != parent), *below]
+    wanted = (folder for folder in folders if folder != "units")
+    return [*files, *chain.from_iterable(read_ahead(storage.tree, wanted, READERS))]
+
+
+def existing(storage: Storage, paths: Iterable[str], bucket_files: int) -> list[StoredFile]:
+    """The bucket files among ``paths`` that exist. On S3, lists a bucket where this takes fewer requests."""
+    buckets: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        buckets[path.rpartition("/")[0]].append(path)
+    pages = bucket_files // _PAGE + 1
+    listed = {bucket: set(wanted) for bucket, wanted in buckets.items() if len(wanted) > pages and not storage.is_local}
+    asked = chain.from_iterable(wanted for bucket, wanted in buckets.items() if bucket not in listed)
+    found = chain.from_iterable(read_ahead(storage.tree, listed, READERS))
+    return [
+        *storage.stat(asked, READERS),
+        *(file for file in found if file.path in listed[file.path.rpartition("/")[0]]),
+    ]

@@ -30,16 +30,19 @@ _SHARDS = ["laion_2b_shard", "laion_coco_shard"]
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
     """Findings about empty files of pairs, and about intervals that are paired in part or were never planned."""
+    paired = {}
     for interval in evidence.lists:
+        files = evidence.listing.under(layout.pairs_folder(interval))
+        if files and all(evidence.old(file) for file in files):
+            paired[interval] = len(files)
+    buckets = bucket_count(evidence.storage, evidence.settings) if paired else 0
+    planned = {interval for interval, _ in evidence.plans}
+    for interval, there in paired.items():
         folder = layout.pairs_folder(interval)
-        there = evidence.listing.under(folder)
-        if not there or not all(evidence.old(file) for file in there):
-            continue
-        missing = bucket_count(evidence.storage, evidence.settings) - len(there)
-        if missing:
-            what = f"{missing} buckets have no file of pairs, {len(there)} buckets have one"
+        if missing := buckets - there:
+            what = f"{missing} buckets have no file of pairs, {there} buckets have one"
             yield Finding("pairs-incomplete", folder, what, run_again(interval))
-        elif not any(planned == interval for planned, _ in evidence.plans):
+        elif interval not in planned:
             what = "the interval is paired but was never planned: its run ended too early, or its plan was over budget"
             yield Finding("never-planned", folder, what, run_again(interval))
     for file in evidence.listing.under(layout.RUNS):

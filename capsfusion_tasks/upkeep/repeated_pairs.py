@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pyarrow as pa
 from capsfusion_tasks.pairing.database import database
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.upkeep.listing import READERS
 
 # DuckDB writes these rows to scratch disk if they do not fit in memory. Two integers take half as many bytes as a blob
 # in DuckDB.
@@ -25,13 +28,13 @@ order by unit, high, low
 def repeated_pairs(storage: Storage, settings: Settings, unit_ids: Sequence[str]) -> list[list[bytes]]:
     """For each unit, the sorted ids of its pairs that occur more than once in all these units together.
 
-    The memory limit does not cover these ids, of which there should be none, and the pairs of one unit. Raises
-    NotReadyError if the ids fit neither in memory nor on scratch disk.
+    The memory limit does not cover these ids, of which there should be none, and the ids of the few units that are read
+    in parallel. Raises NotReadyError if the ids fit neither in memory nor on scratch disk.
     """
     with database(settings, "the ids of the pairs of unfinished units") as connection:
         connection.execute(_TABLE)
-        for number, unit_id in enumerate(unit_ids):
-            pairs = storage.read_table(layout.unit_pairs(unit_id), columns=["pair_id"])
+        read = partial(storage.read_table, columns=["pair_id"])
+        for number, pairs in enumerate(read_ahead(read, map(layout.unit_pairs, unit_ids), READERS)):
             connection.register("of_unit", _halves(pairs["pair_id"].combine_chunks()))
             connection.execute("insert into ids select ?, high, low from of_unit", [number])
             connection.unregister("of_unit")

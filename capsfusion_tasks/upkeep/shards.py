@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from capsfusion_tasks.errors import NotReadyError
@@ -13,12 +12,12 @@ from capsfusion_tasks.pairing import pulled
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.shards.sources import image_results_source
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence, PullMark
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, run_again
+from capsfusion_tasks.upkeep.listing import READERS, existing
 from capsfusion_tasks.warehouse.invariants import LedgerShard, pull_again
-
-_READERS = 16  # number of footers to read at the same time; on S3, each takes one or two round trips
 
 Buckets = dict[str, StoredFile]  # bucket → a shard's file in this bucket
 
@@ -30,11 +29,13 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
             "list-unreadable", path, why, f"delete {evidence.storage.path(path)}, then run its interval again"
         )
     files = _bucket_files(evidence)
+    missing = _missing(evidence, files)
+    has_rows = _rows_of_files(evidence, files, footers)
     for interval, shards in evidence.lists.items():
         for shard in shards:
             yield from _ledger(evidence, interval, shard)
             if mark := evidence.marks.get(shard.shard_id):
-                yield from _buckets(evidence, interval, shard, mark, files[shard.shard_id], footers)
+                yield from _buckets(evidence, interval, shard, mark, files[shard.shard_id], missing, has_rows)
     if evidence.scope.interval is None:
         yield from _unknown(evidence, files)
         yield from _image_results(evidence)
@@ -43,12 +44,17 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
 def rows(evidence: Evidence) -> dict[str, Counter[str]]:
     """For each side, counts of the rows of pulled shards: rows ``in buckets``, and dropped rows by reason."""
     found: dict[str, Counter[str]] = {}
+    for shard, mark in _pulled(evidence):
+        counts = found.setdefault(shard.side, Counter({"in buckets": 0}))
+        counts["in buckets"] += sum(mark.buckets.values())
+        counts.update(mark.dropped)
+    return found
+
+
+def _pulled(evidence: Evidence) -> Iterator[tuple[Shard, PullMark]]:
     for shard in (shard for shards in evidence.lists.values() for shard in shards):
         if mark := evidence.marks.get(shard.shard_id):
-            counts = found.setdefault(shard.side, Counter({"in buckets": 0}))
-            counts["in buckets"] += sum(mark.buckets.values())
-            counts.update(mark.dropped)
-    return found
+            yield shard, mark
 
 
 def _bucket_files(evidence: Evidence) -> dict[str, Buckets]:
@@ -58,6 +64,33 @@ def _bucket_files(evidence: Evidence) -> dict[str, Buckets]:
         if len(parts) == 4 and parts[2].isdigit():
             files[parts[3].removesuffix(".parquet")][parts[2]] = file
     return files
+
+
+def _missing(evidence: Evidence, files: dict[str, Buckets]) -> set[str]:
+    """The bucket files that pulls wrote and that do not exist. Looks all up together, because they may be many."""
+    unlisted = [
+        layout.bucket_file(shard.side, int(bucket), shard.shard_id)
+        for shard, mark in _pulled(evidence)
+        for bucket in mark.buckets.keys() - files[shard.shard_id].keys()
+    ]
+    # Ask the storage again, because the listing may be older than the file.
+    return set(unlisted) - {file.path for file in existing(evidence.storage, unlisted, evidence.bucket_files)}
+
+
+def _noted_files(mark: PullMark, files: Buckets) -> list[tuple[str, StoredFile]]:
+    """The buckets that the pull noted and that have a file of the shard, with this file."""
+    return [(bucket, files[bucket]) for bucket in sorted(mark.buckets.keys() & files.keys())]
+
+
+def _rows_of_files(evidence: Evidence, files: dict[str, Buckets], footers: bool) -> Iterator[int | str | None]:
+    """For each noted file of each pulled shard, in order: its number of rows, None if not counted, or what is wrong.
+
+    Reads the footers of all shards in parallel, because a shard can have few files.
+    """
+    noted = (file for shard, mark in _pulled(evidence) for _, file in _noted_files(mark, files[shard.shard_id]))
+    if footers:
+        return read_ahead(lambda file: evidence.footer_rows(file.path), noted, READERS)
+    return (None if file.size else "the file is empty" for file in noted)
 
 
 def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Finding]:
@@ -100,9 +133,18 @@ def _passed_over(evidence: Evidence, interval: Interval) -> bool:
 
 
 def _buckets(
-    evidence: Evidence, interval: Interval, shard: Shard, mark: PullMark, files: Buckets, footers: bool
+    evidence: Evidence,
+    interval: Interval,
+    shard: Shard,
+    mark: PullMark,
+    files: Buckets,
+    missing: set[str],
+    has_rows: Iterator[int | str | None],
 ) -> Iterator[Finding]:
-    """Differences between the shard's bucket files and the rows that its pull recorded."""
+    """Differences between the shard's bucket files and the rows that its pull recorded.
+
+    Takes the rows of the shard's noted files from ``has_rows``.
+    """
     repair = partial(_pull_again, evidence, shard)
     found = partial(Finding, mend=f"{REPAIR}, then {run_again(interval)}", repair=repair)
     noted = mark.buckets
@@ -110,28 +152,20 @@ def _buckets(
     if sum(noted.values()) != kept:
         what = f"the pull recorded {mark}, and {sum(noted.values())} rows in buckets instead of {kept}"
         yield found("shard-rows", shard.label, what)
-    for bucket in noted.keys() - files.keys():
+    for bucket in sorted(noted.keys() - files.keys()):
         path = layout.bucket_file(shard.side, int(bucket), shard.shard_id)
-        # Ask the storage again, because the listing may be older than the file.
-        if not evidence.storage.exists(path):
+        if path in missing:
             yield found("bucket-file-missing", path, f"the pull of {shard.label} wrote {noted[bucket]} rows to it")
-    for bucket in files.keys() - noted.keys():
+    for bucket in sorted(files.keys() - noted.keys()):
         delete = partial(_delete_unexpected, evidence, shard, bucket)
         what = f"{shard.label} has no rows in this bucket"
         yield found("bucket-file-unexpected", files[bucket].path, what, repair=delete)
-    there = sorted(noted.keys() & files.keys())
-    if footers:
-        with ThreadPoolExecutor(_READERS) as readers:
-            rows = [*readers.map(evidence.footer_rows, (files[bucket].path for bucket in there))]
-    else:
-        rows = [noted[bucket] if files[bucket].size else "the file is empty" for bucket in there]
-    for bucket, has in zip(there, rows, strict=True):
+    for bucket, file in _noted_files(mark, files):
+        has = next(has_rows)
         if isinstance(has, str):
-            yield found("bucket-file-unreadable", files[bucket].path, has)
-        elif has != noted[bucket]:
-            yield found(
-                "bucket-file-rows", files[bucket].path, f"it has {has} rows, but the pull recorded {noted[bucket]}"
-            )
+            yield found("bucket-file-unreadable", file.path, has)
+        elif has not in (None, noted[bucket]):
+            yield found("bucket-file-rows", file.path, f"it has {has} rows, but the pull recorded {noted[bucket]}")
 
 
 def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 from capsfusion_tasks.fusion import chunks as chunk_files
+from capsfusion_tasks.fusion.chunks import BrokenChunk, Chunk
 from capsfusion_tasks.staging import layout
+from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, finish
-from capsfusion_tasks.upkeep.listing import Listing
+from capsfusion_tasks.upkeep.listing import READERS, Listing
 from capsfusion_tasks.upkeep.repeated_pairs import repeated_pairs
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit, forgotten
@@ -23,12 +26,19 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     """Problems of units that are not loaded, and of unit folders whose unit is not in the ledger."""
     abandoned = set(ownership.abandoned_units(evidence.warehouse.engine, evidence.scope))
     unfinished = [unit for unit in evidence.units if unit.state != "loaded"]
-    whole = []
+    broken = dict(zip(unfinished, read_ahead(partial(_pairs, evidence), unfinished, READERS), strict=True))
+    whole = [unit for unit in unfinished if broken[unit] is None]
+    # Read ahead of the findings, across units, because a unit can have few files.
+    chunks = read_ahead(
+        partial(chunk_files.read, evidence.storage, columns=["row"]),
+        (path for unit in whole for path in _chunk_paths(evidence.listing, unit)),
+        READERS,
+    )
+    validated = read_ahead(partial(_validated, evidence), whole, READERS)
     for unit in unfinished:
-        if broken := _pairs(evidence, unit):
-            yield broken
+        if found := broken[unit]:
+            yield found
             continue
-        whole.append(unit)
         if unit.state == "failed":
             what = f"it failed {unit.tries} times, the last time with: {unit.error}"
             yield Finding("unit-failed", unit.unit_id, what, f"solve the problem, then {finish(unit)}")
@@ -36,8 +46,9 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             what = "it is in state fusing, but no process holds its lock in the warehouse"
             repair = partial(_put_back_abandoned, evidence, unit)
             yield Finding("unit-stuck", unit.unit_id, what, f"{REPAIR}, or {finish(unit)}", repair)
-        yield from _chunks(evidence, unit)
-        yield from _validated(evidence, unit)
+        yield from _chunks(evidence, unit, islice(chunks, len(_chunk_paths(evidence.listing, unit))))
+        if found := next(validated):
+            yield found
     yield from _shared_pairs(evidence, whole)
     if evidence.scope.interval is None:
         yield from _unknown(evidence)
@@ -53,15 +64,18 @@ def _pairs(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
     return Finding("unit-pairs", unit.unit_id, what, f"{REPAIR}, then {finish(unit)}", repair)
 
 
-def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
-    """Unreadable chunks, and fused units whose chunks lack rows."""
-    files = {file.path: file for file in evidence.listing.under(layout.chunks_folder(unit.unit_id))}
+def _chunk_paths(listing: Listing, unit: LedgerUnit) -> list[str]:
+    return [file.path for file in listing.under(layout.chunks_folder(unit.unit_id))]
+
+
+def _chunks(evidence: Evidence, unit: LedgerUnit, chunks: Iterable[Chunk | BrokenChunk | None]) -> Iterator[Finding]:
+    """Unreadable ``chunks`` of the unit, and a fused unit whose chunks lack rows."""
     rows: set[int] = set()
-    for found in chunk_files.read_each(evidence.storage, files, ["row"]):
-        if isinstance(found, chunk_files.BrokenChunk):
-            repair = partial(_delete, evidence, unit, files[found.path])
+    for found in chunks:
+        if isinstance(found, BrokenChunk):
+            repair = partial(_delete, evidence, unit, found.path)
             yield Finding("chunk-broken", found.path, found.why, f"{REPAIR}, then {finish(unit)}", repair)
-        elif found.fusion_id == unit.fusion_id:
+        elif found is not None and found.fusion_id == unit.fusion_id:
             rows.update(found.rows["row"].to_pylist())
     if unit.state != "fused":
         return
@@ -81,16 +95,13 @@ def _chunks(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
         yield Finding("unit-waiting", unit.unit_id, "it is fused, but was neither validated nor loaded", finish(unit))
 
 
-def _validated(evidence: Evidence, unit: LedgerUnit) -> Iterator[Finding]:
+def _validated(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
     path = layout.unit_validated(unit.unit_id)
-    file = evidence.listing.get(path)
-    if file is None:
-        return
-    rows = evidence.footer_rows(path)
-    if rows != unit.rows_in:
-        what = f"it has {rows} rows, but the unit has {unit.rows_in}" if isinstance(rows, int) else rows
-        repair = partial(_delete, evidence, unit, file)
-        yield Finding("validated-broken", path, what, f"{REPAIR}, then {finish(unit)}", repair)
+    if evidence.listing.get(path) is None or (rows := evidence.footer_rows(path)) == unit.rows_in:
+        return None
+    what = f"it has {rows} rows, but the unit has {unit.rows_in}" if isinstance(rows, int) else rows
+    repair = partial(_delete, evidence, unit, path)
+    return Finding("validated-broken", path, what, f"{REPAIR}, then {finish(unit)}", repair)
 
 
 def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Finding]:
@@ -137,7 +148,8 @@ def _put_back_abandoned(evidence: Evidence, unit: LedgerUnit) -> str:
 def _put_back_without_rows(evidence: Evidence, unit: LedgerUnit) -> str:
     """Set the unit back to planned, unless its chunks have all rows now."""
     now = replace(evidence, listing=Listing(evidence.storage.tree(f"units/{unit.unit_id}")))
-    if all(finding.rule != "unit-chunks" for finding in _chunks(now, unit)):
+    chunks = chunk_files.read_each(now.storage, _chunk_paths(now.listing, unit), ["row"])
+    if all(finding.rule != "unit-chunks" for finding in _chunks(now, unit, chunks)):
         return "kept: its chunks have all rows now"
     return _put_back(evidence, unit)
 
@@ -163,7 +175,7 @@ def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
     )
 
 
-def _delete(evidence: Evidence, unit: LedgerUnit, file: StoredFile) -> str:
+def _delete(evidence: Evidence, unit: LedgerUnit, path: str) -> str:
     with ownership.alone_with(evidence.warehouse.engine, unit.unit_id):
-        evidence.storage.delete(file.path)
+        evidence.storage.delete(path)
     return "deleted: the next run writes it again"

@@ -80,6 +80,15 @@ class Area:
     def staging(self) -> Path:
         return self.home / "staging"
 
+    def copied_to(self, staging: str) -> Settings:
+        """Settings with the staging area ``staging``, such as a prefix on S3, which gets a copy of all files."""
+        remote = self.with_settings(staging=staging)
+        storage = Storage(remote.staging_uri)
+        for file in self.storage.tree():
+            with self.storage.filesystem.open_input_stream(file.path) as stream, storage.publish(file.path) as copy:
+                copy.write(stream.read())
+        return remote
+
     def check(self, **options: Any) -> Result:
         """Run the checks. Includes young files, because no running task can own them here."""
         return check(self.settings, **{"safe_age": timedelta(0), **options})

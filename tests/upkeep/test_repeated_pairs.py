@@ -11,6 +11,7 @@ import pytest
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
+from capsfusion_tasks.upkeep.listing import READERS
 from capsfusion_tasks.upkeep.repeated_pairs import repeated_pairs
 
 
@@ -35,8 +36,8 @@ def test_each_unit_has_those_of_its_pairs_that_another_has_too(settings: Setting
 
 
 def test_the_ids_of_all_units_are_never_in_memory_together(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, rows = Storage(settings.staging_uri), 20_000
-    units = [f"u{number}" for number in range(8)]
+    storage, rows = Storage(settings.staging_uri), 2_000
+    units = [f"u{number}" for number in range(6 * READERS)]
     numbers = np.random.default_rng(0)
     for unit_id in units:
         write(storage, unit_id, [numbers.bytes(16) for _ in range(rows)])
@@ -48,4 +49,4 @@ def test_the_ids_of_all_units_are_never_in_memory_together(settings: Settings, m
 
     monkeypatch.setattr(Storage, "read_table", watched)
     assert repeated_pairs(storage, settings, units) == [[]] * len(units)
-    assert max(held) < 3 * 16 * rows
+    assert max(held) < 3 * READERS * 16 * rows
