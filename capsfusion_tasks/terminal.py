@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
 _WIDEST = 1 << 20  # width of a line in characters, larger than any table
+_LOG_SECONDS = 60.0  # time between two messages in a log that the work continues
 Format = Literal["table", "csv", "json", "parquet"]
 
 
@@ -166,15 +167,17 @@ class RowCount:
 
 
 class Working:
-    """Prints lines of progress. If no line comes for some time, prints that the work continues.
+    """Prints lines of progress. If no line comes for ``after`` seconds, prints that the work continues.
 
-    On a terminal, this message appears after 4 seconds and is updated in place, until the next line replaces it. A log
-    gets the message once per minute.
+    On a terminal, this message is updated in place, until the next line replaces it. A log gets it once, then at most
+    once per minute.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, after: float = 4.0) -> None:
         self._console = console
-        self._pause = 4.0 if console.is_terminal else 60.0
+        self._pause = after
+        self._tick = min(after, 1.0)
+        self._doing = ""
         self._status = console.status("")
         self._started = self._said = time.monotonic()
         self._ended = threading.Event()
@@ -198,19 +201,26 @@ class Working:
             self._console.print(printable(line), markup=False, highlight=False)
             self._said = time.monotonic()
 
+    def doing(self, what: str) -> None:
+        """Say ``what`` is being done in the messages that the work continues."""
+        self._doing = what
+
     def _watch(self) -> None:
-        while not self._ended.wait(1.0):
+        while not self._ended.wait(self._tick):
             with self._lock:
-                now = time.monotonic()
-                if now - self._said < self._pause:
-                    continue
-                line = f"still working, {now - self._started:.0f} s since the start"
-                if self._console.is_terminal:
-                    self._status.update(line)
-                    self._status.start()
-                else:
-                    self._console.print(line, highlight=False)
-                    self._said = now
+                if time.monotonic() - self._said >= self._pause:
+                    self._say_still_working()
+
+    def _say_still_working(self) -> None:
+        now = time.monotonic()
+        line = f"still working, {now - self._started:.0f} s since the start" + (self._doing and f": {self._doing}")
+        if self._console.is_terminal:
+            self._status.update(line)
+            self._status.start()
+        else:
+            self._console.print(line, markup=False, highlight=False)
+            self._said = now
+            self._pause = _LOG_SECONDS
 
 
 def print_verdicts(name: str, tally: Tally) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, not_empty, progress_line
+from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, not_empty, progress_line, stderr
 from capsfusion_tasks.settings import load_settings
 
 
@@ -33,11 +33,13 @@ def adopt(
     Example: capsfusion adopt 3f9a1c20b7de --dtype bfloat16
     """
     from capsfusion_tasks.fusion.identity import decide
+    from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.warehouse import fusions
     from capsfusion_tasks.warehouse.connection import open_warehouse
 
     settings = load_settings(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
-    decoding = decide(settings)
-    with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
-        fusions.adopt(connection, fusion_id, decoding)
+    with Working(stderr):
+        decoding = decide(settings)
+        with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:
+            fusions.adopt(connection, fusion_id, decoding)
     progress_line(f"fusion {fusion_id} is recorded as {decoding.model} in {decoding.dtype}, {decoding.num_beams} beams")

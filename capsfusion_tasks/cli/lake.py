@@ -23,7 +23,7 @@ def lake_sync() -> None:
     from capsfusion_tasks.tasks.lake_tasks import sync_lake
     from capsfusion_tasks.terminal import Working
 
-    with open_context(load_settings()) as context, Working(stderr) as working:
+    with Working(stderr) as working, open_context(load_settings()) as context:
         done = sync_lake(context, say=working.say)
     found = f"; {done.found} units were in the table already" if done.found else ""
     progress_line(f"{done.units} units with {done.rows} captions written{found}")
@@ -56,7 +56,7 @@ def lake_maintain(
 
     settings = load_settings(lake_keep_days=keep_days)
     before = datetime.now(UTC) - timedelta(days=settings.lake_keep_days)
-    with open_context(settings) as context, Working(stderr) as working:
+    with Working(stderr) as working, open_context(settings) as context:
         done = maintain_lake(context, before=before, min_files=min_files, say=working.say)
     progress_line(
         f"{done.partitions} partitions rewritten, {done.snapshots} snapshots and {done.files} unused files removed"

@@ -168,7 +168,7 @@ def replay(
         model=model, prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype
     )
     if fusion is None:
-        with open_context(load_settings()) as context:
+        with Working(stderr), open_context(load_settings()) as context:
             fusion = context.decoding.fusion_id
     selection = Replay.of_selection(
         fusion_id=fusion,
@@ -226,12 +226,13 @@ def plan(
 
     from capsfusion_tasks.context import open_context
     from capsfusion_tasks.planning.forecast import estimate
+    from capsfusion_tasks.terminal import Working
 
     settings = settings_to_read(model=model, prompt=prompt, num_beams=num_beams, gpu_hour_price=price_per_gpu_hour)
     if rows_per_second is not None and rows_per_second <= 0:
         raise InputError(f"--rows-per-second is {rows_per_second:g}: give a number above 0")
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
-    with open_context(settings) as context:
+    with Working(stderr), open_context(settings) as context:
         found = estimate(context, within, gpus=gpus, rows_per_second=rows_per_second)
         model_line = f"model: {context.decoding.description}"
     if output_format == "json":

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from capsfusion_tasks.cli.common import local_path, not_empty, time_option
+from capsfusion_tasks.cli.common import local_path, not_empty, stderr, time_option
 from capsfusion_tasks.settings import load_settings
 
 _FIRST_DAY: Any = "2026-11-10"  # a text, because typer parses defaults, too
@@ -38,16 +38,18 @@ def sample_data(
     Ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 190 --unmatched 3
     """
     from capsfusion_tasks.demo.sample_data import write_sample_data
+    from capsfusion_tasks.terminal import Working
 
-    report = write_sample_data(
-        folder,
-        rows_per_day=rows_per_day,
-        days=days,
-        first_day=first_day.date(),
-        seed=seed,
-        copies=copies,
-        unmatched=unmatched,
-    )
+    with Working(stderr):
+        report = write_sample_data(
+            folder,
+            rows_per_day=rows_per_day,
+            days=days,
+            first_day=first_day.date(),
+            seed=seed,
+            copies=copies,
+            unmatched=unmatched,
+        )
     Console().print(report.table())
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from capsfusion_tasks.cli.common import settings_to_read, time_option
+from capsfusion_tasks.cli.common import settings_to_read, stderr, time_option
 from capsfusion_tasks.errors import printable
 from capsfusion_tasks.intervals import Interval
 
@@ -59,11 +59,13 @@ def check(
     from datetime import timedelta
 
     from capsfusion_tasks.context import open_context
+    from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.upkeep.check import check as check_all
     from capsfusion_tasks.warehouse.queries import Scope
 
     within = Interval(start=start or datetime.min, end=end or datetime.max) if start or end else None
-    with open_context(settings_to_read()) as context:
+    settings = settings_to_read()
+    with Working(stderr) as working, open_context(settings) as context:
         result = check_all(
             context,
             Scope(interval=within),
@@ -72,6 +74,7 @@ def check(
             sources=sources,
             repair=repair,
             safe_age=timedelta(hours=safe_hours),
+            doing=working.doing,
         )
     if output_format == "json":
         print(json.dumps(result.as_dict()))
@@ -110,9 +113,11 @@ def gc(
     from datetime import timedelta
 
     from capsfusion_tasks.context import open_context
+    from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.upkeep.garbage import collect
 
-    with open_context(settings_to_read(keep_units_days=keep_days)) as context:
+    settings = settings_to_read(keep_units_days=keep_days)
+    with Working(stderr), open_context(settings) as context:
         collected = collect(context, safe_age=timedelta(hours=safe_hours), delete=delete)
     if output_format == "json":
         print(json.dumps(collected.as_dict()))

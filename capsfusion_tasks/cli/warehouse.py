@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -18,11 +18,13 @@ def status() -> None:
     Example: capsfusion status
     """
     from capsfusion_tasks.tasks.report import report_all
-    from capsfusion_tasks.terminal import print_text
+    from capsfusion_tasks.terminal import Working, print_text
     from capsfusion_tasks.warehouse.connection import open_warehouse
 
-    with open_warehouse(settings_to_read()) as warehouse, warehouse.engine.connect() as connection:
-        print_text(report_all(connection).text)
+    settings = settings_to_read()
+    with Working(stderr), open_warehouse(settings) as warehouse, warehouse.engine.connect() as connection:
+        report = report_all(connection)
+    print_text(report.text)
 
 
 def sql(
@@ -35,19 +37,21 @@ def sql(
 
     Example: capsfusion sql "select laion_2b, laion_coco, capsfusion from fused_captions limit 5"
     """
-    from capsfusion_tasks.terminal import print_rows
+    from capsfusion_tasks.terminal import Working, print_rows
     from capsfusion_tasks.warehouse.connection import open_warehouse
     from capsfusion_tasks.warehouse.psql import psql_command
     from capsfusion_tasks.warehouse.sql import execute_sql
 
-    with open_warehouse(settings_to_read()) as warehouse:
-        if statement is None:
+    settings = settings_to_read()
+    if statement is None:
+        with open_warehouse(settings) as warehouse:
             _interactive(*psql_command(warehouse))
-        else:
-            print_rows(execute_sql(warehouse, statement), output_format)
+    with Working(stderr), open_warehouse(settings) as warehouse:
+        rows = execute_sql(warehouse, statement)
+    print_rows(rows, output_format)
 
 
-def _interactive(argv: list[str], env: dict[str, str]) -> None:
+def _interactive(argv: list[str], env: dict[str, str]) -> NoReturn:
     import subprocess
 
     # A child process instead of exec, because this process must stop the embedded server afterwards.
@@ -121,9 +125,9 @@ def export(
     )
     settings = settings_to_read()
     with (
+        Working(stderr) as working,
         export_target(target, settings.scratch_folder) as place,
         open_warehouse(settings) as warehouse,
-        Working(stderr) as working,
     ):
         manifest = export_captions(
             warehouse,
@@ -144,11 +148,12 @@ def db_upgrade() -> None:
 
     Example: capsfusion db upgrade
     """
+    from capsfusion_tasks.terminal import Working
     from capsfusion_tasks.warehouse.connection import open_warehouse
     from capsfusion_tasks.warehouse.roles import grant_roles
 
-    with open_warehouse(load_settings(), migrate=True) as warehouse:
+    with Working(stderr) as working, open_warehouse(load_settings(), migrate=True) as warehouse:
         # Grant rights even if there was no migration, to restore missing rights.
         with warehouse.engine.begin() as connection:
             grant_roles(connection)
-        stderr.print(f"{warehouse.url.render_as_string()} is up to date", highlight=False, markup=False)
+        working.say(f"{warehouse.url.render_as_string()} is up to date")

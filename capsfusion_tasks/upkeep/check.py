@@ -12,6 +12,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.upkeep import late_shards, lost_pairs, shards, stored_rows, temporary_files, units
 from capsfusion_tasks.upkeep.evidence import Evidence, gather
 from capsfusion_tasks.upkeep.findings import Finding
+from capsfusion_tasks.upkeep.progress import Doing, counted, unheard
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
 # Longer than any task takes. So if a file of this age is in no list and not in the ledger, no running task owns it.
@@ -90,6 +91,7 @@ def check(
     sources: bool = False,
     repair: bool = False,
     safe_age: timedelta = SAFE_AGE,
+    doing: Doing = unheard,
 ) -> Result:
     """Check all units and shards, or those in ``scope``.
 
@@ -99,14 +101,16 @@ def check(
     ``footers``: open every bucket file. ``pairs``: join all buckets again, and look up each pair. ``sources``: list the
     sources again, and look for shards that no run has listed. ``repair``: repair what can be repaired safely. This
     function ignores files younger than ``safe_age``, because a running task may own them. It raises InputError for
-    ``pairs`` with an interval.
+    ``pairs`` with an interval. ``doing`` is called with what the check is doing, and how far it is.
     """
     if pairs and scope.interval is not None:
         raise InputError("the captions of a pair can be from two intervals: run --pairs without --start and --end")
-    evidence = gather(context.settings, context.storage, context.warehouse, scope, safe_age, all_lists=sources)
+    parts = context.settings, context.storage, context.warehouse
+    evidence = gather(*parts, scope, safe_age, all_lists=sources, doing=doing)
     rows = {side: dict(counts) for side, counts in shards.rows(evidence).items()}
     result = Result(_looked_at(evidence), rows, [*_findings(evidence, footers, pairs)])
     if sources:
+        doing("listing the sources")
         result.findings += late_shards.findings(evidence)
     if pairs:
         accounts, paired = lost_pairs.accounts(evidence)
@@ -116,7 +120,7 @@ def check(
             result.advice += account.advice
             result.findings += lost_pairs.lost(account)
     if repair:
-        _repair(result)
+        _repair(result, doing)
     return result
 
 
@@ -137,8 +141,9 @@ def _looked_at(evidence: Evidence) -> dict[str, int]:
     }
 
 
-def _repair(result: Result) -> None:
-    for number, finding in enumerate(result.findings):
+def _repair(result: Result, doing: Doing) -> None:
+    findings = counted(result.findings, doing, "repairing", len(result.findings))
+    for number, finding in enumerate(findings):
         if finding.repair is None:
             continue
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -20,6 +20,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 from capsfusion_tasks.upkeep.listing import READERS, Listing, all_but_units, existing
+from capsfusion_tasks.upkeep.progress import Doing, counted, unheard
 from capsfusion_tasks.warehouse import invariants
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.invariants import LedgerShard, LedgerUnit
@@ -61,6 +62,7 @@ class Evidence:
     known_units: set[str]
     plans: dict[tuple[Interval, str], PlannedPairs]  # (interval, fusion_id) → counts of the last plan
     written_before: datetime
+    doing: Doing
 
     def old(self, file: StoredFile) -> bool:
         return file.modified < self.written_before
@@ -90,6 +92,7 @@ def gather(
     safe_age: timedelta,
     *,
     all_lists: bool = True,
+    doing: Doing = unheard,
 ) -> Evidence:
     """Read the files and the ledger, in such an order that work in progress looks unfinished, not wrong.
 
@@ -97,8 +100,10 @@ def gather(
     unfinished units. ``all_lists``: also read the lists of the other intervals. Raises InputError if the ledger belongs
     to another staging area.
     """
+    doing("reading the ledger")
     with warehouse.engine.connect() as connection:
         ledger_shards = invariants.ledger_shards(connection)
+    doing("listing the staging area")
     pulled = Counter(shard.side for shard in ledger_shards.values() if shard.state == "pulled")
     bucket_files = max(pulled.values(), default=0)
     whole = scope.interval is None
@@ -115,13 +120,14 @@ def gather(
             " mount the right staging area, or set CAPSFUSION_STAGING to the one that the runs use"
         )
     broken: dict[str, str] = {}
-    lists = _lists(storage, inside, broken)
-    outside = _lists(storage, set(intervals) - set(inside), broken) if all_lists else {}
+    lists = _lists(storage, inside, broken, doing)
+    outside = _lists(storage, set(intervals) - set(inside), broken, doing) if all_lists else {}
     shards = [shard for found in lists.values() for shard in found]
     if not whole:
         listing += storage.stat((layout.pulled_mark(shard.side, shard.shard_id) for shard in shards), READERS)
-    marks = _marks(storage, listing, shards, broken)
+    marks = _marks(storage, listing, shards, broken, doing)
     if not whole:
+        doing("listing bucket files")
         noted = (
             layout.bucket_file(shard.side, int(bucket), shard.shard_id)
             for shard in shards
@@ -129,11 +135,13 @@ def gather(
             for bucket in marks[shard.shard_id].buckets
         )
         listing += existing(storage, noted, bucket_files)
+    doing("reading the ledger")
     with warehouse.engine.connect() as connection:
         units = invariants.ledger_units(connection, scope)
         known = invariants.unit_ids(connection)
         last = last_plans(connection)
     # List chunks after reading the ledger: the list then has all chunks of each unit in state fused.
+    doing("listing the files of units")
     unfinished = (f"units/{unit.unit_id}" for unit in units if unit.state != "loaded")
     listing += chain.from_iterable(read_ahead(storage.tree, ["units"] if whole else unfinished, READERS))
     return Evidence(
@@ -152,10 +160,13 @@ def gather(
         known_units=known,
         plans=last,
         written_before=datetime.now(UTC) - safe_age,
+        doing=doing,
     )
 
 
-def _lists(storage: Storage, intervals: Iterable[Interval], broken: dict[str, str]) -> dict[Interval, list[Shard]]:
+def _lists(
+    storage: Storage, intervals: Collection[Interval], broken: dict[str, str], doing: Doing
+) -> dict[Interval, list[Shard]]:
     """The shards of each interval that was listed. Adds lists that cannot be read to ``broken``."""
 
     def read(interval: Interval) -> tuple[Interval, list[Shard] | None]:
@@ -168,10 +179,13 @@ def _lists(storage: Storage, intervals: Iterable[Interval], broken: dict[str, st
             broken[path] = _short(error)
             return interval, None
 
-    return {interval: shards for interval, shards in read_ahead(read, intervals, READERS) if shards is not None}
+    lists = counted(read_ahead(read, intervals, READERS), doing, "reading lists of shards", len(intervals))
+    return {interval: shards for interval, shards in lists if shards is not None}
 
 
-def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: dict[str, str]) -> dict[str, PullMark]:
+def _marks(
+    storage: Storage, listing: Listing, shards: Iterable[Shard], broken: dict[str, str], doing: Doing
+) -> dict[str, PullMark]:
     """What the pull of each shard recorded, by shard_id. Adds marks that cannot be read to ``broken``."""
 
     def read(shard: Shard) -> tuple[str, PullMark | None]:
@@ -184,8 +198,9 @@ def _marks(storage: Storage, listing: Listing, shards: Iterable[Shard], broken: 
             broken[path] = _short(error)
         return shard.shard_id, None
 
-    pulled = (shard for shard in shards if listing.get(layout.pulled_mark(shard.side, shard.shard_id)) is not None)
-    return {shard_id: mark for shard_id, mark in read_ahead(read, pulled, READERS) if mark is not None}
+    pulled = [shard for shard in shards if listing.get(layout.pulled_mark(shard.side, shard.shard_id)) is not None]
+    marks = counted(read_ahead(read, pulled, READERS), doing, "reading pull records", len(pulled))
+    return {shard_id: mark for shard_id, mark in marks if mark is not None}
 
 
 def _short(error: Exception) -> str:

@@ -21,6 +21,7 @@ from capsfusion_tasks.schemas import PAIRED
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import Finding, run_again
+from capsfusion_tasks.upkeep.progress import counted
 from capsfusion_tasks.warehouse import ledger
 from capsfusion_tasks.warehouse.known_pairs import known_pairs
 from capsfusion_tasks.warehouse.plans import PlannedPairs
@@ -135,7 +136,8 @@ def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iter
     buckets: set[str] = set()
     tables: list[pa.Table] = []
     rows, images = 0, known_images(evidence.settings, evidence.storage)
-    for bucket in range(bucket_count(evidence.storage, evidence.settings) if shards else 0):
+    count = bucket_count(evidence.storage, evidence.settings) if shards else 0
+    for bucket in counted(range(count), evidence.doing, "joining buckets", count):
         buckets.add(name := layout.bucket_name(bucket))
         results = images.of_bucket(name) if images else None
         for pairs in bucket_pairs(bucket, shards, evidence.storage, evidence.settings):

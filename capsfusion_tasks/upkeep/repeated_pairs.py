@@ -14,6 +14,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.upkeep.listing import READERS
+from capsfusion_tasks.upkeep.progress import Doing, counted, unheard
 
 # DuckDB writes these rows to scratch disk if they do not fit in memory. Two integers take half as many bytes as a blob
 # in DuckDB.
@@ -25,7 +26,9 @@ order by unit, high, low
 """
 
 
-def repeated_pairs(storage: Storage, settings: Settings, unit_ids: Sequence[str]) -> list[list[bytes]]:
+def repeated_pairs(
+    storage: Storage, settings: Settings, unit_ids: Sequence[str], doing: Doing = unheard
+) -> list[list[bytes]]:
     """For each unit, the sorted ids of its pairs that occur more than once in all these units together.
 
     The memory limit does not cover these ids, of which there should be none, and the ids of the few units that are read
@@ -34,7 +37,8 @@ def repeated_pairs(storage: Storage, settings: Settings, unit_ids: Sequence[str]
     with database(settings, "the ids of the pairs of unfinished units") as connection:
         connection.execute(_TABLE)
         read = partial(storage.read_table, columns=["pair_id"])
-        for number, pairs in enumerate(read_ahead(read, map(layout.unit_pairs, unit_ids), READERS)):
+        tables = read_ahead(read, map(layout.unit_pairs, unit_ids), READERS)
+        for number, pairs in enumerate(counted(tables, doing, "comparing pairs of units", len(unit_ids))):
             connection.register("of_unit", _halves(pairs["pair_id"].combine_chunks()))
             connection.execute("insert into ids select ?, high, low from of_unit", [number])
             connection.unregister("of_unit")

@@ -17,6 +17,7 @@ from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence, PullMark
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, run_again
 from capsfusion_tasks.upkeep.listing import READERS, existing
+from capsfusion_tasks.upkeep.progress import counted
 from capsfusion_tasks.warehouse.invariants import LedgerShard, pull_again
 
 Buckets = dict[str, StoredFile]  # bucket → a shard's file in this bucket
@@ -29,13 +30,14 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
             "list-unreadable", path, why, f"delete {evidence.storage.path(path)}, then run its interval again"
         )
     files = _bucket_files(evidence)
+    evidence.doing("looking for missing bucket files")
     missing = _missing(evidence, files)
     has_rows = _rows_of_files(evidence, files, footers)
-    for interval, shards in evidence.lists.items():
-        for shard in shards:
-            yield from _ledger(evidence, interval, shard)
-            if mark := evidence.marks.get(shard.shard_id):
-                yield from _buckets(evidence, interval, shard, mark, files[shard.shard_id], missing, has_rows)
+    listed = [(interval, shard) for interval, shards in evidence.lists.items() for shard in shards]
+    for interval, shard in counted(listed, evidence.doing, "checking shards", len(listed)):
+        yield from _ledger(evidence, interval, shard)
+        if mark := evidence.marks.get(shard.shard_id):
+            yield from _buckets(evidence, interval, shard, mark, files[shard.shard_id], missing, has_rows)
     if evidence.scope.interval is None:
         yield from _unknown(evidence, files)
         yield from _image_results(evidence)

@@ -16,6 +16,7 @@ _MEND = (
 
 def findings(evidence: Evidence, pairs: bool) -> Iterator[Finding]:
     """Units whose stored rows break a rule. ``pairs``: also check that no pair is both rejected and accepted."""
+    evidence.doing("counting captions in the warehouse")
     with evidence.warehouse.engine.connect() as connection:
         for violation in violations(connection, evidence.scope, pairs=pairs):
             what = f"broken: {violation.rule} ({violation.what})"

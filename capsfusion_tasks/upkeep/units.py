@@ -16,6 +16,7 @@ from capsfusion_tasks.staging.storage import StoredFile
 from capsfusion_tasks.upkeep.evidence import Evidence
 from capsfusion_tasks.upkeep.findings import REPAIR, Finding, finish
 from capsfusion_tasks.upkeep.listing import READERS, Listing
+from capsfusion_tasks.upkeep.progress import counted
 from capsfusion_tasks.upkeep.repeated_pairs import repeated_pairs
 from capsfusion_tasks.warehouse import ownership
 from capsfusion_tasks.warehouse.invariants import LedgerUnit, forgotten
@@ -26,7 +27,9 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     """Problems of units that are not loaded, and of unit folders whose unit is not in the ledger."""
     abandoned = set(ownership.abandoned_units(evidence.warehouse.engine, evidence.scope))
     unfinished = [unit for unit in evidence.units if unit.state != "loaded"]
-    broken = dict(zip(unfinished, read_ahead(partial(_pairs, evidence), unfinished, READERS), strict=True))
+    pairs = read_ahead(partial(_pairs, evidence), unfinished, READERS)
+    pairs = counted(pairs, evidence.doing, "reading pairs of units", len(unfinished))
+    broken = dict(zip(unfinished, pairs, strict=True))
     whole = [unit for unit in unfinished if broken[unit] is None]
     # Read ahead of the findings, across units, because a unit can have few files.
     chunks = read_ahead(
@@ -35,7 +38,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         READERS,
     )
     validated = read_ahead(partial(_validated, evidence), whole, READERS)
-    for unit in unfinished:
+    for unit in counted(unfinished, evidence.doing, "checking units", len(unfinished)):
         if found := broken[unit]:
             yield found
             continue
@@ -115,7 +118,8 @@ def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Findi
         by_fusion[unit.fusion_id].append(unit)
     for together in by_fusion.values():
         owners: dict[bytes, LedgerUnit] = {}
-        repeated = repeated_pairs(evidence.storage, evidence.settings, [unit.unit_id for unit in together])
+        unit_ids = [unit.unit_id for unit in together]
+        repeated = repeated_pairs(evidence.storage, evidence.settings, unit_ids, evidence.doing)
         for unit, pair_ids in zip(together, repeated, strict=True):
             if shared := [pair_id for pair_id in pair_ids if pair_id in owners]:
                 first = owners[shared[0]].unit_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import shutil
@@ -10,20 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app, main
 from capsfusion_tasks.demo.airflow_server import HOST, _free_ports, _ui_port
 from capsfusion_tasks.demo.sample_data import write_sample_data
 from capsfusion_tasks.errors import InputError, NotReadyError
-from capsfusion_tasks.terminal import Working
 
 PAIRS = Path(__file__).parents[2] / "examples" / "pairs.jsonl"
 FILES = {
@@ -392,16 +388,3 @@ def test_a_port_in_use_is_told_and_another_one_is_taken() -> None:
         assert _ui_port(used.getsockname()[1], free, lines.append) == free
         assert lines == [f"port {used.getsockname()[1]} is in use, so the UI is on port {free} instead"]
         assert _ui_port(free, 1, lines.append) == free
-
-
-def test_a_command_that_says_nothing_says_that_it_works() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    with Working(console) as working:
-        working.say("one")
-        working._pause = 0.5  # not a minute
-        time.sleep(1.6)
-        working.say("two")
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert [lines[0], lines[-1]] == ["one", "two"]
-    assert lines[1:-1]
-    assert all(line.startswith("still working, ") for line in lines[1:-1])

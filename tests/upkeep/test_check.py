@@ -419,7 +419,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(area: Area, monkeypat
     assert "to repair it: capsfusion check --repair, or capsfusion run --start 2026-11-12T00:00:00" in found.output
     as_json = run(app, ["check", "--format", "json"])
     assert as_json.exit_code == 1
-    [finding] = json.loads(as_json.output)["findings"]
+    [finding] = json.loads(as_json.stdout)["findings"]
     assert (finding["rule"], finding["where"], finding["repaired"]) == ("unit-stuck", unit.unit_id, None)
     assert run(app, ["check", "--start", "2026-11-10", "--end", "2026-11-12"]).exit_code == 0
     repaired = run(app, ["check", "--repair"])

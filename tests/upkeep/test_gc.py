@@ -89,7 +89,7 @@ def test_without_delete_nothing_goes(area: Area, monkeypatch: pytest.MonkeyPatch
     assert "nothing was deleted; --delete would free" in told.output
     assert "units (files of units that are loaded): " in told.output
     assert area.storage.tree() == before
-    deleted = json.loads(CliRunner().invoke(app, ["gc", "--keep-days", "0", "--delete", "--format", "json"]).output)
+    deleted = json.loads(CliRunner().invoke(app, ["gc", "--keep-days", "0", "--delete", "--format", "json"]).stdout)
     assert deleted["deleted"] is True
     assert deleted["kept"] == []
     assert sum(one["bytes"] for one in deleted["found"]) == sum(file.size for file in before) - sum(
