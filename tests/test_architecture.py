@@ -25,6 +25,7 @@ BASE = {
     "intervals",
     "caption_filter",
     "schemas",
+    "hub_client",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -38,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "intervals": {"errors"},
     "caption_filter": {"errors"},
     "schemas": {"errors", "intervals", "caption_filter"},
+    "hub_client": set(),
     "pull_rules": {"settings"},
     "staging": BASE,
     "caption_files": BASE | {"staging"},

@@ -17,12 +17,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion.weight_files import PICKLES, SAFETENSORS, has_safetensors
+from capsfusion_tasks.hub_client import limit_requests
 from capsfusion_tasks.staging import full_disk
 
 _FILES = ["*.json", "tokenizer.model"]
 _MAY_PASS = (408, 425, 429)  # HTTP statuses of temporary errors, in addition to all statuses from 500 on
 # Errors that a retry does not fix: an invalid model name or hub address, and a cache without write permission.
 _WILL_STAY = (ValueError, PermissionError, httpx2.InvalidURL, httpx2.UnsupportedProtocol)
+
+limit_requests()
 
 
 def download(model: str, *, weights: bool) -> Path:

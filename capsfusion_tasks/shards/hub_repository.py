@@ -9,7 +9,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_token, set_client_factory
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils._http import default_client_factory
 
 from capsfusion_tasks.errors import InputError
+from capsfusion_tasks.hub_client import limit_requests
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import TRIES, MayPass, retrying
 
@@ -29,31 +29,10 @@ T = TypeVar("T")
 # Only the hub's own revisions may contain a slash: refs/convert/parquet, refs/pr/3. Other revisions need %2F for a
 # slash.
 _REVISION = r"refs/convert/\w+|refs/pr/\d+|[^/]+"
-# Seconds without an answer, after which a request fails. Requests that write may take longer, because a commit of many
-# files takes minutes.
-_CONNECT, _READ, _WRITE = 10.0, 60.0, 600.0
 _URI = re.compile(rf"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>{_REVISION}))?(/(?P<folder>.+?))?/*")
 
 
-def _client() -> httpx2.Client:
-    """huggingface_hub's own client, with limits for those requests for which huggingface_hub sets none.
-
-    Without limits, a listing would wait for ever if the hub accepts the connection, but does not answer.
-    """
-    client = default_client_factory()
-    client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], _limit]}
-    return client
-
-
-def _limit(request: httpx2.Request) -> None:
-    limits = httpx2.Timeout(_READ if request.method in ("GET", "HEAD") else _WRITE, connect=_CONNECT).as_dict()
-    chosen = request.extensions.get("timeout", {})
-    request.extensions["timeout"] = {
-        name: limit if chosen.get(name) is None else chosen[name] for name, limit in limits.items()
-    }
-
-
-set_client_factory(_client)
+limit_requests()
 
 
 class HubRepository:

@@ -72,6 +72,16 @@ def test_a_download_that_fails_for_some_time_may_be_tried_again(hub: Hub, status
     assert (model_folder(model) / "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
+def test_a_hub_that_accepts_a_request_and_never_answers_may_be_tried_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capsfusion_tasks.hub_client._READ", 0.05)
+    model = commit(hub, FILES)
+    hub.faults |= {f"{path}!": [Fault(silent=True)] for path in api_paths(model)}
+    with pytest.raises(NotReadyError, match=rf"the model {model} is not on this machine"):
+        model_folder(model)
+
+
 def test_a_download_that_is_cut_may_be_tried_again(hub: Hub) -> None:
     model = commit(hub, FILES)
     hub.faults[f"{storage_of(hub, FILES['model.safetensors'])}!"] = [Fault(cut_after=100)]

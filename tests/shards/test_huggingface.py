@@ -13,7 +13,6 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import Shard
 from capsfusion_tasks.settings import load_settings
-from capsfusion_tasks.shards import hub_repository
 from capsfusion_tasks.shards.discovery import discover
 from capsfusion_tasks.shards.sources import configured_sources, open_source
 from capsfusion_tasks.staging import layout
@@ -226,7 +225,7 @@ def test_a_hub_that_does_not_answer_is_worth_another_try(
 def test_a_hub_that_accepts_a_request_and_never_answers_is_worth_another_try(
     hub: Hub, storage: Storage, monkeypatch: pytest.MonkeyPatch, request_path: str
 ) -> None:
-    monkeypatch.setattr(hub_repository, "_READ", 0.05)
+    monkeypatch.setattr("capsfusion_tasks.hub_client._READ", 0.05)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     monkeypatch.setenv("HF_TOKEN", hub.token)
     hub.gated.add(REPO)
