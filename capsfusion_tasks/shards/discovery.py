@@ -43,8 +43,8 @@ def discover(
     this interval may take. An interval must also claim its own late shards, so that no other interval takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
-    longer in it. Raises InputError instead if a changed source cannot be listed or has no shard at all, because it may
-    be mistyped, or if the interval already has units (``units`` is their number). ``relist`` adds the shards of the new
+    longer in it. Raises InputError instead if a source cannot be listed or has no readable shard, because it may be
+    mistyped, or if the interval already has units (``units`` is their number). ``relist`` adds the shards of the new
     sources to the list.
 
     Raises InputError if a file is in the sources of both sides, or is one of the ``image_results``.
@@ -62,8 +62,8 @@ def discover(
     to_list = {side: place for side, place in sources.items() if not frozen or side in listed.incomplete}
     there = {side: listed_shards(side, place, interval) for side, place in to_list.items()}
     if changed:
-        newly_empty = {side for side in there if not there[side]} - {*listed.empty}
-        _require_shards([side for side in now if side in newly_empty and now[side] != before.get(side)], before, now)
+        empty = {side for side in there if all(shard.problem for shard in there[side])} - {*listed.empty}
+        _require_shards([side for side in now if side in empty], before, now)
         _require_no_units(interval, before, now, units)
     for side, shards in there.items():
         on_listing(side, shards)
@@ -126,9 +126,12 @@ def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: d
 
 
 def _require_shards(empty: Sequence[Side], before: dict[Side, Origin], now: dict[Side, Origin]) -> None:
-    """Raise InputError if there are ``empty`` sides: changed sources without any shard. They are probably mistyped."""
+    """Raise InputError if there are ``empty`` sides, whose sources have no readable shard. They may be mistyped.
+
+    Otherwise, all shards of the interval that were pulled from the earlier sources would be removed.
+    """
     if empty:
-        places = " and ".join(f"{side} has no shard at all in {now[side]}" for side in empty)
+        places = " and ".join(f"{side} has no readable shard at all in {now[side]}" for side in empty)
         raise InputError(
             f"{places}: correct the folder or address, or its patterns. Earlier, the shards of this interval were"
             f" listed from {told(before, now)}. If shards are still to come to the new place, run the interval then"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -102,11 +103,22 @@ def test_a_mistyped_source_removes_no_shard_that_was_pulled(place: Place) -> Non
     before = place.settings()
     pair(before)
     (place.folder / "empty").mkdir()
-    for wrong, told in {"empty": "has no shard at all in .*/empty", "missing": "no folder .*/missing"}.items():
+    for wrong, told in {"empty": "has no readable shard at all in .*/empty", "missing": "no folder .*/missing"}.items():
         with pytest.raises(InputError, match=told):
             interval_tasks.discover(place.settings(laion2b=wrong), DAY)
     assert paired(before)
     assert interval_tasks.check(before, DAY)["findings"] == []
+    assert len(discovered(DAY, Storage(before.staging_uri))) == 4
+
+
+def test_a_source_that_is_empty_while_another_changes_keeps_its_pulled_shards(place: Place) -> None:
+    before = place.settings()
+    pair(before)
+    shutil.copytree(place.folder / "coco", place.folder / "moved")
+    (place.folder / "raw").rename(place.folder / "unmounted")
+    (place.folder / "raw").mkdir()
+    with pytest.raises(InputError, match=r"laion_2b has no readable shard at all"):
+        interval_tasks.discover(place.settings(laion_coco="moved"), DAY)
     assert len(discovered(DAY, Storage(before.staging_uri))) == 4
 
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pytest
 
 from capsfusion_tasks.context import open_context
-from capsfusion_tasks.demo.sample_data import SampleReport, make_sample, write_sample_data
+from capsfusion_tasks.demo.sample_data import make_sample, write_sample_data
+from capsfusion_tasks.demo.sample_report import SampleReport
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.fusion import launcher
 from capsfusion_tasks.intervals import Interval
@@ -415,11 +416,11 @@ def test_a_mistyped_source_is_named_before_anything_is_said_about_the_list_that_
     assert told["coco"][-2:] == [
         f"discover: laion_coco has no shard at all in {tmp_path}/coco (*.parquet): 1 files do not match the side's"
         " include and exclude patterns, such as notes.txt",
-        f"capsfusion: error: laion_coco has no shard at all in {tmp_path}/coco (*.parquet): correct the folder or"
-        f" address, or its patterns. Earlier, the shards of this interval were listed from laion_coco {old}"
+        f"capsfusion: error: laion_coco has no readable shard at all in {tmp_path}/coco (*.parquet): correct the folder"
+        f" or address, or its patterns. Earlier, the shards of this interval were listed from laion_coco {old}"
         " (*.parquet). If shards are still to come to the new place, run the interval then",
     ]
-    assert f"has no shard at all in {old} (*.pq): correct the folder" in told["/coco"][-1]
+    assert f"has no readable shard at all in {old} (*.pq): correct the folder" in told["/coco"][-1]
     found = run_command(done.settings, "--laion-coco", done.settings.laion2b)
     assert "--relist (in Airflow: the Param relist)" in found.messages
 
