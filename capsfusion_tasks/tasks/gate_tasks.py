@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], bool]) -> None:
     """Call ``send`` for the held ``unit``, unless the run has sent its message about held units already.
 
-    ``send`` sends the message, and returns whether it could. Only then is this recorded. So if the webhook fails or the
-    worker dies, the task's next try or the run's next held unit sends the message. It may be sent twice, but no failure
-    of one worker loses it. After an answer, the next question has its own message.
+    ``send`` sends the message, and returns whether it could. Only then is this recorded. So if the worker dies, the
+    task's next try sends the message, and may send it twice. If the webhook fails, the run's next held unit sends it.
+    If no other unit is held, the first message is the question at the run's end. After an answer, the next question
+    has its own message.
 
     Does not wait for another task of the run that is sending the message, because the webhook may be slow.
     """
     with context.warehouse.engine.begin() as connection:
         locked = gate_holds.lock_message(connection, dag_run_id)
         if gate_holds.is_told(connection, unit.fusion_id, dag_run_id) or (locked and send()):
-            gate_holds.mark_told(connection, unit.unit_id)
+            gate_holds.mark_told(connection, unit.unit_id, dag_run_id)
 
 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:

@@ -76,9 +76,10 @@ def is_told(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
     return connection.execute(is_open.limit(1)).first() is not None
 
 
-def mark_told(connection: Connection, unit_id: str) -> None:
+def mark_told(connection: Connection, unit_id: str, dag_run_id: str) -> None:
     """Record that a message about the run's held units was sent, while this unit is one of them."""
-    statement = update(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None))
+    statement = update(gate_holds).where(_columns.unit_id == unit_id, _columns.dag_run_id == dag_run_id)
+    statement = statement.where(_columns.answer.is_(None))
     connection.execute(statement.values(told_at=func.coalesce(_columns.told_at, func.now())))
 
 
