@@ -83,8 +83,11 @@ def check_whole(file: Path) -> None:
             stream.seek(0)
             if file.suffix == ".safetensors":
                 _check_safetensors(file, stream)
-            elif start.startswith(_ZIP) and not zipfile.is_zipfile(stream):
-                raise unreadable(file, "it is cut short: its last part, the list of its contents, is missing")
+            elif start.startswith(_ZIP):
+                stream.seek(-1, os.SEEK_END)
+                stream.read(1)  # raises an error of the disk, which is_zipfile would take for a missing end
+                if not zipfile.is_zipfile(stream):
+                    raise unreadable(file, "it is cut short: its last part, the list of its contents, is missing")
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
 
@@ -101,7 +104,7 @@ def _check_safetensors(file: Path, stream: BinaryIO) -> None:
         try:
             tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
             expected += max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError) as error:
             raise unreadable(file, "its header is damaged") from error
     if size != expected:
         wrong = "it is cut short" if size < expected else "it is damaged"

@@ -295,8 +295,8 @@ def report(
             engine, context.storage, fusion_id, [interval], known_images(context.settings, context.storage)
         )
         left, gone = (work.rows for work in unplanned)
+    shard_ids = [shard.shard_id for shard in discovery.discovered(interval, context.storage)]
     with engine.begin() as connection:
-        shard_ids = [shard.shard_id for shard in discovery.discovered(interval, context.storage)]
         shard_ids += list(ledger.image_results(connection)) if image_results_source(context.settings) else []
         return report_interval(
             connection, interval, fusion_id, shard_ids, unplanned=left, gone=gone, left_out=left_out, unit_ids=unit_ids

@@ -286,9 +286,10 @@ def headed(header: bytes) -> bytes:
         ("model.safetensors", headed(b"{"), "its header is damaged"),
         ("model.safetensors", headed(b"[]"), "its header is damaged"),
         ("model.safetensors", headed(b'{"a": {"data_offsets": [1]}}'), "its header is damaged"),
+        ("model.safetensors", headed(b'{"a": {"data_offsets": [0, 1e999]}}'), "its header is damaged"),
         ("pytorch_model.bin", zipped()[:-1], "it is cut short: its last part, the list of its contents, is missing"),
     ],
-    ids=["end", "header", "longer", "no header", "no JSON", "no object", "no offsets", "zip"],
+    ids=["end", "header", "longer", "no header", "no JSON", "no object", "no offsets", "infinite", "zip"],
 )
 def test_weights_that_are_cut_short_are_refused_without_torch(
     folder: Path, name: str, content: bytes, reason: str
