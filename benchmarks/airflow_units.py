@@ -33,7 +33,8 @@ from capsfusion_tasks.context import Context, open_context
 from capsfusion_tasks.demo import airflow_server
 from capsfusion_tasks.demo.airflow_api import DAG
 from capsfusion_tasks.demo.airflow_server import USER, LocalAirflow, local_airflow
-from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.fusion import chunks
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.schemas import CAPTION, FUSED, Unit

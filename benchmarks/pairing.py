@@ -35,7 +35,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.pairing.bucket_count import bucket_count
 from capsfusion_tasks.pairing.buckets import split_shard

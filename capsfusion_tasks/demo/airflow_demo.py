@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,7 +19,8 @@ from capsfusion_tasks.demo.backfill import backfill
 from capsfusion_tasks.demo.phases import Phases, introduction
 from capsfusion_tasks.demo.progress import LEGEND
 from capsfusion_tasks.demo.results import read_results, show_next_steps, show_results
-from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.demo.sample_report import FOLDER, SampleReport, read_report
 from capsfusion_tasks.fusion.torchrun_command import gpu_count
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
@@ -44,10 +47,12 @@ def run_demo(settings: Settings) -> int:
             settings, fuse_tasks = _on_sample(settings)
             with ExitStack() as running:
                 with phases.phase("Start PostgreSQL and Airflow on this machine"):
-                    airflow = running.enter_context(_service(settings, console, fuse_tasks=fuse_tasks))
+                    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")} if fuse_tasks > 1 else {}
+                    airflow = running.enter_context(_service(settings, console, variables=threads))
                 before = read_results(settings, days)
                 with phases.phase(f"Backfill {days[0]} to {days[-1]} through Airflow's API"):
                     console.print(LEGEND, style="dim", markup=False)
+                    airflow.api.set_pool("gpu", fuse_tasks)
                     runs = backfill(airflow.api, days, console, check=airflow.check)
                 results = read_results(settings, days)
                 with phases.phase("Stop Airflow and PostgreSQL"):
@@ -84,11 +89,16 @@ def up(settings: Settings, port: int) -> int:
 
 @contextmanager
 def _service(
-    settings: Settings, console: Console, *, port: int | None = None, scheduled: bool = False, fuse_tasks: int = 1
+    settings: Settings,
+    console: Console,
+    *,
+    port: int | None = None,
+    scheduled: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[LocalAirflow]:
     """Run PostgreSQL and Airflow with ``settings``. Without a warehouse URL, this PostgreSQL has the warehouse.
 
-    ``fuse_tasks``: how many fuse tasks run at the same time. With more than one, each of them has one thread.
+    ``variables``: environment variables of the tasks, besides the settings.
     """
 
     def say(line: str) -> None:
@@ -99,17 +109,17 @@ def _service(
             pass
         embedded = SecretStr(server.url(WAREHOUSE).render_as_string(hide_password=False))
         environment = settings.model_copy(update={"warehouse_url": settings.warehouse_url or embedded}).environment()
-        if fuse_tasks > 1:
-            environment["OMP_NUM_THREADS"] = "1"
         airflow_database = server.url(AIRFLOW, driver="psycopg2").render_as_string(hide_password=False)
         with local_airflow(
-            settings.home, airflow_database, environment, say=say, port=port, scheduled=scheduled
+            settings.home, airflow_database, {**environment, **variables}, say=say, port=port, scheduled=scheduled
         ) as airflow:
-            airflow.api.set_pool("gpu", fuse_tasks)  # each time, because an earlier demo may have set another number
             yield airflow
 
 
 def _write_sample(home: Path) -> SampleReport:
+    """The demo's sample. If there is one, perhaps of another size and by an earlier version, it stays as it is."""
+    if earlier := read_report(home / "sample"):
+        return write_sample_data(home / "sample", **earlier.parameters.model_dump())
     return write_sample_data(
         home / "sample", rows_per_day=ROWS_PER_DAY, shards_per_side_per_day=SHARDS_PER_SIDE_PER_DAY
     )

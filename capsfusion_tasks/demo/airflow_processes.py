@@ -33,7 +33,8 @@ def end_session(session: int) -> None:
         _wait_until_ended(waited)
         left = members(session)
         for process in left:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                process.kill()
         _wait_until_ended(left)
     finally:
         for each, handler in zip(signals, before, strict=True):

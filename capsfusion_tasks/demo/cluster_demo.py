@@ -13,7 +13,8 @@ from capsfusion_tasks.demo.backfill import POLL_SECONDS, backfill
 from capsfusion_tasks.demo.phases import Phases, introduction
 from capsfusion_tasks.demo.progress import LEGEND
 from capsfusion_tasks.demo.results import read_results, show_results
-from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 

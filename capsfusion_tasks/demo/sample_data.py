@@ -15,91 +15,25 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.table import Table
 
 from capsfusion_tasks.demo.copies import copies_of
 from capsfusion_tasks.demo.edge_cases import CASES, plain
 from capsfusion_tasks.demo.releases import FILE_NAME, RELEASES, shard_table
+from capsfusion_tasks.demo.sample_report import (
+    EXPECTED,
+    FOLDER,
+    REASONS,
+    SIDES,
+    DayCounts,
+    SampleParameters,
+    SampleReport,
+    SideCounts,
+    read_report,
+)
 from capsfusion_tasks.demo.sample_rows import Pair, Row, RowMaker
 from capsfusion_tasks.errors import InputError
-from capsfusion_tasks.schemas import PAIRED, Side
+from capsfusion_tasks.schemas import Side
 from capsfusion_tasks.staging.storage import Storage
-
-EXPECTED = "EXPECTED.json"
-FOLDER: dict[Side, str] = {"laion_2b": "laion-2b", "laion_coco": "laion-coco"}
-REASONS = ("null_url", "null_caption", "unsafe", "watermarked")
-SIDES: tuple[Side, ...] = PAIRED
-
-
-class SampleParameters(BaseModel):
-    """The parameters of a sample. The same parameters give the same files."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rows_per_day: int
-    days: int
-    first_day: date
-    shards_per_side_per_day: int
-    seed: int
-    copies: int = 1
-    unmatched: int = 0
-
-    def copies_on(self, side: Side) -> int:
-        """How many copies of each row the files of ``side`` have, each with its own URL."""
-        return self.copies * (1 + self.unmatched if side == "laion_2b" else 1)
-
-
-class SideCounts(BaseModel):
-    """Counts of one side's shards of one day. ``dropped``: reason → number of rows that a run must drop."""
-
-    model_config = ConfigDict(frozen=True)
-
-    shards: int
-    rows: int
-    dropped: dict[str, int]
-
-
-class DayCounts(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    day: date
-    laion_2b: SideCounts
-    laion_coco: SideCounts
-    pairs: int  # pairs that a run finds on this day, if days run in order
-
-
-class SampleReport(BaseModel):
-    """What was written, and how many pairs a run over all days must find."""
-
-    model_config = ConfigDict(frozen=True)
-
-    parameters: SampleParameters
-    days: list[DayCounts]
-    pairs: int
-    cases: dict[str, int]  # how often each case of edge_cases.py occurs in one copy
-    files: dict[str, datetime]  # path in the folder → arrival time, which is the file's modification time
-
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=1) + "\n"
-
-    def table(self) -> Table:
-        """The counts as a table for a terminal."""
-        table = Table(title=f"Sample shards: {self.pairs} pairs to find")
-        for heading in ("day", "side", "shards", "rows", *REASONS, "pairs"):
-            table.add_column(heading, justify="left" if heading in ("day", "side") else "right")
-        for day in self.days:
-            for side in SIDES:
-                counts: SideCounts = getattr(day, side)
-                first = side == SIDES[0]
-                table.add_row(
-                    day.day.isoformat() if first else "",
-                    FOLDER[side],
-                    *(str(n) for n in (counts.shards, counts.rows, *(counts.dropped[reason] for reason in REASONS))),
-                    str(day.pairs) if first else "",
-                    end_section=not first,
-                )
-        return table
 
 
 @dataclass(frozen=True)
@@ -157,7 +91,7 @@ def write_sample_data(
         if getattr(parameters, name) < least:
             raise InputError(f"sample data: {name} is {getattr(parameters, name)}; it must be at least {least}")
     root = Path(folder)
-    known = _known_report(root, parameters)
+    known = read_report(root, parameters)
     if known and all(_arrived(root / path) == when for path, when in known.files.items()):
         return known
 
@@ -269,30 +203,6 @@ def _write_shard(storage: Storage, shard: SampleShard, copies: int, rng: random.
     with storage.publish(shard.path) as stream, pq.ParquetWriter(stream, table.schema, compression="snappy") as writer:
         for part in copies_of(table, range(copies)):
             writer.write_table(part, row_group_size=rows)
-
-
-def _known_report(root: Path, parameters: SampleParameters) -> SampleReport | None:
-    """The report in ``root``. None if the folder is empty or missing."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return None
-    advice = "name another folder for the sample, or delete this one first"
-    if not (root / EXPECTED).is_file():
-        raise InputError(
-            f"{root} is not empty and holds no sample (it has no {EXPECTED}): name a new or an empty folder"
-        )
-    try:
-        report = SampleReport.model_validate_json((root / EXPECTED).read_bytes())
-    except ValidationError as error:
-        raise InputError(f"{root / EXPECTED} was not written by capsfusion sample-data: {advice}") from error
-    if report.parameters != parameters:
-        raise InputError(
-            f"{root} holds another sample ({_listed(report.parameters)}; requested: {_listed(parameters)}): {advice}"
-        )
-    return report
-
-
-def _listed(parameters: SampleParameters) -> str:
-    return ", ".join(f"{name} {value}" for name, value in parameters)
 
 
 def _arrived(path: Path) -> datetime | None:

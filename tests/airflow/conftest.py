@@ -19,7 +19,7 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 from capsfusion_tasks.demo import airflow_processes
 from capsfusion_tasks.demo.airflow_api import DAG, AirflowApi, Json
 from capsfusion_tasks.demo.airflow_server import USER, local_airflow
-from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres
 from tests import object_store
 from tests.airflow.monitoring import StatsdListener, Webhook, monitored, statsd_listener, webhook_server

@@ -21,7 +21,8 @@ from playwright.sync_api import Browser, expect
 from psycopg import sql
 
 from capsfusion_tasks.demo.airflow_api import AirflowApiError
-from capsfusion_tasks.demo.sample_data import FOLDER, SampleReport, write_sample_data
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.demo.sample_report import FOLDER, SampleReport
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.tasks.dataset_names import file_name, table_name
 from capsfusion_tasks.tasks.metrics import METRICS, REASON, kind_of
@@ -242,6 +243,12 @@ def test_nothing_stays_on_the_disk_where_sources_and_staging_are_on_s3(
 
 def test_the_pool_of_the_gpus_is_made_by_the_first_run(service: Service, in_order: list[dict[str, Any]]) -> None:
     assert service.api.request("GET", "/pools/gpu")["slots"] == 1
+
+
+def test_the_demo_sets_the_slots_of_a_pool_that_exists_or_not(service: Service) -> None:
+    for slots in (3, 2):
+        service.api.set_pool("demo", slots)
+        assert service.api.request("GET", "/pools/demo")["slots"] == slots
 
 
 def test_the_same_day_again_changes_no_row_and_exports_what_is_there(

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect
 
 from capsfusion_tasks.demo.airflow_api import DAG, AirflowApiError
 from capsfusion_tasks.demo.airflow_server import USER
-from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.staging import layout
 from tests import object_store
 from tests.airflow.browser import leave, logged_in

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from benchmarks.families import write_family
 from capsfusion_tasks import BUNDLED_MODEL
 from capsfusion_tasks.cli import app
-from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.settings import load_settings
 from capsfusion_tasks.tasks.local_run import run_pipeline

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from capsfusion_tasks.demo.cluster_demo import run_demo_on
-from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from capsfusion_tasks.demo.edge_cases import BLANKS, CASES
-from capsfusion_tasks.demo.sample_data import SampleParameters, SampleReport, make_sample, write_sample_data
+from capsfusion_tasks.demo.sample_data import make_sample, write_sample_data
+from capsfusion_tasks.demo.sample_report import SampleParameters, SampleReport
 from capsfusion_tasks.errors import InputError
 
 FIRST_DAY = date(2026, 11, 10)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.warehouse.embedded import embedded_postgres
 from capsfusion_tasks.warehouse.socket_folder import PORT
 from tests.faults import disks

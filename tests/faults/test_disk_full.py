@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import create_engine, text
 
-from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.errors import NotReadyError
 from capsfusion_tasks.fusion import chunks, launcher
 from capsfusion_tasks.intervals import Interval

@@ -18,7 +18,8 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
-from capsfusion_tasks.demo.sample_data import FOLDER, write_sample_data
+from capsfusion_tasks.demo.sample_data import write_sample_data
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.shards.http import HttpSource
 from capsfusion_tasks.staging.storage import Storage

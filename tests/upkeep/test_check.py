@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from capsfusion_tasks.cli import app
 from capsfusion_tasks.context import open_context
-from capsfusion_tasks.demo.sample_data import FOLDER
+from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.shards import discovery
 from capsfusion_tasks.staging import layout
