@@ -65,6 +65,8 @@ def test_a_judgement_that_is_not_saved_after_the_user_went_on_is_told(page: Page
     page.keyboard.press("3")
     page.keyboard.press("ArrowRight")
     expect(fused).not_to_have_text(first)
+    # When the details arrive, the dialog grows and the button below moves. A click in this moment would be lost.
+    expect(dialog).to_have_attribute("aria-busy", "false")
     held.give(0, **GONE)
     expect(dialog.get_by_role("alert")).to_contain_text("the warehouse went away")
     dialog.get_by_role("button", name="Show the caption").click()
