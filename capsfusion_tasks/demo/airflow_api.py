@@ -61,12 +61,13 @@ class AirflowApi:
 
     def set_pool(self, name: str, slots: int) -> None:
         """Create the pool, or change its number of slots."""
+        pool = {"slots": slots, "include_deferred": False}  # both are required, even to change only one of them
         try:
-            self.request("POST", "/pools", {"name": name, "slots": slots, "include_deferred": False})
+            self.request("POST", "/pools", {"name": name, **pool})
         except AirflowApiError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise
-            self.request("PATCH", f"/pools/{name}", {"pool": name, "slots": slots}, update_mask="slots")
+            self.request("PATCH", f"/pools/{name}", {"pool": name, **pool}, update_mask="slots")
 
     def unpause(self) -> None:
         self.request("PATCH", f"/dags/{DAG}", {"is_paused": False}, update_mask="is_paused")
