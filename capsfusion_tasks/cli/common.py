@@ -26,7 +26,7 @@ stderr = Console(stderr=True, soft_wrap=True)
 def not_empty(text: str) -> str:
     """An argument that is a path, an address or a name. Refuses "", which would count as "." or as not given."""
     if not text.strip():
-        raise typer.BadParameter("it is empty: give a value. If a shell variable should be here, it has none")
+        raise typer.BadParameter("it is empty: give a value. If you gave a shell variable, it is not set")
     return text
 
 

@@ -102,7 +102,7 @@ def _show_counts(before: Results, after: Results, announced: int, seconds: float
     if total.rows_per_second:
         console.print(f"{total.rows_per_second:.1f} captions/s per process while fusing; {seconds:.0f} s in total")
     if before.summary.units and before.summary == after.summary:
-        console.print("nothing to fuse: an earlier demo has already fused the captions of these three days")
+        console.print("nothing to fuse: an earlier demo has already fused the captions of these days")
 
 
 def _short(caption: str) -> str:

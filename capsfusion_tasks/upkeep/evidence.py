@@ -52,7 +52,7 @@ class Evidence:
     warehouse: Warehouse
     scope: Scope
     listing: Listing
-    bucket_files: int  # about as many files has each bucket
+    bucket_files: int  # each bucket has about this many files
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
     broken_lists: dict[str, str]  # path of an unreadable list, or of an unreadable record of a pull → error
     marks: dict[str, PullMark]  # shard_id → what its pull recorded, for the pulled shards of ``lists``

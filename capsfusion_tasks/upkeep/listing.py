@@ -42,7 +42,7 @@ class Listing:
 
 
 def all_but_units(storage: Storage, bucket_files: int) -> list[StoredFile]:
-    """All files of the staging area, except those of units. ``bucket_files``: about as many files has each bucket."""
+    """All files of the staging area, except those of units. ``bucket_files``: about how many files a bucket has."""
     files, folders = storage.level("")
     if bucket_files * READERS > _PAGE:  # list each bucket, in parallel, rather than page by page
         for parent in ("buckets", *(f"buckets/{side}" for side in PAIRED)):

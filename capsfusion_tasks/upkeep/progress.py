@@ -11,11 +11,11 @@ _Item = TypeVar("_Item")
 
 
 def unheard(_: str) -> None:
-    """For a check that nobody waits for."""
+    """Says nothing: for callers that show no progress."""
 
 
 def counted(items: Iterable[_Item], doing: Doing, what: str, total: int) -> Iterator[_Item]:
-    """``items``, of which there are ``total``. Says before each how many there have been: ``what``: 3 of 20."""
+    """Yield ``items``, of which there are ``total``. After each, calls ``doing`` with a count: ``what``: 3 of 20."""
     doing(f"{what}: 0 of {total:,}")
     for number, item in enumerate(items, start=1):
         yield item

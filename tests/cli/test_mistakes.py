@@ -179,7 +179,7 @@ def test_an_empty_path_address_or_name_is_no_folder_and_the_argument_is_named(
     with pytest.raises(SystemExit) as caught:
         main()
     line = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    told = "it is empty: give a value. If a shell variable should be here, it has none"
+    told = "it is empty: give a value. If you gave a shell variable, it is not set"
     assert (caught.value.code, f"Invalid value for '{named}': {told}" in line) == (2, True), line
     assert sorted(folder.rglob("*")) == before
 
