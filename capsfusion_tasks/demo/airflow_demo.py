@@ -24,7 +24,7 @@ from capsfusion_tasks.demo.sample_report import FOLDER, SampleReport, read_repor
 from capsfusion_tasks.fusion.torchrun_command import gpu_count
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
-from capsfusion_tasks.warehouse.embedded import embedded_postgres
+from capsfusion_tasks.warehouse.embedded import embedded_postgres, server_of
 
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded server
 ROWS_PER_DAY = 60  # with this size, the demo takes one to two minutes on two CPU cores
@@ -104,14 +104,25 @@ def _service(
     def say(line: str) -> None:
         console.print(line, markup=False)
 
-    with embedded_postgres(settings.home, [WAREHOUSE, AIRFLOW]) as server:
-        with open_warehouse(settings, migrate=True):
-            pass
-        embedded = SecretStr(server.url(WAREHOUSE).render_as_string(hide_password=False))
-        environment = settings.model_copy(update={"warehouse_url": settings.warehouse_url or embedded}).environment()
-        airflow_database = server.url(AIRFLOW, driver="psycopg2").render_as_string(hide_password=False)
+    server = server_of(settings.home)
+    embedded = SecretStr(server.url(WAREHOUSE).render_as_string(hide_password=False))
+    environment = settings.model_copy(update={"warehouse_url": settings.warehouse_url or embedded}).environment()
+    airflow_database = server.url(AIRFLOW, driver="psycopg2").render_as_string(hide_password=False)
+    with ExitStack() as databases:  # they stop after Airflow
+
+        def start_databases() -> None:
+            databases.enter_context(embedded_postgres(settings.home, [WAREHOUSE, AIRFLOW]))
+            with open_warehouse(settings, migrate=True):
+                pass
+
         with local_airflow(
-            settings.home, airflow_database, {**environment, **variables}, say=say, port=port, scheduled=scheduled
+            settings.home,
+            airflow_database,
+            {**environment, **variables},
+            say=say,
+            port=port,
+            scheduled=scheduled,
+            start_database=start_databases,
         ) as airflow:
             yield airflow
 

@@ -16,7 +16,7 @@ import psutil
 
 STOP_SECONDS = 10
 # Components that have nothing to finish after the scheduler's tasks have ended.
-_NOTHING_TO_FINISH = re.compile(r"\bairflow (standalone|api[-_]server|triggerer|dag-processor|serve-logs)\b")
+_NOTHING_TO_FINISH = re.compile(r"airflow_components|\bairflow (api[-_]server|triggerer|dag-processor|serve-logs)\b")
 
 
 def end_session(session: int) -> None:
@@ -29,7 +29,7 @@ def end_session(session: int) -> None:
     try:
         waited = [member for member in members(session) if not _NOTHING_TO_FINISH.search(_command(member))]
         if psutil.pid_exists(session):
-            os.kill(session, signal.SIGINT)  # standalone ends its components only after SIGINT
+            os.kill(session, signal.SIGINT)  # airflow_components.py then ends the components
         _wait_until_ended(waited)
         left = members(session)
         for process in left:
@@ -52,7 +52,7 @@ def members(session: int) -> list[psutil.Process]:
 
 
 def _wait_until_ended(processes: list[psutil.Process]) -> None:
-    """Wait at most STOP_SECONDS until all have ended. A zombie has ended: standalone does not reap its components."""
+    """Wait at most STOP_SECONDS until all have ended. A zombie has ended, even if its parent has not reaped it."""
     until = time.monotonic() + STOP_SECONDS
     while any(_command(process) for process in processes) and time.monotonic() < until:
         time.sleep(0.05)
@@ -85,8 +85,13 @@ def end_on_sigint() -> None:
     exec.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent(signal.SIGINT)
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """On Linux, let the kernel send the signal ``number`` to this process when its parent dies."""
     if sys.platform.startswith("linux"):
-        _LIBC.prctl(1, signal.SIGINT)
+        _LIBC.prctl(1, number)
 
 
 # Loaded before the fork, because loading a library between fork and exec can deadlock.

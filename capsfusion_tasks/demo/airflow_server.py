@@ -1,4 +1,4 @@
-"""A local Airflow with this repository's DAGs. Runs ``airflow standalone`` until a ``with`` block ends."""
+"""A local Airflow with this repository's DAGs, which runs until a ``with`` block ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO, cast
 
 from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.demo.airflow_processes import end_on_sigint, end_orphans, end_session
@@ -26,37 +27,8 @@ HOST = "127.0.0.1"  # listen on this machine only, because the simple auth manag
 USER = "admin"
 PARALLELISM = 4  # maximum number of task processes at the same time; each imports pyarrow, which takes memory
 START_SECONDS = 600
-PID_FILE = "standalone.pid"  # in Airflow's folder
+PID_FILE, LOG_FILE = "airflow.pid", "airflow.log"  # in Airflow's folder
 SAY_SECONDS = 5.0
-
-# Airflow imports this text as airflow_local_settings.py from the folder `config` in AIRFLOW_HOME. The scheduler's
-# LocalExecutor forks a process for each task. If the scheduler imports these modules before it forks, each task saves a
-# second of CPU time. The API server needs 15 seconds for its imports; fewer garbage collections save two of them. The
-# triggerer only waits until users answer whether to load a unit with many rejected captions. So it leaves the CPU to
-# the other components. The demo waits for the end of the scheduler, which therefore skips Python's cleanup of 3 s.
-LOCAL_SETTINGS = """\
-import atexit
-import gc
-import os
-import sys
-
-
-def end():
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-gc.set_threshold(50_000, 20, 20)
-if "scheduler" in sys.argv:
-    atexit.register(end)
-    import capsfusion_tasks.tasks.gate_tasks
-    import capsfusion_tasks.tasks.interval_tasks
-    import capsfusion_tasks.tasks.replay
-    import capsfusion_tasks.tasks.unit_tasks
-if "triggerer" in sys.argv:
-    os.nice(10)
-"""
 
 Say = Callable[[str], None]
 
@@ -72,7 +44,7 @@ class LocalAirflow:
 
     @property
     def log(self) -> Path:
-        return self.folder / "standalone.log"
+        return self.folder / LOG_FILE
 
     def check(self) -> None:
         """Raise ``NotReadyError`` if Airflow has ended."""
@@ -90,12 +62,14 @@ def local_airflow(
     port: int | None = None,
     scheduled: bool = False,
     users: str = f"{USER}:admin",
+    start_database: Callable[[], object] = lambda: None,
 ) -> Iterator[LocalAirflow]:
     """Run Airflow with its state in ``home``/airflow. Airflow and all its processes end with the block.
 
     ``environment``: variables for Airflow and its tasks, besides those of this process. ``port``: port of the UI; None:
     any free port. ``scheduled``: start daily runs, not only requested runs. ``users``: value of Airflow's option
-    ``simple_auth_manager_users``. Airflow generates the passwords of all users except ``USER``.
+    ``simple_auth_manager_users``. Airflow generates the passwords of all users except ``USER``. ``start_database``:
+    called while Airflow is being imported; afterwards, the server of ``database_url`` must run.
     """
     _check_installed()
     folder = home / "airflow"
@@ -107,18 +81,16 @@ def local_airflow(
         free_port, *log_ports = _free_ports(3)
         ui_port = _ui_port(port, free_port, say)
         api = AirflowApi(f"http://{HOST}:{ui_port}", USER, password)
-        (folder / "config").mkdir(exist_ok=True)
-        (folder / "config" / "airflow_local_settings.py").write_text(LOCAL_SETTINGS)
         configuration = _configuration(folder, database_url, ui_port, log_ports, scheduled, users)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         started = datetime.now(UTC)
-        with open(folder / "standalone.log", "wb") as log:
+        with open(folder / LOG_FILE, "wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", "standalone"],
+                [sys.executable, "-m", "capsfusion_tasks.demo.airflow_components"],
                 env={**inherited, **configuration, **environment, "PATH": path},
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that Ctrl-C reaches only this process, which then stops Airflow properly
@@ -127,6 +99,9 @@ def local_airflow(
         stack.callback(end_session, process.pid)
         (folder / PID_FILE).write_text(str(process.pid))
         airflow = LocalAirflow(api, password, folder, process)
+        start_database()
+        with suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as go:  # broken if Airflow has ended: see below
+            go.write(b"the database server runs\n")
         _wait_until_healthy(airflow, started, say)
         yield airflow
 
@@ -149,7 +124,12 @@ def _configuration(
         "api": {"host": HOST, "port": port, "base_url": url},
         # PostgreSQL runs on this machine as long as Airflow does. So a connection need not be tested before each use,
         # which would take a tenth of Airflow's CPU time.
-        "database": {"sql_alchemy_conn": database_url, "sql_alchemy_pool_pre_ping": False},
+        # The components start right after the migration, so they need not check whether the database is migrated.
+        "database": {
+            "sql_alchemy_conn": database_url,
+            "sql_alchemy_pool_pre_ping": False,
+            "check_migrations": False,
+        },
         "scheduler": {
             "use_job_schedule": scheduled,
             # Recover the tasks of a killed Airflow within seconds, not minutes.

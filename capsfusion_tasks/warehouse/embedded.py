@@ -62,6 +62,12 @@ class EmbeddedPostgres:
         return URL.create(f"postgresql+{driver}", username=server_process.SUPERUSER, database=database, query=query)
 
 
+def server_of(home: Path) -> EmbeddedPostgres:
+    """The server of ``home``, which need not run yet. With this, callers know its URLs before it starts."""
+    data = home.resolve() / "postgres"
+    return EmbeddedPostgres(data, socket_folder(data))
+
+
 @contextmanager
 def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
     """The server of ``home`` with ``databases``. The first process that needs it starts it, and the last one stops it.
@@ -83,7 +89,7 @@ def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) ->
             fcntl.flock(users, fcntl.LOCK_SH)
             try:
                 server_process.start(data)
-                server = EmbeddedPostgres(data, socket_folder(data))
+                server = server_of(home)
                 _create_databases(server, databases)
             except BaseException:
                 _leave(data, users)

@@ -1,0 +1,145 @@
+"""Runs the components of a local Airflow: ``python -m capsfusion_tasks.demo.airflow_components``.
+
+``airflow standalone`` starts a Python process for each component, and each of them imports Airflow, which takes 3 to
+5 s of CPU time. Here, one process imports Airflow, and forks the components. It can start before the database server:
+it imports Airflow, and then waits for a line on its standard input before it uses the database. It ends all components
+when it gets SIGINT.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from setproctitle import setproctitle
+
+from capsfusion_tasks.demo.airflow_processes import end_with_parent
+
+# Modules that a component imports anyway. The first group is also imported by the API server, which starts first.
+_BASE = ("airflow.__main__", "airflow.cli.commands.api_server_command", "airflow.models", "airflow.utils.db")
+_JOBS = (
+    "airflow.executors.local_executor",
+    "airflow.jobs.dag_processor_job_runner",
+    "airflow.jobs.scheduler_job_runner",
+    "airflow.jobs.triggerer_job_runner",
+)
+# The scheduler's LocalExecutor forks a process for each task. If the scheduler imports these modules before it forks,
+# each task saves a second of CPU time.
+_TASKS = (
+    "capsfusion_tasks.tasks.gate_tasks",
+    "capsfusion_tasks.tasks.interval_tasks",
+    "capsfusion_tasks.tasks.replay",
+    "capsfusion_tasks.tasks.unit_tasks",
+)
+
+
+def main() -> int:
+    """Run the components until SIGINT, or until all have ended. Returns 1 if the database cannot be used."""
+    # The imports make millions of objects, none of which is garbage. With Python's thresholds, looking for garbage
+    # among them would take an eighth of the time.
+    gc.set_threshold(50_000, 20, 20)
+    _import(_BASE)
+    _write_configuration()
+    migrated, announce = os.pipe()
+
+    def serve() -> None:
+        os.close(announce)
+        _import(["airflow.api_fastapi.main"])  # most of the API server's start; it does not need the database
+        os.read(migrated, 1)  # returns when the other end is closed
+        _airflow("api-server")
+
+    children = {_fork("api-server", serve): "api-server"}
+    try:
+        _import(_JOBS)
+        if not sys.stdin.readline():
+            return 1
+        migration = _fork("db migrate", lambda: _airflow("db", "migrate"))
+        if os.waitpid(migration, 0)[1]:
+            return 1
+        os.close(announce)
+        for name, run in {"scheduler": _schedule, "dag-processor": _parse, "triggerer": _trigger}.items():
+            children[_fork(name, run)] = name
+        while children:
+            pid, status = os.wait()
+            if pid in children:
+                code = os.waitstatus_to_exitcode(status)
+                print(f"{children.pop(pid)} has ended with exit code {code}", flush=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+    for pid in children:
+        os.waitpid(pid, 0)
+    return 0
+
+
+def _schedule() -> None:
+    _import(_TASKS)
+    _airflow("scheduler")
+
+
+def _parse() -> None:
+    _airflow("dag-processor")
+
+
+def _trigger() -> None:
+    # The triggerer only waits until users answer whether to load a unit with many rejected captions. So it leaves the
+    # CPU to the other components.
+    os.nice(10)
+    _airflow("triggerer")
+
+
+def _airflow(*command: str) -> None:
+    """Do what ``airflow COMMAND`` does."""
+    from airflow.__main__ import main as run
+
+    sys.argv = ["airflow", *command]
+    run()  # type: ignore[no-untyped-call]
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+
+
+def _write_configuration() -> None:
+    """Let Airflow write airflow.cfg if it is missing, with the secrets that all components must share."""
+    from airflow.configuration import write_default_airflow_configuration_if_needed
+
+    write_default_airflow_configuration_if_needed()
+
+
+def _fork(name: str, run: Callable[[], None]) -> int:
+    """Call ``run`` in a child process. Returns the child's process id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        end_with_parent(signal.SIGTERM)
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), sys.stdin.fileno())
+        setproctitle(f"airflow {name}")
+        run()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Skip Python's cleanup, which takes 3 s for the scheduler.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
