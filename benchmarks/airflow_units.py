@@ -2,12 +2,13 @@
 
     python -m benchmarks.airflow_units [--units 1024] [--slots 4] [--minutes 15] [--home DIR]
 
-A unit is a batch of pairs that one task fuses. The benchmark plans units of one pair each, and writes their captions
-without a model. So each ``fuse`` task finds that its unit is already fused, and does not start torchrun. One run of the
-DAG in a local Airflow (LocalExecutor, by default 4 tasks at a time) validates and loads the units. Every minute, the
-benchmark prints how many tasks have ended, the CPU seconds so far, and how long Airflow takes to answer two requests:
-the grid, and the list of a mapped task's instances. The last table has the median seconds of each task. The benchmark
-ends after ``--minutes``, even if the run has not ended.
+A unit is a batch of caption pairs that one task fuses, which means that a model merges each pair into one caption. The
+benchmark plans units of one pair each, and writes the fused captions without a model. So each ``fuse`` task finds that
+its unit is already fused, and does not start torchrun. One run of the DAG in a local Airflow (LocalExecutor, by default
+4 tasks at a time) validates and loads the units. Every minute, the benchmark prints how many tasks have ended, the CPU
+seconds so far, and how long Airflow takes to answer two requests: the grid, and the list of a mapped task's instances.
+The last table has the median seconds of each task. The benchmark ends after ``--minutes``, even if the run has not
+ended.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def plan_units(context: Context, most: int) -> list[Unit]:
 
 
 def fuse_without_model(context: Context, unit: Unit) -> None:
-    """Write the chunks that torchrun would write. Each pair's synthetic caption serves as its fused caption."""
+    """Write the files of fused captions that torchrun would write. The fused captions are the synthetic captions."""
     pairs = context.storage.read_table(layout.unit_pairs(unit.unit_id))
     captions = [
         {"row": n, "capsfusion": text, "finish_reason": "stop", "prompt_tokens": 9, "caption_tokens": 9}
@@ -161,7 +162,7 @@ def pages_client(airflow: LocalAirflow) -> httpx2.Client:
 
 
 def by_task(tasks: list[dict[str, Any]]) -> Table:
-    """A table of each task's successful instances: their number and seconds. The largest sum of seconds comes first."""
+    """A table with the number and the seconds of each task's successful instances, sorted by total seconds."""
     seconds = defaultdict(list)
     for task in tasks:
         if task["state"] == "success" and task["duration"] is not None:
@@ -182,7 +183,8 @@ def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
         except psutil.NoSuchProcess:
             continue
         own = times.user + times.system
-        found["all"] += own + times.children_user + times.children_system  # including children that have ended
+        # The times children_user and children_system are those of child processes that have ended.
+        found["all"] += own + times.children_user + times.children_system
         if "airflow scheduler" in command:
             found["scheduler"] += own
         elif "api_server" in command or "api-server" in command:

@@ -16,7 +16,10 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 
 class Cost:
-    """Floating-point operations of a LLaMA with B beams and a shared prefix. A multiply-add is two operations."""
+    """Counts floating-point operations (FLOPs) of a LLaMA that fuses rows. A multiply-add counts as two.
+
+    ``prefix``: number of tokens with which all prompts begin. ``beams``: number of beams of each row.
+    """
 
     def __init__(self, config: LlamaConfig, *, prefix: int, beams: int) -> None:
         hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
@@ -31,7 +34,10 @@ class Cost:
         self._cached = 2 * layers * kv  # numbers in the KV cache per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The minimum FLOPs: those of each token of a row's own prompt, and of each token of a beam except its last."""
+        """The minimum FLOPs for ``requests``: each row's prompt after the prefix once, and each token of each beam.
+
+        The last token of a beam costs nothing, because the model does not read it.
+        """
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
             for r in requests
@@ -70,9 +76,10 @@ class Cost:
             for r in requests
         )
         products = b * sum(steps) * (self._matrices / rates.layers + self._head / rates.products)
-        # Divided by 2, because ``_matrices`` counts two operations per weight: a multiplication and an addition.
+        # Divided by 2, because ``_matrices`` and ``_head`` count two operations per weight: multiply and add.
         weights = sum(steps) / slots * (self._matrices * rates.layer_bytes + self._head * rates.bytes) / 2
-        # Step k reads at least k - 1 + b generated tokens: beams may share all their tokens except the newest.
+        # Step k reads the keys and values of at least k - 1 + b generated tokens (b: number of beams), because beams
+        # may share all their tokens except the newest.
         own = sum(n * self._own(r) + n * (n - 1) / 2 + b * n for n, r in zip(steps, requests, strict=True))
         cached = (own + self._prefix * sum(steps) / slots) * self._cached * rates.bytes
         memory = rates.memory
@@ -86,7 +93,7 @@ class Cost:
         return copies * (tokens * self._matrices + attended * self._attention + self._head)
 
     def _prefill_rest(self, tokens: int) -> float:
-        """FLOPs of prefilling ``tokens`` tokens after the prefix. Leaves out the layers' matrix products."""
+        """FLOPs of prefilling ``tokens`` tokens after the prefix, except those of the layers' matrix products."""
         return self._prefill(1, tokens, self._prefix) - tokens * self._matrices
 
     def _decode(self, copies: int, prompt: int, steps: int) -> float:
@@ -95,7 +102,7 @@ class Cost:
 
 
 def _steps(batch: Sequence[Request]) -> int:
-    """Decode steps of a batch. The first token comes from the prefill."""
+    """Number of decode steps of a batch: the tokens of its longest caption, minus the one that the prefill gives."""
     return max(request.max_new_tokens or 0 for request in batch) - 1
 
 
@@ -103,9 +110,10 @@ def _steps(batch: Sequence[Request]) -> int:
 class Limit:
     """The shortest possible seconds per row: prefill + max(products, weights) + keys_values.
 
-    - ``prefill``: arithmetic of the row's own prompt.
+    - ``prefill``: arithmetic of the row's prompt after the prefix that all prompts share.
     - ``products``: arithmetic of the tokens of the row's beams in the layers and the vocabulary head.
-    - ``weights``: reading the layers' and the head's matrices once per step for all slots. Overlaps with ``products``.
+    - ``weights``: reading the layers' and the head's matrices once per step for all slots (rows that are decoded
+      together). Overlaps with ``products``.
     - ``keys_values``: reading the row's own keys and values once per step for all beams, plus the row's share of
       reading the prefix's keys and values once per step for all slots. Beams count as if only their newest tokens
       differed. (Beams that differ earlier read more.) The arithmetic of attention takes less time and overlaps with

@@ -39,7 +39,7 @@ class PrefixedTransformers(TransformersEngine):
 
     def _inputs(self, batch: Sequence[Request], width: int) -> dict[str, Any]:
         p = len(self._prefix)
-        ids = torch.full((len(batch), width), self.pad_id, dtype=torch.long)  # [B, S]: prefix, padding, own prompt
+        ids = torch.full((len(batch), width), self.pad_id, dtype=torch.long)  # [B, S]: prefix, padding, rest of prompt
         mask = torch.zeros_like(ids)
         ids[:, :p], mask[:, :p] = torch.tensor(self._prefix), 1
         for i, request in enumerate(batch):

@@ -1,11 +1,12 @@
-"""Measures how the cost of a day grows: shards of the same size arrive each day, and a run pulls and pairs them.
+"""Measures how the cost of a daily run grows. Each day, shards of the same size arrive. The run of the day pulls them
+(splits them into files by a hash of the URL) and pairs raw with synthetic captions.
 
     python -m benchmarks.days [--days 30] [--rows 200000] [--shards 2] [--without-lookups] [--folder DIR]
 
-Each day brings ROWS raw and ROWS synthetic captions, each side in SHARDS shards. A quarter of each side's rows have a
-partner on the other side, which may arrive on any of the days. "Read" and "written" are the bytes that the process
-read and wrote, including cached bytes and the bytes of compaction, which copies old rows to lookups (files sorted by a
-hash of the URL). CPU seconds leave out the process that decodes shards. Fails if a pair is missing or is found twice.
+Each day brings ROWS raw captions in SHARDS shards, and as many synthetic captions. A quarter of the raw captions have a
+synthetic partner, which may arrive on any of the days. "Read" and "written" are the bytes that the process read and
+wrote, including cached bytes and the bytes of compaction, which copies old rows to lookups (files sorted by a hash of
+the URL). CPU seconds leave out the process that decodes shards. Fails if the number of pairs found is wrong.
 """
 
 from __future__ import annotations
@@ -85,14 +86,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.without_lookups:
         compaction._FEW_FILES = compaction._FEW_BYTES = 1 << 60
-    # Otherwise compaction would keep unneeded lookups for hours, because a join may still read them. Here no other
-    # run joins the same bucket, so they can be deleted at once.
+    # Delete unneeded lookups at once. In the pipeline, compaction keeps them for hours, because a join of another run
+    # may still read them. Here, there is no other run.
     compaction._UNUSED = timedelta(0)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         days = run_days(Path(folder), args.days, args.rows, args.shards)
     expected = args.days * args.rows // PAIRED
     if (found := sum(day.pairs for day in days)) != expected:
-        raise RuntimeError(f"expected {expected} pairs, found {found}")
+        raise RuntimeError(f"pairing found {found} pairs in {args.days} days; expected {expected}, each once")
     print_days(days, args.rows)
 
 
@@ -128,7 +129,7 @@ def one_day(folder: Path, day: int, days: int, rows: int, shards: int, storage: 
 
 
 def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: int) -> list[Shard]:
-    """Write one side's shards of a day. Each row has an image number. Rows with the same number are partners."""
+    """Write the raw or synthetic shards of a day. Raw and synthetic rows with the same image number are partners."""
     total = days * rows
     images = np.arange(day * rows, (day + 1) * rows)
     if side == "laion_coco":
@@ -157,7 +158,7 @@ def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: in
 
 
 def mixed(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Random numbers, [rows] uint64, that depend only on ``numbers`` and ``seed`` (splitmix64)."""
+    """Pseudorandom numbers, [rows] uint64, that depend only on ``numbers`` and ``seed`` (splitmix64)."""
     mix = numbers.astype(np.uint64) * np.uint64(64) + np.uint64(seed)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mix = (mix ^ (mix >> np.uint64(shift))) * np.uint64(factor)
@@ -176,7 +177,7 @@ def urls(images: np.ndarray) -> pa.Array:
 
 
 def sentences(images: np.ndarray, words: int, seed: int) -> pa.Array:
-    """Texts of ``words`` words. Some words are frequent."""
+    """A text of ``words`` words for each image. Some words are much more frequent than others."""
     letters = np.random.default_rng(1).integers(97, 123, (WORDS, 12))
     vocabulary = pa.array(["".join(map(chr, row[: 2 + n % 11])) for n, row in enumerate(letters)])
     columns = []

@@ -18,7 +18,7 @@ class DeviceRates:
 
     - ``layers``: FLOP/s of the layers' matrix products. ``products``: FLOP/s of all other matrix products.
     - ``memory``: bytes/s. A copied byte counts twice, because it is read and written.
-    - ``layer_bytes``: size of a weight of the layers. ``bytes``: size of every other number.
+    - ``layer_bytes``: bytes of one weight of the layers. ``bytes``: bytes of any other number.
 
     The layers' rate and size differ from the others only with float8, where the vocabulary head, attention, keys
     and values stay in bfloat16.

@@ -2,11 +2,11 @@
 
     python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
 
-Without --model, compares two models: the demo model, and a random LLaMA with grouped-query attention, whose tokenizer
-is --tokenizer. Each model runs with 3 beams and greedily, with several numbers of slots, and with the rows in the
-file's order and shuffled. The engines add the same numbers in different orders. So if the scores of two captions differ
-by less than 1e-6, either caption may win. Such ties are counted and printed. Exit code 1 if captions differ
-without a tie.
+Without --model, two models are tested: the demo model, and a random LLaMA with grouped-query attention and the
+tokenizer --tokenizer. Each model runs with 3 beams and greedily, with several numbers of slots (rows decoded at once),
+and with the rows in the file's order and shuffled. The engines add the same numbers in different orders, so their
+rounding errors differ. If they choose different captions for a row, but the captions' scores differ by at most 1e-6,
+this counts as a tie. Ties are printed. The exit code is 1 if any other captions differ.
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 
@@ -54,18 +54,29 @@ DTYPES = {"bfloat16": torch.bfloat16, "float8": FLOAT8}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="file with columns laion_2b, laion_coco; default: generated pairs")
+    parser.add_argument(
+        "--pairs", type=Path, help="file with the columns laion_2b and laion_coco (default: generated pairs)"
+    )
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--model", type=Path, action="append", help="checkpoint to compare (repeatable)")
+    parser.add_argument(
+        "--model", type=Path, action="append", help="checkpoint on which to compare the engines (repeatable)"
+    )
     parser.add_argument(
         "--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer.model for random models"
     )
-    parser.add_argument("--families", action="store_true", help="compare a random model of each model family")
+    parser.add_argument(
+        "--families", action="store_true", help="compare the engines on a random model of each model family"
+    )
     parser.add_argument("--slots", type=int, nargs="+", default=[5, 32])
     parser.add_argument("--device", default="cpu", type=torch.device)
-    parser.add_argument("--dtype", choices=DTYPES, action="append", help="compare this dtype with float32 (repeatable)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        action="append",
+        help="compare captions in this dtype with those in float32 (repeatable)",
+    )
     args = parser.parse_args()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
     if args.dtype:
         folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(
@@ -99,7 +110,10 @@ def main() -> int:
 
 
 class Subject:
-    """A checkpoint loaded in both engines, and the rows to compare. ``name`` is shown in tables."""
+    """A checkpoint, loaded in the native engine and in transformers, and the rows to compare.
+
+    ``name`` is the checkpoint's name in tables.
+    """
 
     def __init__(
         self, folder: Path, pairs: Sequence[tuple[str, ...]], device: torch.device, *, random_weights: bool
@@ -127,9 +141,11 @@ class Subject:
         return complete(self._model, self._tokenizer, rows, eos=self._eos, beams=beams, slots=slots)
 
     def compare(self, expected: dict[int, Completion], got: list[Completion]) -> tuple[int, int, int]:
-        """Count the rows with equal captions, the rows with ties, and the other rows, whose captions differ."""
+        """Count the rows with equal captions, the rows with ties, and the rows whose captions differ without a tie."""
         if sorted(c.row for c in got) != sorted(expected):
-            raise RuntimeError(f"the native engine returned {len(got)} captions for {len(expected)} rows")
+            raise RuntimeError(
+                f"the native engine returned {len(got)} captions for {len(expected)} rows; expected one for each row"
+            )
         ties = other = 0
         for ours in got:
             theirs = expected[ours.row]
@@ -193,7 +209,7 @@ def name_of(folder: Path) -> str:
 
 @torch.inference_mode()
 def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Completion, eos: int) -> float:
-    """A caption's score, from one forward pass over all its tokens. Log probabilities are computed in float64."""
+    """A caption's score: the mean log probability of its tokens, from one forward pass, with the softmax in float64."""
     ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
     logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].double()  # [T, V]
     return float(logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean())

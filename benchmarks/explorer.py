@@ -1,4 +1,4 @@
-"""Measures how long the queries behind each part of the captions view take, on a large warehouse.
+"""Measures how long the queries of the captions view, a web page of captions, take on a large warehouse.
 
     python -m benchmarks.explorer [--rows 2000000] [--home DIR] [--repeat 15] [--before]
 
@@ -8,7 +8,8 @@ The table has generated captions in runs of 100,000 rows. Each run has its own i
 A request is one use of the view, for example a search for words. Half of the requests are for old or rare values, which
 take longest. Each line of the output is the median of ``--repeat`` calls. A call runs all queries of the request. If
 the request takes a value, such as words, its calls use different values. The column CPU is the mean CPU time of this
-process and of the server's process, without parallel workers. It shows whether a query is slow or the machine is busy.
+process and of the server's process, without parallel workers. Compare this time with the wall time to see whether a
+query is slow or the machine is busy.
 
 The server is the embedded PostgreSQL with its default settings. ``--home`` keeps the table for later calls.
 ``--before`` also measures the baseline: the indexes of migration 0003, which migration 0005 replaced.
@@ -120,7 +121,7 @@ def analyze(warehouse: Warehouse) -> None:
 
 @contextmanager
 def without_indexes(warehouse: Warehouse) -> Iterator[None]:
-    """Drop all indexes of the caption tables except the keys. Rebuild them after the block."""
+    """Drop all indexes of the caption tables except the primary keys. Rebuild the indexes after the block."""
     indexes = [index for table in (fused_captions, rejected_captions) for index in table.indexes]
     with warehouse.engine.begin() as connection:
         for index in indexes:
@@ -210,7 +211,10 @@ def timed(warehouse: Warehouse, view: View) -> tuple[float, float]:
 
 
 def views(warehouse: Warehouse, repeat: int) -> dict[str, list[View]]:
-    """Name of a request → the calls to time. If it takes a value, such as words, the calls use different values."""
+    """Name of a request → its calls to time. If a request takes a value, such as words, its calls use different values.
+
+    A request is one use of the captions view, for example a search for words.
+    """
 
     def pages(*filters: CaptionFilter, after: Position | None = None) -> list[View]:
         return [lambda c, each=each: caption_page(c, each, after) for each in (filters * repeat)[:repeat]]  # type: ignore[misc]

@@ -1,8 +1,8 @@
 """Writes tiny random checkpoints of the model families that the native engine supports.
 
 The files have the layout of each family's released checkpoints. Sizes, biases and norms are chosen so that an error in
-any part of the engine changes captions. For example, some heads are not as large as hidden size / number of heads, some
-query heads share keys, and norm weights are not 1. Either of two tokens ends a caption, as in LLaMA 3 and Qwen.
+any part of the engine changes captions. For example, some models have a head size other than hidden size / number of
+heads, some query heads share keys, and norm weights are not 1. Two tokens serve as EOS, as in LLaMA 3 and Qwen.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _LLAMA3_ROPE = {
 class Family:
     """A checkpoint to write. ``changes``: values of its config in addition to those that all families share.
 
-    ``words``: the pattern with which its tokenizer.json splits texts, or None if it has a tokenizer.model.
+    ``words``: the pattern with which the checkpoint's tokenizer.json splits texts into words. None if the checkpoint
+    has a tokenizer.model (sentencepiece) instead.
     """
 
     config: type[PreTrainedConfig]
@@ -73,7 +74,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model: Path) -> Path:
-    """Write a random checkpoint of the family to ``folder``, with shards and their index.
+    """Write a random checkpoint of the family ``name`` to ``folder``, with several files of weights and their index.
 
     For families with sentencepiece, copies the file ``tokenizer_model``. For others, trains a tokenizer on ``texts``.
     """
@@ -108,7 +109,8 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
 
 def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
     """Train a byte-level BPE tokenizer like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
-    texts = [*texts, *[PROMPT_TEMPLATE] * 100]  # to give the template about as many tokens as in LLaMA's tokenizer
+    # Repeat the prompt template, so that it gets about as few tokens as in LLaMA's tokenizer.
+    texts = [*texts, *[PROMPT_TEMPLATE] * 100]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC() if bos is None else None
     cut = pre_tokenizers.Split(Regex(words), "isolated")

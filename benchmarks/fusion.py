@@ -1,21 +1,21 @@
-"""Measures the captions per second of three methods, on the same rows and weights, relative to the paper's loop.
+"""Measures the captions per second of three fusion methods on the same rows and weights.
 
     python -m benchmarks.fusion [--pairs FILE] [--tokenizer FILE] [--rows 96] [--repeat 3] [--num-beams 3]
 
-- paper: the loop of the paper's script. It uses transformers, with batches of 4 in the file's order and every prompt
-  padded to 256 tokens.
+- paper, the baseline: the loop of the CapsFusion paper's inference script. It uses transformers, with batches of 4 in
+  the file's order and every prompt padded to 256 tokens.
 - transformers, with the best settings: batches of 32 rows sorted by length. The keys and values of the template's
   beginning, with which all prompts begin, are computed once for all rows.
 - native: this project's engine.
 
-The weights are random. On a GPU, the model is a 13B in bfloat16. On a CPU, it is a small LLaMA in float32. The small
-model's ratios can differ from the 13B's, because the vocabulary head takes a quarter of the small model's arithmetic,
-but only 1% of the 13B's. Random weights never end a caption. So each row ends after a fixed number of tokens: the
-length of its published caption in CapsFusion's data.
+The weights are random. On a GPU, the model is a 13B LLaMA in bfloat16. On a CPU, it is a small LLaMA in float32. The
+small model's ratios can differ from the 13B's, because the vocabulary head takes a quarter of the small model's
+arithmetic, but only 1% of the 13B's. Random weights never end a caption. So each row ends after a fixed number of
+tokens: the length of its published caption in CapsFusion's data.
 
-The column "times minimum" compares the arithmetic of each method with the minimum, which computes the tokens of each
-row's own prompt once, and the tokens of its caption once per beam. The native engine counts as 1.0 by definition: its
-padding and idle slots are left out.
+The column "times minimum" is the arithmetic of each method divided by the minimum. The minimum computes each prompt
+token after the shared beginning once, and each caption token once per beam. The native engine counts as 1.0 by
+definition: its padding and idle slots are left out.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[None],
-        help="slots of the native engine; several numbers are compared (default: automatic)",
+        help="slots of the native engine, which are rows decoded at once; give several numbers to compare them"
+        " (default: automatic)",
     )
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else small)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
@@ -70,7 +71,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
     tokenizer = LlamaTokenizer(args.tokenizer)
     prefix = shared_prefix(tokenizer)
     config = LlamaConfig(**SIZES[args.size or ("13B" if device.type == "cuda" else "small")])
@@ -129,7 +130,7 @@ def main() -> None:
 
 
 class Runs:
-    """The repetitions of one method."""
+    """Runs one fusion method several times, and keeps the durations."""
 
     def __init__(self, name: str, rows: Sequence[Request], make: Callable[[], Engine], flops: float) -> None:
         self.name, self.rows, self.flops = name, rows, flops
@@ -143,7 +144,7 @@ class Runs:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        # No need to wait for the device, because the token ids are already on the host.
+        # No need to synchronize with the device afterwards, because the engine returns token ids that are on the host.
         completions = list(engine.generate(StaticRequests(self.rows)))
         self._times.append(time.perf_counter() - started)
         Console(stderr=True).print(f"{self.name}: {len(self.rows)} rows in {self._times[-1]:.0f} s", highlight=False)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.schemas import VALIDATED
 
-SHARDS = 32  # shards of each side in a run
+SHARDS = 32  # raw shards in a run, and as many synthetic shards
 REJECTED = 0.1
 RARE_REASON, RARE_FLAG = 1000, 5000  # one in 1000 rejected rows has a rare reason; one in 5000 rows a rare flag
 RARE_WORDS = 300_000  # so many that the vocabulary grows with the table, as with real captions
@@ -83,6 +83,6 @@ def _text(numbers: np.ndarray) -> pa.Array:
 
 
 def _lists(filled: np.ndarray, values: np.ndarray) -> pa.Array:
-    """A list for each row. It has the row's value from ``values``, or is empty if the row is false in ``filled``."""
+    """A list for each row: with the row's value from ``values`` where ``filled`` is true, and empty elsewhere."""
     offsets = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[filled].tolist(), pa.string()))

@@ -1,8 +1,8 @@
-"""Reads captions that were judged good or bad, and measures how often each rule is right and what the rules miss.
+"""Reads captions that were judged good or bad, and counts which of them each validation rule rejects or flags.
 
 A judgement is a line of JSON with ``verdict`` ("good", "minor" for a minor fault, or "bad") and ``faults``. The judged
-texts are in the same line (laion_2b, laion_coco, capsfusion), or are found by ``key`` in a file of pairs. The project's
-own judgements contain only keys. A large language model made these judgements, not people.
+texts are in the same line (laion_2b, laion_coco, capsfusion), or are found by ``key``, a digest of the texts, in a file
+of pairs. The project's own judgements contain only keys. A large language model made these judgements, not people.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class VerdictCounts:
 
     @property
     def precision(self) -> float:
-        """Share of bad captions. A caption with a minor fault counts as half. 0 if there are no captions."""
+        """Share of bad captions. A caption with a minor fault counts as half a bad one. 0 if there are no captions."""
         return (self.counts["bad"] + self.counts["minor"] / 2) / self.rows if self.rows else 0.0
 
     @property
@@ -74,7 +74,10 @@ def read_judged(path: Path, pairs: Iterable[tuple[str, ...]] = ()) -> list[Judge
             verdict, faults = str(row["verdict"]), list(row.get("faults", []))
             pair = by_key.get(row["key"]) if "key" in row else (row["laion_2b"], row["laion_coco"], row["capsfusion"])
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number} is not a judgement: {error!r}") from error
+            raise InputError(
+                f"{path}, line {number} is not a judgement ({error!r}): write JSON with verdict, and with laion_2b,"
+                " laion_coco and capsfusion, or with key"
+            ) from error
         if verdict not in VERDICTS:
             raise InputError(f"{path}, line {number}: verdict {verdict!r}; expected one of {', '.join(VERDICTS)}")
         if pair is None:

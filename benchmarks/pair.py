@@ -1,4 +1,4 @@
-"""The pair into which faults are planted."""
+"""A caption pair into which the validation benchmark plants a fault."""
 
 from __future__ import annotations
 

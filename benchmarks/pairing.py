@@ -1,15 +1,15 @@
-"""Measures bucketing, joining and planning of sample shards. The baseline is one DuckDB statement that joins the files.
+"""Measures bucketing, joining and planning of sample shards. The baseline is one DuckDB statement that joins all files.
 
     python -m benchmarks.pairing [--raw-rows 1 4 16] [--repeat 3] [--folder DIR]
 
 ``--raw-rows`` are numbers of LAION-2B rows, in millions; LAION-COCO has a quarter as many rows. For each number, shards
 are written once and kept in DIR. Each repetition runs each method once, in its own process.
 
-The DuckDB statement filters, joins and deduplicates the files, and writes the pairs. It needs both sides in memory, and
-must read everything again when the next shard arrives. The pipeline first writes each row to one of many bucket files,
-chosen by a hash of its URL (bucketing), and never reads the shard again. Then it joins the two sides of each bucket. As
-in a usual run, it pulls two shards and joins three buckets at a time. "Read" and "written" are the bytes that the
-process read and wrote, including cached bytes.
+The DuckDB statement filters, joins and deduplicates the files, and writes the pairs. It needs raw and synthetic rows in
+memory, and must read all of them again when the next shard arrives. The pipeline first writes each row to one of many
+bucket files, chosen by a hash of the row's URL (bucketing), and never reads the shard again. Then it joins the raw and
+synthetic rows of each bucket. As in a usual run, it splits two shards and joins three buckets at a time. "Read" and
+"written" are the bytes that the process read and wrote, including cached bytes.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ UNMATCHED = 3  # number of LAION-2B rows without a synthetic caption, for each r
 SHARDS = 4
 TOKENS_PER_SECOND = 15_000  # high, so that units are large and one plan contains all pairs
 
-# Whether a text is blank. Uses a regular expression, because DuckDB's trim is slower, and does not remove tabs and
-# newlines.
+# A macro that returns whether a text is blank. It uses a regular expression, because DuckDB's trim is slower, and does
+# not remove tabs and newlines.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"
 
-# Finds the same pairs as the pipeline. If a pair is in several rows, it takes the same row as the pipeline.
+# This statement finds the same pairs as the pipeline. For a pair that is in several rows, both choose the same row.
 STATEMENT = """
 copy (
     with raw as (
@@ -132,7 +132,7 @@ def print_costs(folder: Path, millions: float, repeat: int) -> None:
                 {method.__name__: measured(method, sample, Path(work)) for method in (statement, bucket, join, plan)}
             )
     if wrong := {turn[name].pairs for turn in turns for name in ("statement", "join", "plan")} - {report.pairs}:
-        raise RuntimeError(f"expected {report.pairs} pairs, but methods found {wrong}")
+        raise RuntimeError(f"each method must find the {report.pairs} pairs of {sample}, but some found {wrong}")
     table = Table(title=f"{rows:,} rows, {report.pairs:,} pairs, {os.cpu_count()} cores, median of {repeat} turns")
     for heading in ("method", "s", "rows/s", "times DuckDB", "peak MB", "read MB", "written MB"):
         table.add_column(heading, justify="left" if heading == "method" else "right")

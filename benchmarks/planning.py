@@ -2,13 +2,14 @@
 
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 
-The staging area has an interval of ``--rows`` pairs in ``--buckets`` files, and ``--units`` planned units of other
-intervals. Each unit has ``--unit-rows`` pairs, from all buckets. A tenth of the interval's pairs is in these units, and
-another tenth is among the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL.
+The staging area (the folder for files between stages) has a data interval (the time range of a run) of ``--rows`` pairs
+in ``--buckets`` files, and ``--units`` planned units of other intervals. Each unit has ``--unit-rows`` pairs, from all
+buckets. A tenth of the interval's pairs is in these units, and another tenth is among the ``--loaded`` captions of the
+warehouse, which is the embedded PostgreSQL.
 
 Two methods are measured. ``plan`` is the task that makes units. It must leave out exactly these two tenths, because
-they are planned or loaded already. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and plans
-nothing. Every 5 ms, the benchmark reads the age of the oldest open transaction of the database.
+their pairs are planned or loaded already. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and
+plans nothing. Every 5 ms, the benchmark reads the age of the oldest open transaction of the database.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def main() -> None:
                 units = interval_tasks.plan(context, DAY)
             found = sum(unit.rows for unit in units)
             if {work.rows, found} != {expected}:
-                raise RuntimeError(f"estimated {work.rows} new pairs and planned {found}, but {expected} are new")
+                raise RuntimeError(
+                    f"the estimate counts {work.rows} new pairs and the plan has {found}; expected {expected} in both"
+                )
             for name, cost in {"estimate": estimated, "plan": planned}.items():
                 figures = f"{cost.seconds:.1f}", f"{cost.cpu_seconds:.1f}", f"{cost.longest_transaction:.2f}"
                 table.add_row(name, *figures, f"{found:,}")
@@ -95,7 +98,7 @@ class Cost:
 
 @contextmanager
 def polled(engine: Engine) -> Iterator[Cost]:
-    """Measure how long the block takes, and how long the longest transaction of the database is open meanwhile."""
+    """Measure how long the block takes, and the longest time that any transaction of the database is open meanwhile."""
     cost, ended = Cost(), threading.Event()
     oldest = text(
         "select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0) from pg_stat_activity"
@@ -119,7 +122,10 @@ def polled(engine: Engine) -> Iterator[Cost]:
 
 
 def _prepare(context: Context, args: argparse.Namespace) -> int:
-    """Write the interval's pairs, the unfinished units and the loaded captions. Returns how many pairs are new."""
+    """Write the interval's pairs, the unfinished units and the loaded captions.
+
+    Returns how many of the interval's pairs are new, which means neither in a unit nor loaded.
+    """
     storage, engine, fusion_id = context.storage, context.warehouse.engine, context.decoding.fusion_id
     storage.write_json(layout.BUCKETS_CONFIG, {"buckets": args.buckets})
     storage.write_json(layout.discovered(DAY), {"frozen": True, "shards": []})

@@ -83,7 +83,10 @@ QUESTIONS = ("Is it true that {}?", "Did you know that {}?", "Why is it that {}?
 
 
 def _sub_one(pattern: str, caption: str, draw: random.Random, replace: dict[str, str] | list[str]) -> str | None:
-    """Replace one match of ``pattern``. ``replace``: match → new text, or a list of new texts to choose from."""
+    """Replace one random match of ``pattern``. Returns None if nothing matches.
+
+    ``replace``: a dict from matched text to new text, or a list of new texts from which one is chosen.
+    """
     found = list(re.finditer(pattern, caption))
     if not found:
         return None
@@ -118,7 +121,7 @@ def other_colour(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_count(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a count word, such as "two", that the raw or synthetic caption also has, with another count word."""
+    """Replaces a number word, such as "two", with another. The raw or synthetic caption also has the replaced word."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     found = [
         count for count in COUNTS if re.search(rf"\b{count}\b", pair.caption) and re.search(rf"\b{count}\b", sources)
@@ -215,7 +218,7 @@ def broken_character(pair: Pair, draw: random.Random) -> str | None:
 
 
 def mojibake(pair: Pair, draw: random.Random) -> str | None:
-    """Changes straight quotes to typographic quotes and an e to é or è, then reads the UTF-8 as Windows-1252."""
+    """Makes quotes typographic, replaces an e with é or è, and decodes the caption's UTF-8 bytes as Windows-1252."""
     accented = pair.caption.replace("'", "’").replace('"', "“").replace("e", draw.choice("éè"), 1)
     return accented.encode().decode("cp1252", errors="ignore") if not accented.isascii() else None
 

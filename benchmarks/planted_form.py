@@ -1,4 +1,4 @@
-"""Plants faults that models make in a caption's form: truncation, leaks, loops, copies, other scripts.
+"""Plants faults that models make in a caption's form: truncation, leaked prompts, loops, copies, other scripts.
 
 Each function plants one fault, and returns None if the pair does not allow this fault. The functions use only captions,
 and no threshold or pattern of a validation rule, so that faults do not depend on the rules that should find them.
@@ -60,7 +60,7 @@ def truncation(pair: Pair, draw: random.Random) -> str | None:
 
 
 def cut_in_a_word(pair: Pair, draw: random.Random) -> str | None:
-    """Cuts the caption inside a word, as the token limit does."""
+    """Cuts the caption inside a word, as happens when generation reaches the token limit."""
     long = [m for m in re.finditer(r"[a-z]{6,}", pair.caption) if m.start() > 20]
     match = draw.choice(long) if long else None
     return pair.caption[: match.start() + 3] if match else None
@@ -92,7 +92,7 @@ def sentence_loop(pair: Pair, draw: random.Random) -> str:
 
 
 def letter_loop(pair: Pair, draw: random.Random) -> str:
-    """Repeats the letters of a word many times."""
+    """Inserts a word of letters that repeat many times, such as "hahahahaha"."""
     words = pair.caption.split()
     at = draw.randrange(1, max(2, len(words) - 1))
     return " ".join([*words[:at], draw.choice(("a", "ha", "lo", "ing", "na")) * draw.randint(12, 30), *words[at:]])

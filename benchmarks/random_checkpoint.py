@@ -2,9 +2,9 @@
 
     python -m benchmarks.random_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
 
-The folder gets six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. A 13B takes 26 GB of
-disk. Random weights never end a caption. So the vocabulary head's row for EOS is scaled up until captions have on
-average about as many tokens as published captions.
+The folder gets six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. With --size 13B, they
+take 26 GB of disk. Random weights never end a caption. So the vocabulary head's row for EOS is scaled up until captions
+have on average about as many tokens as published captions.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def write_checkpoint(
 
 
 def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[tuple[str, ...]]) -> float:
-    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns the mean length."""
+    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns their mean token count."""
     requests = [Request(row, prompt_tokens(tokenizer, raw, synthetic)) for row, (raw, synthetic) in enumerate(pairs)]
     engine = NativeEngine(
         model,
@@ -110,7 +110,7 @@ def _write_shards(folder: Path, weights: Mapping[str, Any]) -> None:
     }
 
     def write(file: str) -> None:
-        # Copy each weight: it can be a view of a larger matrix, which torch.save would write whole.
+        # Copy each weight, because it can be a view of a larger matrix, and torch.save would write the whole matrix.
         own = {
             name: torch.empty_like(weight, device="cpu", dtype=torch.bfloat16).copy_(weight)
             for name, weight in weights.items()
@@ -118,7 +118,7 @@ def _write_shards(folder: Path, weights: Mapping[str, Any]) -> None:
         }
         torch.save(own, folder / file)
 
-    # A thread per file: torch.save takes longer to compute checksums than to write, and threads do this in parallel.
+    # A thread per file, because torch.save mostly computes checksums, which several threads can do in parallel.
     with ThreadPoolExecutor(SHARDS) as pool:
         list(pool.map(write, sorted(set(places.values()))))
     total = sum(weight.numel() for weight in weights.values()) * torch.bfloat16.itemsize

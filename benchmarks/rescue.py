@@ -1,4 +1,4 @@
-"""Counts the rejected captions that another beam can replace, and checks that keeping beams changes nothing else.
+"""Counts the rejected captions that another beam's caption can replace. Checks that all other rows stay the same.
 
     python -m benchmarks.rescue [--pairs FILE] [--rows 500] [--examples 5] [--model DIR] [--device cpu] [--dtype …]
 
@@ -42,7 +42,9 @@ BEAMS = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, help="file with columns laion_2b, laion_coco; default: generated pairs")
+    parser.add_argument(
+        "--pairs", type=Path, help="file with the columns laion_2b and laion_coco (default: generated pairs)"
+    )
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--examples", type=int, default=5, help="number of rescued captions to print")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="checkpoint (default: the demo model)")
@@ -50,7 +52,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     console = Console()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
 
     pairs = read_pairs(args.pairs, args.rows)
     tokenizer = LlamaTokenizer(args.model / "tokenizer.model")
@@ -87,7 +89,7 @@ def completed(engine: NativeEngine, requests: list[Request]) -> list[Completion]
 
 
 def as_table(pairs: list[tuple[str, ...]], completions: list[Completion], tokenizer: LlamaTokenizer) -> pa.Table:
-    """A table of pairs, captions and other beams, in the form that validation reads."""
+    """A table of pairs, their captions and the captions of other beams, with the columns that validation reads."""
 
     def caption(made: Completion | Beam) -> dict[str, Any]:
         text = tokenizer.decode(made.token_ids).strip()

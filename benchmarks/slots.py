@@ -39,7 +39,10 @@ MAX_NEW_TOKENS = 80
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits on a card. ``weights`` is the weights' size in bytes. ``room`` is None if the model does not fit."""
+    """What fits on a card. ``weights``: bytes of the model's weights. ``pages_of_a_row``: pages of the longest row.
+
+    ``room``: the numbers of slots and pages that fit besides the weights. None if the model does not fit.
+    """
 
     weights: int
     room: Room | None

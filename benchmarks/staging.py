@@ -1,4 +1,4 @@
-"""Measures the cost of syncing files of the staging area to the disk.
+"""Measures the cost of syncing files of the staging area (the folder for files between stages) to the disk.
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 

@@ -5,9 +5,10 @@
 Planted faults: inserts one fault into each of many good captions. Prints the share of these captions that is rejected
 for the right reason, and the share that is rejected or flagged for any reason.
 
-Judged captions: prints precision and recall of all rules together and of each rule. The project's own judgements
-(benchmarks/data/judged.jsonl) contain no texts, so they need CapsFusion's published pairs (--pairs). --judged adds a
-file of your own. Each of its lines has laion_2b, laion_coco, capsfusion and verdict (good, minor or bad).
+Judged captions: captions that were judged good or bad. Prints precision and recall of all rules together and of each
+rule. The project's own judgements (benchmarks/data/judged.jsonl) contain no texts, so they need CapsFusion's published
+pairs (--pairs). --judged adds a file of your own. Each of its lines has laion_2b, laion_coco, capsfusion and verdict
+(good, minor or bad).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def print_planted(console: Console, pairs: list[tuple[str, ...]], rows: int) -> 
 
 
 def print_judged(console: Console, name: str, rows: list[Judged], examples: int) -> None:
-    """Print the precision of each rule, and the shares of all bad and of all good captions that it finds.
+    """Print each rule's precision, and the shares of the bad and of the good captions that it rejects or flags.
 
     The first two lines are for all rules together. In the precision, a caption with a minor fault counts as half.
     """
@@ -96,11 +97,13 @@ def _sample(rows: list[Judged], name: str) -> list[Judged]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--pairs", type=Path, help=f"file with columns laion_2b, laion_coco and {CAPTION}; default: generated pairs"
+        "--pairs",
+        type=Path,
+        help=f"file with the columns laion_2b, laion_coco and {CAPTION} (default: generated pairs)",
     )
     parser.add_argument("--judged", type=Path, nargs="*", default=[], help=".jsonl files with your own judgements")
     parser.add_argument("--rows", type=int, default=500, help="number of captions with each kind of fault")
-    parser.add_argument("--missed", type=int, default=10, help="maximum number of missed bad captions to print")
+    parser.add_argument("--missed", type=int, default=10, help="print at most this many bad captions that are accepted")
     args = parser.parse_args()
 
     console = Console()

@@ -8,13 +8,13 @@
 
 ``--rows`` are the sizes of the table at which loads are measured. Each repetition loads three units (batches of rows):
 one with each method, and one with ``load_unit`` into a second warehouse, whose table has the first of these sizes. The
-three loads alternate, so other load on the machine slows all of them equally. Medians are printed. The growth, which is
-the ratio of the times per row in both warehouses, is also printed as a ratio of means, because the text index adds new
-words only every few units.
+three loads alternate, so other load on the machine slows all of them equally. Medians are printed. The last two columns
+are the time per row divided by the time per row in the second warehouse: as a ratio of medians, and as a ratio of
+means, because the text index adds new words only every few units.
 
 The server is the embedded PostgreSQL with its default settings and fsync on. With ``--indexes``, all indexes except the
-keys are dropped, then created one at a time to measure the cost of each. ``validate`` is the validation of the same
-captions on one core.
+primary keys are dropped, then created one at a time to measure the cost of each. The line ``validate`` is the rate at
+which one core validates the same captions.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def load_raw(warehouse: Warehouse, unit_id: str, rows: pa.Table, fusion_id: str 
 
 
 def measure_growth(growing: Growth, small: Growth, sizes: Sequence[int], repeat: int) -> None:
-    """At each of ``sizes``, load units into ``growing`` with both methods.
+    """At each of ``sizes``, load units into ``growing`` with ``load_unit`` and with ``load_raw``.
 
     For comparison, also loads units into ``small``, whose table has the first of ``sizes``.
     """
@@ -195,7 +195,10 @@ def measure_indexes(growth: Growth, repeat: int) -> None:
 
 
 def drop_indexes(warehouse: Warehouse) -> dict[str, str]:
-    """Drop all indexes of both tables except keys. Returns the indexes of accepted captions: name → definition."""
+    """Drop all indexes of both caption tables except primary keys.
+
+    Returns the dropped indexes of accepted captions: name → definition.
+    """
     definitions: dict[str, str] = {}
     with warehouse.engine.begin() as connection:
         for captions in (fused_captions, rejected_captions):

@@ -6,9 +6,10 @@
 - kernels: the tests of the Triton kernels.
 - exactness: whether captions in float32 equal those of transformers, for the demo model and a random LLaMA with
   grouped-query attention.
-- rates: rows/s and the share of busy slots with a random 13B, in bfloat16 and float8, with 3 beams and greedy.
-- memory: whether the longest rows fit in all slots at once, on this card and on simulated smaller cards. Runs only with
-  --parts memory.
+- rates: rows/s and the share of busy slots (a slot decodes one row at a time) with a random 13B LLaMA, in bfloat16 and
+  float8, with 3 beams and greedy.
+- memory: whether GPU memory suffices if all slots have the longest rows, on this card and on simulated smaller cards.
+  Runs only with --parts memory.
 - fuse: ``capsfusion fuse`` from end to end with a 13B in .bin shards, killed once and started again.
 
 Each measurement has its own process and time limit, so the others continue if one fails. Exit code 1 if any failed.
@@ -99,17 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
-    parser.add_argument("--rows", type=int, help="rows for each rate (default: 3500 on a GPU, else 128)")
+    parser.add_argument("--rows", type=int, help="rows for the part rates (default: 3500 on a GPU, else 128)")
     parser.add_argument(
-        "--beams", type=int, nargs="+", default=[3, 1], metavar="N", help="beams of the part rates (default: 3 1)"
+        "--beams",
+        type=int,
+        nargs="+",
+        default=[3, 1],
+        metavar="N",
+        help="run the part rates once for each number of beams (default: 3 1)",
     )
     parser.add_argument(
         "--slots",
         type=int,
         nargs="+",
         metavar="N",
-        help="measure the part rates with at most N slots, once for each N, to compare (default: as many as the engine"
-        " chooses)",
+        help="run the part rates once for each N, with at most N slots (default: as many as the engine chooses)",
     )
     parser.add_argument("--fuse-rows", type=int, help="rows for the part fuse (default: 3000 on a GPU, else 100)")
     parser.add_argument(

@@ -45,7 +45,7 @@ class Options:
     model: Path  # the model that the part "fuse" uses
     scratch: Path
     beams: Sequence[int] = (3, 1)  # beams to measure in the part "rates"
-    slots: Sequence[int | None] = (None,)  # maximum numbers of slots to measure there; None: the engine's default
+    slots: Sequence[int | None] = (None,)  # slots at most, in the part "rates"; None: the engine's default
 
     def dtypes(self) -> list[torch.dtype]:
         """The dtypes to measure on the device."""
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table. ``figures`` are for ``--json``: durations in seconds, sizes in bytes."""
+    """A line of the result table. ``figures`` are for ``--json``: durations in seconds, sizes in bytes."""
 
     case: str
     result: str
@@ -67,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Case:
-    """A measurement that takes at most ``seconds``. ``run`` gets a dict with the figures of all earlier cases, by name.
+    """A measurement that takes at most ``seconds``. ``run`` gets the figures of earlier cases: name → figures.
 
     ``run`` must be picklable: a module's function, or a partial of such a function. If the case fails, the end of
     ``log`` is printed.
@@ -115,7 +115,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # a process group of its own, so that _end can kill the whole group
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the pipeline: see fusion/node.py
+    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
     # With a GPU, one thread is enough, because the CPU computes nothing. Without a GPU, measurements with one thread
     # depend less on other load.
     torch.set_num_threads(1)
@@ -128,9 +128,10 @@ def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
 
 
 def _end(process: BaseProcess) -> None:
-    """Kill the process, its group, and all its descendants: torchrun starts ranks in their own groups.
+    """Kill the process, its process group, and all its descendants, because torchrun starts each rank in a new group.
 
-    A rank ends by itself when torchrun dies, but only once the rank has finished its imports (fusion/node.py).
+    A rank (a worker process of torchrun) ends by itself when torchrun dies, but only once the rank has finished its
+    imports (fusion/node.py).
     """
     pid = cast(int, process.pid)
     family = _descendants(pid)

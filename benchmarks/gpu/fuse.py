@@ -40,7 +40,7 @@ from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 ENGINE_ALONE = "fuse, the engine alone"
 ENGINE_ROWS = 1500  # about as many rows as are left after the kill if --fuse-rows is 3,000
 _POLL_SECONDS = 0.05
-_DYING_SECONDS = 2.0  # seconds until the ranks of a killed command have ended
+_DYING_SECONDS = 2.0  # seconds until the torchrun processes of a killed command have ended
 # Pessimistic estimates, for time limits. An H200 is ready after 43 s and fuses 77 rows/s.
 _START_SECONDS = 60.0
 _ROWS_PER_SECOND = 20.0
@@ -68,7 +68,7 @@ def _pairs(options: Options, rows: int) -> list[tuple[str, ...]]:
 
 
 def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]:
-    """Measure the engine in this process, with the settings that a rank of the command uses."""
+    """Measure the engine in this process, with the settings that each torchrun process of ``capsfusion fuse`` uses."""
     device = options.device
     tokenizer = LlamaTokenizer(options.model / "tokenizer.model")
     pairs = _pairs(options, min(options.fuse_rows, ENGINE_ROWS))
@@ -90,7 +90,7 @@ def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]
         completions.append(completion)
         times.append(time.perf_counter() - started)
     if failed := [c.finish_reason for c in completions if c.finish_reason.startswith("error")]:
-        raise RuntimeError(f"{len(failed)} of {len(requests)} rows failed, the first with {failed[0]}")
+        raise RuntimeError(f"the engine failed on {len(failed)} of {len(requests)} rows, the first with {failed[0]}")
 
     full = rate_while_full(times, engine.batch_size)
     figures: Figures = {
@@ -155,10 +155,10 @@ def fuse_twice(options: Options, found: Mapping[str, Figures]) -> Sequence[Line]
         "rows have no caption": any(row["capsfusion"] is None for row in results),
         f"the second try found {rows_found or 0} of the first try's {rows_kept} rows": int(rows_found or 0)
         != rows_kept,
-        f"the second try wrote over {sorted(again)}": bool(again),
+        f"the second try overwrote the first try's chunks {sorted(again)}": bool(again),
     }
     if wrong := [problem for problem, is_there in problems.items() if is_there]:
-        raise RuntimeError("; ".join(wrong))
+        raise RuntimeError(f"{target.name} or its chunks are wrong after the restart: {'; '.join(wrong)}")
 
     alone = found.get(ENGINE_ALONE, {}).get("rows_per_second")
     more = [
@@ -173,7 +173,7 @@ def fuse_twice(options: Options, found: Mapping[str, Figures]) -> Sequence[Line]
 
 
 class FuseCommand:
-    """A ``capsfusion fuse`` process that can be killed and restarted. Does not inherit CAPSFUSION_ variables."""
+    """A ``capsfusion fuse`` process that can be killed and restarted. Does not inherit CAPSFUSION_… variables."""
 
     def __init__(self, arguments: Sequence[Path | str], chunks: Path, variables: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -217,7 +217,7 @@ class FuseCommand:
                 raise RuntimeError("capsfusion fuse finished before it could be killed: increase --fuse-rows")
 
     def kill(self) -> None:
-        """Send SIGKILL to the command only. torchrun and its ranks notice and end."""
+        """Send SIGKILL to the command only. Its torchrun processes notice that the command is gone, and end."""
         self._process.kill()
         self._process.wait()
         time.sleep(_DYING_SECONDS)

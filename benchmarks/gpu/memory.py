@@ -1,4 +1,7 @@
-"""Tests whether the longest rows fit in all slots at once, on this card and on simulated smaller cards."""
+"""Tests whether GPU memory suffices if all slots have the longest rows, on this card and on simulated smaller cards.
+
+A slot decodes one row at a time. The longest row has the longest prompt and the longest caption.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,9 @@ def measure(
     for _completion in engine.generate(StaticRequests(requests)):
         times.append(time.perf_counter() - started)
     if len(times) != len(requests):
-        raise RuntimeError(f"the engine returned {len(times)} captions for {len(requests)} rows")
+        raise RuntimeError(
+            f"the engine returned {len(times)} captions for {len(requests)} rows; expected one for each row"
+        )
 
     busy = (engine.occupancy.busy - before.busy) / (engine.occupancy.slots - before.slots)
     limit = cost.limit(requests, device_rates, slots=engine.batch_size).rows_per_second
@@ -89,9 +91,9 @@ def measure(
 
 
 def rate_while_full(times: Sequence[float], slots: int) -> float | None:
-    """Rows/s while all slots are busy. Leaves out the first and the last ``slots`` rows. None if rows are too few.
+    """Rows/s while all slots are busy. Leaves out the first and the last ``slots`` rows.
 
-    ``times``: when each row finished, in seconds.
+    ``times``: when each row finished, in seconds. Returns None for fewer than 3 * ``slots`` rows.
     """
     first, last = slots, len(times) - slots
     return (last - first) / (times[last - 1] - times[first - 1]) if last >= 2 * first else None
@@ -125,7 +127,8 @@ def start_engine(
 def show(options: Options, dtype: torch.dtype, _: Mapping[str, Figures]) -> Sequence[Line]:
     """Print the time of each kernel in a decode step with all slots busy, and in the prefill.
 
-    Rows of one token end after their prefill. The additional time of longer rows is the time of their decode steps.
+    Fuses rows twice: with captions of one token, which need only the prefill, and with longer captions. The difference
+    is the time of the decode steps.
     """
     tokenizer = LlamaTokenizer(options.tokenizer)
     requests = read_workload(options.pairs, MAX_NEW_TOKENS * 8, tokenizer, MAX_NEW_TOKENS)
