@@ -10,7 +10,8 @@ this counts as a tie. Ties are printed. The exit code is 1 if any other captions
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 
-Compares a tiny random model of each family that the native engine computes: LLaMA 2 and 3, Mistral, Qwen2, Qwen3.
+Compares the engines on a tiny random model of each family that the native engine supports: LLaMA 2 and 3, Mistral,
+Qwen2, Qwen3.
 
     python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
 

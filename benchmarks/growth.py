@@ -50,7 +50,7 @@ progress = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True)
 class Counters:
-    """Resources used by the loads of one run, or since the server started."""
+    """Resources used by the loads of one run, or since the server started. CPU times are in seconds."""
 
     seconds: float
     server_cpu: float

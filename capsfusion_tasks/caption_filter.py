@@ -74,12 +74,12 @@ class CaptionFilter(BaseModel):
 
     @property
     def by_unit(self) -> bool:
-        """Whether the filter has a day or a run. The ledger records both for work units, not for captions."""
+        """Whether the filter has a day or a run. The warehouse records these for work units, not for captions."""
         return self.day is not None or self.dag_run_id is not None
 
     @classmethod
     def of_param(cls, value: dict[str, Any] | None) -> CaptionFilter | None:
-        """The filter from the value of an Airflow Param. Raises InputError if it is invalid."""
+        """The filter from the value of an Airflow Param. Raises InputError for an invalid value."""
         try:
             return None if value is None else cls.model_validate(value)
         except ValidationError as error:

@@ -12,9 +12,9 @@
   Runs only with --parts memory.
 - fuse: ``capsfusion fuse`` from end to end with a 13B in .bin shards, killed once and started again.
 
-Each measurement has its own process and time limit, so the others continue if one fails. Exit code 1 if any failed.
-Without --checkpoint, a random 13B is written first (26 GB of disk). On a CPU, models are small and rows are few; such a
-run only shows that everything works.
+Each measurement has its own process and time limit, so the benchmark continues if a measurement fails. In this case,
+the exit code is 1. Without --checkpoint, a random 13B checkpoint is written first (26 GB of disk). On a CPU, models are
+small and rows are few. A run on a CPU only shows that everything works.
 """
 
 from __future__ import annotations

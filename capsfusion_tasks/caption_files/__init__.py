@@ -31,7 +31,7 @@ def open_caption_file(
     """Open a file, and check its format, columns and first row. All other rows are checked when they are read."""
     with _reachable(f"cannot read {source}"):
         if not source.exists():
-            raise InputError(f"no file {source}")
+            raise InputError(f"there is no file {source}: check the path")
     kind = format_of(source).kind
     with _reachable(f"cannot read {source}"):
         if not source.is_file():
@@ -88,7 +88,7 @@ def _as_parquet(target: Path, source: CaptionFile) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source.source} cannot become {target}: {error}; {USE_JSONL}") from error
+        raise InputError(f"{source.source} cannot be written as Parquet to {target}: {error}; {USE_JSONL}") from error
 
 
 def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
@@ -159,6 +159,6 @@ _Piece = TypeVar("_Piece")
 
 
 def _until_changed(source: CaptionFile, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
-    """Yield ``pieces``. At the end, raise InputError if ``source`` has changed, so that nothing is published."""
+    """Yield ``pieces``. Raise InputError at the end if ``source`` has changed, so that no output file appears."""
     with source.unchanged():
         yield from pieces

@@ -15,7 +15,7 @@ import pyarrow as pa
 from capsfusion_tasks.errors import InputError
 
 GROUP_ROWS = 16_384  # maximum rows in memory at a time, and maximum rows of a written row group
-GROUP_BYTES = 256 << 20  # the same two maximums in bytes; reached first if rows contain images
+GROUP_BYTES = 256 << 20  # the same limits in bytes, which rows with images reach before GROUP_ROWS
 
 
 class MissingColumns(InputError):
@@ -50,8 +50,7 @@ class CaptionFile(ABC):
     """A file of rows that can be read several times.
 
     ``columns`` must exist and contain text or null. The column ``adds`` must not exist, because ``write_caption_file``
-    adds this column. ``key``: an existing column whose values identify rows in messages. None if there is no such
-    column.
+    adds this column. ``key``: an existing column whose values identify rows in messages, or None.
 
     All methods can raise InputError. The message names the file, the rows, and the expected value.
     """
@@ -89,7 +88,7 @@ class CaptionFile(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise InputError for errors at the start of the file or in its footer."""
+        """Raise InputError for errors at the start of the file or, for Parquet, in its footer."""
 
     @cached_property
     def text_columns(self) -> list[str]:

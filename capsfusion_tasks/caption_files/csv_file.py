@@ -89,6 +89,6 @@ class CsvFile(RowFile):
         try:
             return next(rows, None)
         except UnicodeDecodeError as error:
-            raise InputError(f"{where} or a later row is not UTF-8: {error.reason}; save it as UTF-8") from error
+            raise InputError(f"{where} or a later row is not UTF-8: {error.reason}; save the file as UTF-8") from error
         except csv.Error as error:
             raise InputError(f"{where} is not valid: {error}; write each quote inside a quoted field twice") from error

@@ -64,7 +64,7 @@ def _files(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     if target.exists() and base.exists() and target.samefile(base):
         raise InputError(f"{target} is the folder of the input: choose another folder for the output")
     found = _found(source)
-    with_hidden = _is_hidden(source.relative_to(base))  # the pattern itself has a name such as _late
+    with_hidden = _is_hidden(source.relative_to(base))  # true if the pattern itself names hidden files, such as _late/*
     # OUT can be inside IN. Files in OUT, and finished rows in OUT.parts, are not inputs.
     beside = (target.resolve(), parts_path(target).resolve())
     ours = [each for each in beside if each.is_relative_to(base.resolve())]
@@ -93,7 +93,7 @@ def _found(source: Path) -> list[Path]:
         missing = f"{source} has no caption files: their names must end in {NAMES}"
     else:
         found = [path for name in sorted(glob.glob(str(source), recursive=True)) if (path := Path(name)).is_file()]
-        missing = f"no file matches {source}"
+        missing = f"no file matches {source}: check the pattern"
     if not found:
         raise InputError(missing)
     return found

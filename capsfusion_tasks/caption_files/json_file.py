@@ -13,7 +13,7 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 
 
 class JsonFile(RowFile):
-    """A JSON file. Rows stay Python objects, because Arrow would change values in columns that are only copied."""
+    """A JSON file. Rows stay Python objects, because Arrow would change values of columns that the output copies."""
 
     def check(self) -> None:
         next(self.rows(), None)
@@ -23,7 +23,7 @@ class JsonFile(RowFile):
 
     @cached_property
     def names(self) -> list[str]:
-        # A file without rows gets the columns that each row must have, so that its copies have them too.
+        # For a file without rows, return the columns that rows must have, so that the output file has these columns.
         return list(dict.fromkeys(name for row in self.rows() for name in row)) or self.text_columns
 
     @cached_property

@@ -16,8 +16,8 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 
-# In characters. An error this close to the end of a piece may only mean that the piece ends inside a value such as
-# -Infinity or \ud83d.
+# In characters: longer than any token that a piece can cut, such as -Infinity or \ud83d. An error this close to the end
+# of a piece may only mean that the piece ends inside a token.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
 _LONGEST_ROW = 1 << 30  # maximum characters of a row, because a small gzip file can inflate to more than the memory
@@ -35,7 +35,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# The hook takes 0.7 µs for a row of 250 characters. Reading the captions of such a row takes 9.5 µs with the hook.
+# The hook finds repeated keys. It takes 0.7 of the 9.5 µs that reading the captions of a row of 250 characters takes.
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
@@ -140,7 +140,9 @@ class _Values:
         """Read a piece at least as long as the unparsed text, so that a long value is parsed only a few times."""
         unparsed = len(self._text) - self._at
         if unparsed > _LONGEST_ROW:
-            raise InputError(f"{self._source}, row {self._row} is longer than {_LONGEST_ROW:,} characters: split it")
+            raise InputError(
+                f"{self._source}, row {self._row} is longer than {_LONGEST_ROW:,} characters: split this row"
+            )
         piece = self._stream.read(max(_PIECE, unparsed))
         try:
             more = self._utf8.decode(piece, final=not piece)

@@ -45,7 +45,7 @@ def _require_calendar(array: pa.Array, name: str) -> None:
 
 
 def _mapped(kind: pa.DataType, path: str, binary: frozenset[str], *, only_zones: bool = False) -> pa.DataType:
-    """Replace the leaf types of ``kind`` with types for JSON. ``only_zones``: only convert times with a zone."""
+    """Replace the leaf types of ``kind`` with types for JSON. ``only_zones``: change only time zones, to UTC."""
 
     def inner(child: pa.DataType, name: str) -> pa.DataType:
         return _mapped(child, f"{path}.{name}", binary, only_zones=only_zones)

@@ -41,7 +41,8 @@ class ParquetFile(CaptionFile):
             self._strings(self.source, pa.array([], self.schema.field(name).type), name)
 
     def captions(self, batch_rows: int) -> Iterator[pa.Table]:
-        # Arrow ends a batch early if a dictionary changes between row groups. So join the batches and cut them again.
+        # Arrow ends a batch early if the values of a dictionary column differ between row groups. So join the batches,
+        # and cut them into tables of ``batch_rows`` rows.
         names = self.text_columns
         held = pa.schema([(name, pa.string()) for name in names]).empty_table()
         for where, table in self._read(batch_rows, names):
@@ -74,7 +75,7 @@ class ParquetFile(CaptionFile):
 
     @cached_property
     def _binary(self) -> frozenset[str]:
-        """The binary leaves that stay bytes, because at least one of their values is not UTF-8."""
+        """Paths of binary leaves (innermost columns) that stay bytes, because at least one value is not UTF-8."""
         columns = [field.name for field in self.schema if any(map(is_bytes, leaf_types(field.type)))]
         if not columns:
             return frozenset()
@@ -109,9 +110,9 @@ class ParquetFile(CaptionFile):
     @contextmanager
     def _reading(self) -> Iterator[pq.ParquetFile]:
         try:
-            # By default, Arrow reads whole row groups in advance. This takes 200 MB of memory for a file of 200 MB,
-            # instead of 12 MB. By default, Arrow also reads INT96 as nanoseconds, which cannot represent years after
-            # 2262, although files from Spark may contain the year 9999.
+            # By default, Arrow reads whole row groups in advance: a file of 200 MB takes 200 MB of memory, but only
+            # 12 MB with these options. By default, Arrow also reads INT96 as nanoseconds, which cannot represent years
+            # after 2262, although files from Spark may contain the year 9999.
             with pq.ParquetFile(
                 self.source, pre_buffer=False, buffer_size=1 << 20, coerce_int96_timestamp_unit="us"
             ) as file:
@@ -146,7 +147,7 @@ def _skipping(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
 
 
 def _rows_at_once(metadata: pq.FileMetaData, most_rows: int) -> int:
-    """The number of rows to read at a time. Smaller for long rows: Arrow reads at most 2 GB of a nested column."""
+    """Number of rows to read at a time. Fewer if rows are long: Arrow reads at most 2 GB of a nested column at once."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
     return max(1, min(most_rows, GROUP_BYTES // max(1, longest)))

@@ -52,7 +52,7 @@ class RowFile(CaptionFile):
         try:
             self._check_names(where, row)
         except MissingColumns as error:
-            if first:  # perhaps all rows have other column names: callers add which options set them
+            if first:  # perhaps all rows lack these columns: the caller adds which options name the columns
                 raise
             raise InputError(f"{error}: write null where a row has no value") from error
         for name in self.columns:
@@ -91,5 +91,5 @@ def _text(value: Any) -> str | None:
 
 
 def without_surrogates(text: str) -> str:
-    """``text`` with a space for each run of lone surrogates, which JSON can contain, but UTF-8 cannot."""
+    """``text`` with a space in place of each run of lone surrogates, which JSON can contain, but UTF-8 cannot."""
     return text if text.isascii() else _SURROGATES.sub(" ", text)

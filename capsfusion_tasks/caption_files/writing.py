@@ -57,7 +57,7 @@ def encoded(
 
 
 def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[pa.Table]:
-    """Yield tables with ``source``'s rows and ``values``, for a Parquet file.
+    """Yield tables with the rows of ``source``, and with ``values`` as the column ``source.adds``, for Parquet files.
 
     Raises ValueError if the numbers of values and rows differ.
     """

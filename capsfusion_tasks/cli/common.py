@@ -24,14 +24,16 @@ stderr = Console(stderr=True, soft_wrap=True)
 
 
 def not_empty(text: str) -> str:
-    """An argument that is a path, an address or a name. Refuses "", which would count as "." or as not given."""
+    """An argument that is a path, an address or a name. Refuses "", which would mean "." or a missing argument."""
     if not text.strip():
-        raise typer.BadParameter("it is empty: give a value. If you gave a shell variable, it is not set")
+        raise typer.BadParameter(
+            "the value is empty: give a value. If you gave a shell variable, the variable is not set"
+        )
     return text
 
 
 def local_path(text: str) -> Path:
-    """An argument as a path. Expands ``~``, because shells do not expand it in ``--out=~/x``."""
+    """An argument as a path. Expands ``~``, because shells do not expand ``~`` in ``--out=~/x``."""
     try:
         return Path(not_empty(text)).expanduser()
     except RuntimeError as error:

@@ -85,7 +85,7 @@ def fuse(
         bool,
         typer.Option(
             "--skip-existing",
-            help="Skip the files whose output is in the folder OUT already. Replace an earlier --stats file.",
+            help="Skip input files whose output file exists already. Replace an earlier --stats file.",
         ),
     ] = False,
     stats: Annotated[
@@ -169,7 +169,7 @@ def fuse(
 
 
 def _has_stats(file: Path) -> bool:
-    """Whether ``file`` has the statistics of an earlier run. ``--skip-existing`` replaces only such a file."""
+    """Whether ``file`` has the statistics of an earlier run, so that ``--skip-existing`` may replace the file."""
     import json
 
     try:

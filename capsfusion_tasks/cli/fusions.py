@@ -1,4 +1,4 @@
-"""The command ``adopt``, for captions of earlier releases, which did not record all settings that made a caption."""
+"""The command ``adopt``, for captions of earlier releases, which did not record all settings of a caption's fusion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def adopt(
         typer.Argument(
             parser=not_empty,
             metavar="ID",
-            help="The fusion_id of captions that an earlier release made, as `capsfusion plan` prints it.",
+            help="The fusion_id (it stands for a model and its settings) of captions that an earlier release made."
+            " `capsfusion plan` prints it.",
         ),
     ],
     model: Model = None,

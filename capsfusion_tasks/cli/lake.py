@@ -45,8 +45,8 @@ def lake_maintain(
 ) -> None:
     """Merge small files of the Iceberg table, and remove old snapshots with their files.
 
-    First writes the loaded units that the table lacks. A query fails if its snapshot is removed, so keep snapshots for
-    longer than any query runs.
+    First writes loaded units (batches of pairs) that are not in the table yet. A query fails if its snapshot is
+    removed, so keep snapshots for longer than any query runs.
 
     Example: capsfusion lake maintain --keep-days 30
     """

@@ -150,8 +150,9 @@ def replay(
 ) -> None:
     """Fuse the pairs of rejected captions again, and load the results. Repeat the command to resume.
 
-    With another model, prompt, number of beams, length or dtype, the pairs are fused again under another fusion_id.
-    With the same settings, nothing is fused: the old captions are only validated again, with the current thresholds.
+    With another model, prompt, number of beams, maximum length or dtype, the pairs are fused again under another
+    fusion_id. With the same settings, nothing is fused: the old captions are only validated again, with the current
+    thresholds.
 
     Example: capsfusion replay --reason truncated --reason repetition --max-new-tokens 120
     """
@@ -217,8 +218,8 @@ def plan(
     """Count the pairs that wait to be fused, and estimate their tokens, GPU hours, cost and time. Changes nothing.
 
     Counts the pairs in units that are not fused, and the pairs that are in no unit yet. Pairs of shards that are not
-    paired yet cannot be counted: the output names the number of such shards. One GPU hour is one hour of one GPU, or of
-    one process on a CPU.
+    paired yet cannot be counted: the output says how many such shards there are. One GPU hour is one hour of one GPU,
+    or of one process on a CPU.
 
     Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
     """

@@ -212,7 +212,7 @@ def test_a_batch_that_arrow_cannot_write_is_found_by_the_check(tmp_path: Path, m
     file = open_caption_file(tmp_path / "in.parquet", COLUMNS, adds="capsfusion")
     check_target(tmp_path / "out.parquet", file)
     monkeypatch.setattr(parquet_file.ParquetFile, "tables", lambda self: iter([table]))
-    with pytest.raises(InputError, match=r"in\.parquet cannot become .*out\.parquet: .*StringView"):
+    with pytest.raises(InputError, match=r"in\.parquet cannot be written as Parquet to .*out\.parquet: .*StringView"):
         check_target(tmp_path / "out.parquet", file)
 
 

@@ -90,7 +90,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("fuse columns.csv out.csv", "it has url, alt, blip: name the captions' columns with --raw-column"),
         ("fuse columns.csv out.csv --raw-column altt --synthetic-column blip", "columns.csv has no altt; it has url"),
         ("fuse semicolons.csv out.csv", "separates its columns with ';', but the ending of its name requires ','"),
-        ("fuse latin.csv out.csv", "is not UTF-8: invalid continuation byte; save it as UTF-8"),
+        ("fuse latin.csv out.csv", "is not UTF-8: invalid continuation byte; save the file as UTF-8"),
         ("fuse empty.csv out.csv", "empty.csv is empty; its first line must be a header"),
         ("fuse cut.jsonl out.jsonl", "cut.jsonl, row 5 (line 5) is not valid JSON"),
         ("fuse numbers.jsonl out.jsonl", "row 1: laion_2b must be text, but is 5"),
@@ -179,7 +179,7 @@ def test_an_empty_path_address_or_name_is_no_folder_and_the_argument_is_named(
     with pytest.raises(SystemExit) as caught:
         main()
     line = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    told = "it is empty: give a value. If you gave a shell variable, it is not set"
+    told = "the value is empty: give a value. If you gave a shell variable, the variable is not set"
     assert (caught.value.code, f"Invalid value for '{named}': {told}" in line) == (2, True), line
     assert sorted(folder.rglob("*")) == before
 
