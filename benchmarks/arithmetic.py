@@ -114,8 +114,8 @@ class Limit:
     - ``products``: arithmetic of the tokens of the row's beams in the layers and the vocabulary head.
     - ``weights``: reading the layers' and the head's matrices once per step for all slots (rows that are decoded
       together). Overlaps with ``products``.
-    - ``keys_values``: reading the row's own keys and values once per step for all beams, plus the row's share of
-      reading the prefix's keys and values once per step for all slots. Beams count as if only their newest tokens
+    - ``keys_values``: reading the keys and values of the row's tokens once per step for all beams, plus the row's share
+      of reading the prefix's keys and values once per step for all slots. Beams count as if only their newest tokens
       differed. (Beams that differ earlier read more.) The arithmetic of attention takes less time and overlaps with
       this reading.
     """

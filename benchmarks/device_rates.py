@@ -20,8 +20,8 @@ class DeviceRates:
     - ``memory``: bytes/s. A copied byte counts twice, because it is read and written.
     - ``layer_bytes``: bytes of one weight of the layers. ``bytes``: bytes of any other number.
 
-    The layers' rate and size differ from the others only with float8, where the vocabulary head, attention, keys
-    and values stay in bfloat16.
+    The values for the layers differ from the values for everything else only with float8, where the vocabulary head,
+    attention, keys and values stay in bfloat16.
     """
 
     layers: float

@@ -76,7 +76,8 @@ FAMILIES: dict[str, Family] = {
 def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model: Path) -> Path:
     """Write a random checkpoint of the family ``name`` to ``folder``, with several files of weights and their index.
 
-    For families with sentencepiece, copies the file ``tokenizer_model``. For others, trains a tokenizer on ``texts``.
+    For families with sentencepiece, copies the file ``tokenizer_model``. For other families, trains a tokenizer on
+    ``texts``.
     """
     family = FAMILIES[name]
     folder.mkdir(parents=True)

@@ -118,7 +118,8 @@ def now(server: EmbeddedPostgres, warehouse: Warehouse) -> Counters:
     # The times children_user and children_system are those of sessions that have ended.
     cpu = times.user + times.system + times.children_user + times.children_system
     for child in postmaster.children():
-        # If a child ends before its times are read, the postmaster's children_… times include them at the next call.
+        # If a child ends before its times are read here, the children_… times of the postmaster include the child's
+        # times at the next call.
         with suppress(psutil.NoSuchProcess):
             cpu += sum(child.cpu_times()[:2])
     with warehouse.engine.connect() as connection:

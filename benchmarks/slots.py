@@ -33,7 +33,7 @@ from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 GB = 10**9
 CONTEXT = 6 * GB // 10  # bytes that CUDA's context takes
 PAGE_TOKENS = 32  # a copy of triton_ops.PAGE_TOKENS, which cannot be imported without Triton
-PREFIX_TOKENS = 112  # LLaMA tokens of the paper's template before its first caption
+PREFIX_TOKENS = 112  # number of LLaMA tokens in the paper's prompt before the first caption
 MAX_NEW_TOKENS = 80
 
 

@@ -21,7 +21,7 @@ SCORES = (
 def storable(value: str) -> str:
     """Return ``value`` unchanged. Raises ValueError for a text that PostgreSQL cannot store."""
     if "\x00" in value:
-        raise ValueError("the text has a NUL character, which PostgreSQL cannot store")
+        raise ValueError("the text has a NUL character, which PostgreSQL cannot store: remove the character")
     return value
 
 

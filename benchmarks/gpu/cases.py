@@ -80,7 +80,7 @@ class Case:
 
 
 def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
-    """Run the case in its own process, so that the next case has the whole GPU even if this one fails.
+    """Run the case in its own process, so that the next case has the whole GPU even if this case fails.
 
     The process is forked from a server that has imported torch and never uses the GPU. When the case ends, all
     processes that it started are killed.
@@ -114,7 +114,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
-    os.setsid()  # a process group of its own, so that _end can kill the whole group
+    os.setsid()  # start a new process group, so that _end can kill the whole group
     torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
     # With a GPU, one thread is enough, because the CPU computes nothing. Without a GPU, measurements with one thread
     # depend less on other load.

@@ -116,7 +116,7 @@ def start_engine(
         num_beams=beams,
         max_new_tokens=MAX_NEW_TOKENS,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        eos_ids=[config.vocab_size],  # an id that the model never produces, so that each row ends at its own limit
+        eos_ids=[config.vocab_size],  # an id that the model never produces, so that each row ends at its token limit
         prefix=shared_prefix(tokenizer),
         batch_size=slots,
     )

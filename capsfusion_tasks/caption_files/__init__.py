@@ -98,7 +98,7 @@ def check_writable(target: Path, *, overwrite: bool, but: Path) -> None:
             if but.exists() and target.samefile(but):
                 raise InputError(f"{target} is the input: choose another name for the output")
             if target.is_dir():
-                raise InputError(f"cannot write {target}: it is a folder")
+                raise InputError(f"cannot write {target}: it is a folder; choose another name for the output")
             if not overwrite:
                 raise InputError(f"{target} exists already: choose another name, or add --overwrite")
         _check_folder(target.absolute().parent, target)
@@ -116,7 +116,7 @@ def check_writable_folder(target: Path) -> None:
 def _check_folder(folder: Path, target: Path) -> None:
     with _reachable(f"cannot write {target}"):
         if not folder.is_dir():
-            raise InputError(f"cannot write {target}: there is no folder {folder}")
+            raise InputError(f"cannot write {target}: there is no folder {folder}; create it, or choose another folder")
         # Try to create a file, as Storage.publish does. Nothing else shows whether this process may create files here.
         tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", suffix=".unpublished").close()
 
@@ -139,7 +139,7 @@ def write_caption_file(target: Path, source: CaptionFile, values: Iterable[str |
     ValueError if the numbers of values and rows differ.
     """
     if source.adds is None:
-        raise ValueError(f"{source.source} was opened without the name of a column to add")
+        raise ValueError(f"{source.source} has no column to add: open_caption_file must get the argument adds")
     form, adds = format_of(target, write=True), source.adds
     if form.kind == "parquet":
         _check_schema(target, source)

@@ -68,6 +68,6 @@ def reading(source: Path) -> Iterator[BinaryIO]:
             f"{source} cannot be decompressed ({error}): the file is damaged or incomplete, so replace it"
         ) from error
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"cannot read {source}: {error.strerror}") from error
+        raise InputError(f"cannot read {source}: {error.strerror}; give a file that this user may read") from error
     except OSError as error:
         raise NotReadyError(f"{source} cannot be read at the moment ({error}): try again") from error

@@ -53,7 +53,9 @@ def encoded(
             yield from ((b",\n" if number else b"\n") + json_bytes(row) for number, row in enumerate(rows))
             yield b"\n]\n"
     except RecursionError as error:
-        raise InputError(f"{source.source} has values nested too deeply to be written: {error}") from error
+        raise InputError(
+            f"{source.source} has values that are nested too deeply to be written ({error}): drop or flatten them"
+        ) from error
 
 
 def with_column(source: CaptionFile, values: Iterable[str | None]) -> Iterator[pa.Table]:

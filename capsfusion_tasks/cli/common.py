@@ -122,7 +122,7 @@ def time_option(meaning: str) -> Any:
 
 
 def print_default_model(model: str | None, settings: Settings) -> None:
-    """If ``--model`` is missing, print which model is used instead. If it is the demo model, say that it is a toy."""
+    """If ``--model`` is missing, print which model is used instead, and warn if this is the demo model, a toy."""
     if model is None and settings.model == str(BUNDLED_MODEL):
         progress_line("model: the bundled demo model, a toy. For real captions: --model BAAI/CapsFus-LLaMA")
     elif model is None:
