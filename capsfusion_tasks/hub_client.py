@@ -23,7 +23,7 @@ def limit_requests() -> None:
 
 
 def _client() -> httpx2.Client:
-    """huggingface_hub's own client, with limits for those requests for which huggingface_hub sets none."""
+    """The default client of huggingface_hub, with limits for requests that otherwise have no limit."""
     client = default_client_factory()
     client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], _limit]}
     return client

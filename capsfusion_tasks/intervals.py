@@ -1,4 +1,4 @@
-"""Data intervals: a run handles the shards that arrived in its interval. All times are UTC."""
+"""Data intervals: a run handles the shards (source files) that arrived in its interval. All times are UTC."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UtcTime = Annotated[datetime, AfterValidator(_utc)]  # a time without a time zon
 
 
 def refuse_empty_span(loaded_from: datetime | None, loaded_before: datetime | None) -> None:
-    """Raise InputError if ``loaded_from`` is not before ``loaded_before``. None: no limit."""
+    """Raise InputError if ``loaded_from`` is not before ``loaded_before``. None: no limit at this end of the range."""
     if loaded_from and loaded_before and loaded_from >= loaded_before:
         raise InputError(
             f"the time range is empty: it starts {loaded_from} and ends {loaded_before}; give an end after the start"

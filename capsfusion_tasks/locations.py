@@ -63,7 +63,7 @@ def is_hidden(path: str) -> bool:
     """Whether the file or a folder in ``path`` has a name that begins with "." or "_".
 
     Hadoop and many copying tools use such names for unfinished files. If ``path`` is a whole web address, only the
-    file's name counts, because the folders are not part of the source.
+    file's name counts, because the address's folders are not part of the source.
     """
     parts = path.rpartition("/")[2:] if path.startswith(("http://", "https://")) else path.split("/")
     return any(part.startswith((".", "_")) for part in parts)
@@ -84,7 +84,7 @@ class Met(NamedTuple):
 def walk(folder: Path, leave_out: Callable[[str, os.DirEntry[str]], bool]) -> Iterator[Met]:
     """All files at any depth below ``folder``. Follows links to folders.
 
-    ``leave_out``: whether to skip a file or folder; its arguments are the path relative to ``folder``, and the entry.
+    ``leave_out`` returns whether to skip a file or folder. Its arguments: the path below ``folder``, and the entry.
     """
     # List each folder only once, and follow links last. Otherwise a link to a parent folder would cause an endless
     # loop, and a link latest → v3 would list all files of v3 twice.

@@ -1,4 +1,7 @@
-"""Sets up a rank on its node: the rank dies with torchrun, and uses one GPU or a share of the CPU's cores."""
+"""Sets up a rank, which is a process that torchrun starts.
+
+The rank ends when torchrun dies, and uses one GPU or a share of the CPU's cores.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def require_gpu(decoding: Decoding) -> None:
     Without this check, the ranks would fuse on the CPU, far slower, and perhaps in a dtype that was chosen for a GPU.
     """
     gpus = os.environ.get(GPUS)
-    for_cpu = decoding.location == BUNDLED and decoding.dtype == "float32"  # default of the demo model
+    for_cpu = decoding.location == BUNDLED and decoding.dtype == "float32"  # the demo model may run on the CPU
     if gpus is None or for_cpu or torch.cuda.is_available():
         return
     try:
@@ -115,7 +118,7 @@ def take_device(
 
 
 def _locks(lock: IO[bytes]) -> bool:
-    """Whether this process can lock the file. If so, locks it."""
+    """Try to lock the file. Returns False if another process has locked it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Passes a job's pairs to the ranks, in one Parquet file or in a folder of several Parquet files, called pieces.
+"""Passes a job's caption pairs to the ranks: in one Parquet file, or in a folder of Parquet files, called pieces.
 
 Ranks can read the first pieces while later pieces are still being written.
 """
@@ -54,8 +54,8 @@ def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> i
 class PairsInput:
     """Reads a job's pairs by row number, and waits for pieces that are not written yet.
 
-    ``path`` is a Parquet file. With ``piece_rows``, it is a folder of pieces with ``piece_rows`` rows each. One piece
-    is kept in memory.
+    Without ``piece_rows``, ``path`` is a Parquet file. With ``piece_rows``, ``path`` is a folder of pieces, which have
+    ``piece_rows`` rows each; the last piece may have fewer. The piece that was read last stays in memory.
     """
 
     def __init__(self, storage: Storage, path: str, piece_rows: int | None) -> None:
@@ -65,7 +65,7 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows ``start`` to ``start + rows - 1``, which must be in one piece. Fewer or none if the pairs end before."""
+        """Rows ``start`` to ``start + rows - 1``, all in one piece. Returns fewer or none if the pairs end earlier."""
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):

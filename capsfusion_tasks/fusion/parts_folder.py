@@ -49,7 +49,7 @@ def empty(folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path, target: Path) -> Iterator[None]:
     while (lock := _lock(folder, target)) is None:
-        pass  # another process has just deleted the folder or its lock
+        pass  # try again, because another process has just deleted the folder or its lock
     with lock:
         yield
 
@@ -60,7 +60,7 @@ def _lock(folder: Path, target: Path) -> TextIO | None:
         try:
             lock = stack.enter_context(_open(folder))
             _flock(lock, target)
-            # A lock on a deleted file protects nothing.
+            # Another process may have deleted the file before this lock was taken. A lock on a deleted file protects nothing.
             if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
                 return None
         except FileNotFoundError:

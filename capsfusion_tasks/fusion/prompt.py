@@ -12,7 +12,7 @@ from capsfusion_tasks.fusion.tokenizer import Tokenizer
 
 MAX_PROMPT_TOKENS = 256  # maximum number of tokens of a prompt; captions are cut to fit
 
-# Before a caption is tokenized, it is cut to this number times the prompt's maximum of tokens (64 * 256 characters),
+# Before a caption is tokenized, it is cut to 64 characters for each token that fits in a prompt (64 * 256 characters),
 # because tokenizing ten million characters would take 15 seconds. LLaMA's longest token has 16 characters, so a cut
 # caption still has more tokens than fit in a prompt. Qwen has longer tokens, but they consist only of spaces or of
 # line-drawing characters.
@@ -88,7 +88,7 @@ class Prompt:
             ids = self.encode(raw, synthetic)
         if len(ids) > limit:
             raise ValueError(
-                f"the prompt's template alone has {len(ids)} tokens and the limit is {limit}: raise the limit"
+                f"the prompt's template alone has {len(ids)} tokens and the limit is {limit}: shorten the template"
             )
         return ids
 

@@ -17,7 +17,7 @@ from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.fusion.tokenizer import Tokenizer
 from capsfusion_tasks.staging.storage import Storage
 
-COUNTED = ("rows", "caption_tokens", "busy", "slots")  # counters in the store, for the progress line
+COUNTED = ("rows", "caption_tokens", "busy", "slots")  # counters in torchrun's store, for the progress line
 _COUNT_SECONDS = 1.0
 
 
@@ -71,7 +71,7 @@ class Results:
                 "row": completion.row,
                 "input": digest,
                 "prompt_tokens": tokens,
-                # The schema drops this column if the fusion keeps only the best caption.
+                # The schema drops this column if the job keeps only the best caption (``keep_beams`` is off).
                 "other_beams": [self._caption(beam) for beam in completion.others],
                 **self._caption(completion),
             }

@@ -21,15 +21,16 @@ PROMPT_TEMPLATE = (
     "Sentence 1: {raw}\nSentence 2: {synthetic}\nNew Sentence:"
 )
 
-# The fields of a template, and the name that stands for each field in digests. A new name would change all digests.
+# The fields of a template, and the name that replaces each field before ``Template.digest`` hashes the text. A new name
+# would change all digests.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
-_MOST_BYTES = 1 << 16  # maximum size of a prompt file; the longest prompt, 256 tokens, has a few thousand bytes
+_MOST_BYTES = 1 << 16  # maximum size of a prompt file; a prompt of 256 tokens, the maximum, has a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
 class Template:
-    """``parts`` are the pieces of the template's text, each with the field that follows it. The last field is None."""
+    """A template: its text, and the parts of this text, each with the field after it. The last field is None."""
 
     text: str
     parts: tuple[tuple[str, str | None], ...]
@@ -73,7 +74,7 @@ class Template:
         except OSError as error:
             raise InputError(f"cannot read the prompt {file}: {error.strerror or error}") from error
         if len(content) > _MOST_BYTES:
-            raise InputError(f"{file} has more than {_MOST_BYTES} bytes: it is not a prompt")
+            raise InputError(f"{file} has more than {_MOST_BYTES} bytes, too many for a prompt: give another file")
         try:
             text = content.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
         except UnicodeDecodeError as error:

@@ -23,7 +23,7 @@ _DTYPES = {"F64", "F32", "F16", "BF16"}
 _TORCH_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # The message for a .bin file that contains more than tensors. It replaces torch's message, which explains how to run
 # the code in the file.
-NO_TENSORS = "it is damaged, or a pickle with more than tensors in it, which could run code"
+NO_TENSORS = "it is damaged, or it is a pickle that contains more than tensors and could run code"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def open_tensors(file: Path) -> TensorFile:
         return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     except pickle.UnpicklingError as error:
         raise unreadable(file, NO_TENSORS) from error
-    except LookupError as error:  # the text of a KeyError is only the missing key, which would be no help
+    except LookupError as error:  # a KeyError's text is only the missing key, which would not help users
         raise unreadable(file, NO_TENSORS) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, TypeError) as error:
         raise unreadable(file, error) from error

@@ -1,7 +1,7 @@
 """The interface of tokenizers, and LLaMA's tokenizer: sentencepiece with the model's own ``tokenizer.model``.
 
-transformers 5 is not used. From ``tokenizer.model`` alone, it gives wrong ids for double spaces (in 3.7% of real
-prompts), and it reads ``</s>`` inside a web caption as the control token.
+The tokenizer of transformers 5 is not used, because it makes two errors if it has only ``tokenizer.model``: it gives
+wrong ids for double spaces (in 3.7% of real prompts), and it reads ``</s>`` inside a web caption as the control token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command of torchrun for a job, torchrun's environment variables, and the number of its ranks.
+"""Makes the command that starts torchrun for a job, its environment variables, and the number of ranks to start.
 
 Does not import torch, because Airflow tasks import this module.
 """
@@ -60,7 +60,8 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
     if settings.device == "gpu" or (settings.device == "auto" and gpus):
         environment[GPUS] = str(gpus)
     if settings.nproc_per_node != "auto":
-        # The setting may come from the command line. Ranks read this variable, and then do not warn of idle GPUs.
+        # The setting may come from the command line, so pass it on in this variable. If the variable is a number, ranks
+        # do not warn of idle GPUs.
         environment["CAPSFUSION_NPROC_PER_NODE"] = str(settings.nproc_per_node)
     if _is_writable(settings.home):
         # This folder outlives the container, so that the next task finds the compiled kernels.
@@ -107,7 +108,7 @@ def rank_count(nproc_per_node: Literal["auto"] | int, gpus: int | None = None) -
 
 
 def gpu_count() -> int:
-    """Number of GPUs that this process may use. Does not ask torch, whose import takes seconds."""
+    """Number of GPUs that this process may use. Does not import torch, because that takes seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         # CUDA ignores the first -1 and all names after it.
@@ -120,10 +121,10 @@ def gpu_count() -> int:
 
 
 def require_gpu_for(dtype: str) -> None:
-    """Raise InputError if ``dtype`` needs a GPU and this machine has none. Only the ranks know what a GPU can compute.
+    """Raise InputError if ``dtype`` needs a GPU and this machine has none. Ranks check later if a GPU supports it.
 
-    A GPU may be there although ``gpu_count`` finds none, for example if nvidia-smi is not on the path. But torch finds
-    no GPU without CUDA's library.
+    A GPU may be there although ``gpu_count`` finds none, for example if nvidia-smi is not on the path. So this check
+    also looks for CUDA's library, without which torch finds no GPU.
     """
     if dtype != "float8" or gpu_count() or (os.environ.get("CUDA_VISIBLE_DEVICES") is None and _has_cuda()):
         return

@@ -48,12 +48,13 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # not for other models, whose tensors transformers may rename
+        if config.get("model_type") in FAMILIES:  # skip other models: transformers may rename their tensors
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:
                 open_tensors(file)
-        # Always give the dtype. With the default, float32, a 13B model takes 52 GB of host memory for each rank.
+        # Always give the dtype. The default is the dtype in config.json or of the weights. If that is float32, a 13B
+        # model takes 52 GB of host memory for each rank.
         model, loading = AutoModelForCausalLM.from_pretrained(
             links,
             dtype=dtype,

@@ -1,4 +1,7 @@
-"""Finds ranks that hang: ranks send heartbeats, and the launcher notices if they stop. Does not import torch."""
+"""Finds hung ranks: each rank sends heartbeats, and the launcher notices if the heartbeats stop.
+
+Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import Literal
 
 from capsfusion_tasks.settings import Settings
 
-# The phases of a rank. loading: until its first row is finished. working: it fuses rows. waiting: no rows are left.
+# The phases of a rank. loading: until the rank's first row is finished. working: the rank fuses rows. waiting: no rows
+# are left.
 Phase = Literal["loading", "working", "waiting"]
 
 _BEAT = "capsfusion rank "
@@ -74,7 +78,8 @@ class Watchdog:
     def hung(self) -> str | None:
         """A message that names the ranks that have made no progress for too long. None if there are no such ranks.
 
-        A rank without rows waits for the other ranks, so it counts as hung only if all ranks are silent.
+        Ranks in the phase "waiting" have no rows, so they count as hung only if all ranks wait and none sends a
+        heartbeat.
         """
         now = self.clock()
         limits = {"working": self.timeouts.stall, "loading": self.timeouts.loading}

@@ -33,7 +33,7 @@ _LONGEST_HEADER = 100_000_000  # in bytes; the library safetensors has the same 
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of ``folder``. Raises InputError if there are none, or if a file of the index is missing."""
+    """The weight files of ``folder``. Raises InputError if there are none, or if the index names a missing file."""
     for single, index in _LAYOUTS:
         if (folder / single).is_file():
             return [folder / single]
@@ -56,7 +56,7 @@ def has_safetensors(folder: Path) -> bool:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise InputError if the folder contains an adapter. Call this function if the model's own files are missing."""
+    """Raise InputError if the folder contains an adapter. Call this only if the model's own files are missing."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise InputError(
             f"{folder} contains only a LoRA adapter, without its base model: merge both"
@@ -85,7 +85,8 @@ def check_whole(file: Path) -> None:
                 _check_safetensors(file, stream)
             elif start.startswith(_ZIP):
                 stream.seek(-1, os.SEEK_END)
-                stream.read(1)  # raises an error of the disk, which is_zipfile would take for a missing end
+                # Raises an OSError if the disk fails. is_zipfile would hide this error, and return False.
+                stream.read(1)
                 if not zipfile.is_zipfile(stream):
                     raise unreadable(file, "it is cut short: its last part, the list of its contents, is missing")
     except OSError as error:

@@ -64,10 +64,10 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         taken = take_device(local_rank, local_world_size, on_wait=keep_waiting)
         first = feed.next(wait=True) if taken else None
     else:
-        # All rows are finished or claimed, for example in a retry: start neither CUDA nor the engine.
+        # Each row is finished, or claimed by another rank (for example in a retry): start neither CUDA nor the engine.
         feed.next(wait=True)  # counts the finished rows, for ``Progress``
     if taken and first:
-        device, _lock = taken  # keep the lock until the process ends, because it uses the GPU's memory until then
+        device, _lock = taken  # keep the lock: other processes must not use the GPU while this process runs
         engine = load_engine(job, tokenizer, device)
         progress = Progress(store, pairs)
         # The engine may also run out of memory after loading, for example if another program takes memory meanwhile.
@@ -186,7 +186,10 @@ class Progress:
         self._started = self._reported = time.monotonic()
 
     def wait_for_all(self, on_progress: Callable[[], None]) -> None:
-        """Report the progress until all ranks of all nodes have written their rows to files."""
+        """Report the progress until all ranks of all nodes have written their rows to files.
+
+        Calls ``on_progress`` whenever more rows were written.
+        """
         before = -1
         while True:
             total, done = self._pairs.total(), self._written()

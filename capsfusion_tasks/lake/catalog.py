@@ -75,7 +75,7 @@ class Lake:
 
 
 def require_pyiceberg() -> None:
-    """Raise InputError if PyIceberg is not installed. A run calls this before it fuses."""
+    """Raise InputError if PyIceberg is not installed. A run calls this function before it fuses."""
     if missing := [name for name in ("pyiceberg", "pyiceberg_core") if find_spec(name) is None]:
         raise InputError(f"CAPSFUSION_LAKE_TABLE needs {missing[0]}: pip install 'capsfusion-pipeline[lake]'")
 
@@ -117,8 +117,8 @@ def _errors_of(name: str) -> Iterator[None]:
         exceptions.ServiceUnavailableError,
         exceptions.ServerError,
         exceptions.TooManyRequestsError,
-        exceptions.ValidationException,  # PyIceberg's error if another engine changed the same files
-        exceptions.TableAlreadyExistsError,  # PyIceberg's error if another engine created or dropped the table
+        exceptions.ValidationException,  # PyIceberg's error if another program changed the same files
+        exceptions.TableAlreadyExistsError,  # PyIceberg's error if another program created or dropped the table
         exceptions.NoSuchTableError,
         OSError,  # file errors, and errors of the connection to a REST catalog
     )
@@ -136,7 +136,7 @@ def _errors_of(name: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(
             f"a file of the Iceberg table {name} is missing, or this user may not read or write it: {one_line(error)};"
-            " restore the file or the permission, or set CAPSFUSION_LAKE_TABLE to a new table, which then gets all"
+            " restore the file or the permission, or set CAPSFUSION_LAKE_TABLE to a new table, which will get all"
             " captions. To store new tables in another location, set PYICEBERG_CATALOG__CAPSFUSION__WAREHOUSE"
         ) from error
     except DBAPIError as error:

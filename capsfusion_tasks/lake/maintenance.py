@@ -32,9 +32,10 @@ class Maintained:
 def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], None] = print) -> int:
     """Rewrite each partition that has at least ``min_files`` small files. The new files are sorted by pair_id.
 
-    Needs memory for one partition at a time: one day of one fusion. The rows stay the same, and old snapshots keep the
-    old files. Skips partitions from which another engine has deleted rows. Also skips files that were written before
-    the table's partitioning was changed. Returns the number of rewritten partitions.
+    A partition has the rows of one fusion that were loaded on one day. Memory must hold one partition at a time. The
+    rows stay the same, and old snapshots keep the old files. Skips partitions from which another program has deleted
+    rows. Also skips files that were written before the table's partitioning was changed. Returns the number of
+    rewritten partitions.
     """
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 

@@ -1,8 +1,9 @@
 """Writes loaded units from the warehouse to an Iceberg table, each in one commit.
 
-Each commit makes a snapshot that names the unit. After the commit, the warehouse's table ``lake_units`` records the
-unit. If the process dies between the commit and the record, the next sync finds the snapshot and adds only the record.
-So the Iceberg table never has a caption twice.
+A unit is a set of pairs that are fused, validated and loaded together. Each commit makes a snapshot that names the
+unit. After the commit, the warehouse's table ``lake_units`` records the unit. If the process dies between the commit
+and the record, the next sync finds the snapshot and adds only the record. So the Iceberg table never has a caption
+twice.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Synced:
 
 @contextmanager
 def sole_writer(warehouse: Warehouse, lake: Lake) -> Iterator[LockedSession]:
-    """Lock the table, so that only one sync or maintenance runs. Raises NotReadyError if another one is running."""
+    """Lock the table, so that only one sync or maintenance runs at a time. Raises NotReadyError if another one runs."""
     with locked_session(warehouse.engine) as session:
         if not session.try_lock("lake", lake.name):
             raise NotReadyError(f"another process is writing to the Iceberg table {lake.name}; try again later")
@@ -84,7 +85,8 @@ def sync(
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
     """Unit → (number of superseded captions, snapshot id), from the newest snapshot that wrote the unit.
 
-    The number is -1 if an earlier version wrote the unit, because it also counted rejected captions.
+    The number is -1 if an earlier version of this program wrote the unit, because that version also counted rejected
+    captions.
     """
     from pyiceberg.table.snapshots import ancestors_of
 

@@ -1,6 +1,7 @@
 """Chooses the number of buckets, into which rows are split by a hash of their URL.
 
-The number is chosen once for a staging area, from the size of the sources, and never changes.
+The number is chosen once for a staging area (the storage of intermediate files), from the size of the sources, and
+never changes.
 """
 
 from __future__ import annotations

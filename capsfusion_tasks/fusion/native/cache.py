@@ -1,8 +1,9 @@
 """The KV cache: one read-only prefix that all rows share, and pages that slots fill as their rows grow.
 
-A slot contains the prompt of a row (without the prefix), followed by every token that any of its B beams generated. The
-tokens are stored in pages. A page table maps places to pages: place t of slot n is place t % page_tokens of page
-``table[n, t // page_tokens]``. Tokens are never moved. A mask marks the places that a beam sees (``slots.py``).
+A slot holds one row of the batch: the row's prompt (without the prefix), then every token that any of its B beams
+generated. The tokens of a slot have the places 0, 1, 2 and so on. They are stored in pages. A page table maps places to
+pages: the token at place t of slot n is token t % page_tokens of page ``table[n, t // page_tokens]``. Tokens are never
+moved. A mask marks the places that a beam sees (``slots.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from capsfusion_tasks.fusion.native.model import Llama
 
 @dataclass(frozen=True)
 class KVCache:
-    """The tensors of the cache. P is the number of tokens in the prefix, which may be 0."""
+    """The tensors of the cache. P is the number of tokens in the prefix, and may be 0. D is the size of a head."""
 
     prefix_keys: Tensor  # [layers, kv_heads, P, D]
     prefix_values: Tensor
@@ -33,13 +34,14 @@ class KVCache:
             none = torch.empty(model.layers, model.kv_heads, 0, model.head_dim, device=model.device, dtype=model.dtype)
             prefix = (none, none)
         shape = (model.layers, pages.spare + 1, model.kv_heads, pages.page_tokens, model.head_dim)
-        # Fill with zeros, because new memory may contain NaN. A masked NaN times its weight 0 is still NaN.
+        # Fill with zeros, because new memory may contain NaN. Attention gives masked tokens the weight 0, and 0 times
+        # NaN is NaN.
         keys = torch.zeros(shape, device=model.device, dtype=model.dtype)
         return cls(*prefix, keys, torch.zeros_like(keys), pages.table.to(model.device))
 
 
 def bytes_per_page(model: Llama, page_tokens: int) -> int:
-    """Bytes that the keys and values of a page take, over all layers."""
+    """Bytes of a page: the keys and values of ``page_tokens`` tokens in all layers."""
     return 2 * model.layers * model.kv_heads * model.head_dim * page_tokens * model.dtype.itemsize
 
 
@@ -54,10 +56,15 @@ class Pages:
         self.page_tokens = page_tokens
         self.per_slot = math.ceil(capacity / page_tokens)  # maximum number of pages of one slot
         if pages < self.per_slot:
-            raise ValueError(f"{pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens")
-        # Idle slots may take part in a step. Their keys and values go to this last page, which is never read.
+            raise ValueError(
+                f"{pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens: at least"
+                f" {self.per_slot} pages are needed"
+            )
+        # Number of an additional page after all others. Idle slots may take part in a step: their keys and values go to
+        # this page, which no row reads.
         self.spare = pages
-        # [slots + 1, pages of a slot]; the last row belongs to no slot: padding uses it.
+        # [slots + 1, pages of a slot]: the numbers of each slot's pages. The last entry is for padding tokens, which
+        # belong to no slot.
         self.table = torch.full((slots + 1, self.per_slot), self.spare, dtype=torch.int32)
         self.changed = True  # whether the table has changed since it was last copied to the device
         # Free pages; the last page in the list is taken next.
@@ -75,7 +82,7 @@ class Pages:
     def grow(self, slot: int, tokens: int) -> bool:
         """Give ``slot`` more pages until it has room for ``tokens`` tokens. Returns whether enough pages were free.
 
-        If too few pages are free, the slot gets none.
+        If too few pages are free, the slot gets no new page.
         """
         held = self._held[slot]
         more = self.needed(tokens) - len(held)

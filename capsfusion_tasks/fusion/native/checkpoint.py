@@ -42,9 +42,9 @@ def load_llama(folder: Path, device: torch.device, dtype: torch.dtype) -> Llama:
 
 
 def _has_own_head(files: Sequence[Path]) -> bool:
-    """Whether the checkpoint stores a head and an embedding with different numbers.
+    """Whether the checkpoint stores an output head whose numbers differ from those of the embedding.
 
-    transformers 5 then uses both, even if config.json says that they are tied.
+    In this case, transformers 5 uses both tensors, even if config.json says that they are tied (one tensor for both).
     """
     stored = {}
     for file in files:

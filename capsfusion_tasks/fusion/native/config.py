@@ -1,6 +1,7 @@
 """A model's config.json: its sizes, and checks for features that this engine does not support.
 
-Imports transformers only for models with scaled positions, because this import takes longer than all others together.
+Imports transformers only for models with scaled positions (RoPE scaling), because importing transformers takes longer
+than all other imports together.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
     """Raise InputError if a prompt and a caption of these lengths exceed the model's positions or sliding window."""
     for most, what in (
         (sizes.max_position_embeddings, " positions"),
-        (sizes.window, "-token sliding window (the native engine needs a window with room for both)"),
+        (sizes.window, "-token sliding window (the native engine needs a window that holds prompt and caption)"),
     ):
         if most is not None and prompt_tokens + new_tokens > most:
             raise InputError(
@@ -92,7 +93,7 @@ def _scaled(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
-    except Exception as error:  # transformers checks few of these parameters; the others can raise any kind of error
+    except Exception as error:  # a wrong value that transformers does not check can raise any kind of error
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise InputError(f"{folder}/config.json has invalid rope_parameters or rope_scaling: {reason}") from error
     return config

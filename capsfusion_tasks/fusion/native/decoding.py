@@ -30,10 +30,11 @@ class Decoded:
 
 
 class BeamSearch:
-    """The state of beam search in N slots. A slot has B running beams, and its B best finished captions so far.
+    """The state of beam search in N slots. Each slot has one row's B running beams, and its B best finished captions.
 
     A caption has at most G tokens. Each of ``eos_ids`` counts as EOS. With one beam, this is greedy decoding: each step
-    takes the likeliest token, until EOS.
+    takes the likeliest token, until EOS. In shapes, K is the number of slots that a call handles, and V the number of
+    logits per beam.
     """
 
     def __init__(
@@ -68,14 +69,16 @@ class BeamSearch:
         self.length[slots] = 0
         self.limit[slots] = limits
         self.scores[slots] = _NEVER
-        self.scores[slots, 0] = 0.0  # at first all beams are equal, so only one may have candidates
+        # At first all beams are equal. Only the first beam may have candidates, so that no candidate occurs B times.
+        self.scores[slots, 0] = 0.0
         self.finished_length[slots] = 0
         self.finished_scores[slots] = _NEVER
 
     def step(self, slots: Tensor, logits: Tensor) -> Tensor:
         """Append a token to each beam of ``slots`` [K], given ``logits`` [K, B, V].
 
-        Returns the parent [K, B] of each beam: the beam that it continues. Sets ``done`` where a caption is complete.
+        Returns the parent [K, B] of each beam: the beam that it continues. Sets ``done`` for rows whose search has
+        ended.
         """
         length = self.length[slots] + 1  # [K], number of tokens of each row, including the new token
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
@@ -94,7 +97,7 @@ class BeamSearch:
         self.scores[slots] = running
         self.tokens[slots] = _pick(candidates, choice)
 
-        # Only the B best candidates may finish. The other candidates can only become running beams.
+        # Only the B best candidates may become finished captions. The other candidates may only become running beams.
         ends_well = ends & (torch.arange(c, device=ends.device) < b)
         per_token = torch.where(ends_well, scores / length[:, None] ** self.length_penalty, _NEVER)
         finished_scores, best = torch.cat((self.finished_scores[slots], per_token), dim=1).topk(b)  # [K, B]
@@ -104,7 +107,8 @@ class BeamSearch:
         self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
 
         # transformers' heuristic for early_stopping=False: a row ends if its best running beam is no better than the
-        # worst of its B finished captions. The running beam's score is computed for its current length.
+        # worst of its B finished captions. For this comparison, the running beam's score is divided by its current
+        # length ** ``length_penalty``.
         hopeless = running[:, 0] / length**self.length_penalty <= finished_scores[:, -1]
         self.done[slots] = ((finished_length > 0).all(dim=1) & hopeless) | ends.all(dim=1)
         self.length[slots] = length
@@ -127,7 +131,7 @@ class BeamSearch:
         return ends
 
     def is_finite(self, slot: int) -> bool:
-        """Whether all scores of the row in ``slot`` are finite. After a NaN, at least one beam's score stays NaN."""
+        """Whether all scores of the row in ``slot`` are finite. Once a score is NaN, at least one beam keeps NaN."""
         return bool(self.scores[slot].isfinite().all())
 
     def last_tokens(self, slots: Tensor) -> Tensor:

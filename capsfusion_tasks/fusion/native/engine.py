@@ -1,7 +1,7 @@
 """The native engine: continuous batching. The common prefix of all prompts is computed only once.
 
-A row is a prompt to complete. It occupies one slot until its caption is complete; then another row takes the slot. Each
-decode step adds a token to every beam of every occupied slot.
+A row is a prompt to complete. It occupies one slot of the batch until its caption is complete. After that, another row
+takes the slot. Each decode step adds a token to every beam of every occupied slot.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes
 log = logging.getLogger(__name__)
 
 CPU_SLOTS = 32
-# Maximum number of tokens per decode step, which computes one token per beam. The speed of an H200 is limited by
-# reading the weights up to about 480 tokens, and by arithmetic above. In a prototype, a step took 26.3 ms for 480
-# tokens and 50.1 ms for 960, so twice as many tokens fused only 5% more rows per second. The limit of 1,024 includes
-# this gain, and is a multiple of 256, the largest tile of a matrix product. A higher limit would gain even less, and
-# need more memory.
+# Maximum number of tokens per decode step, which computes one token per beam. Up to about 480 tokens, the speed of an
+# H200 is limited by reading the weights, and with more tokens by arithmetic. In a prototype, a step took 26.3 ms for
+# 480 tokens and 50.1 ms for 960, so twice as many tokens fused only 5% more rows per second. The limit of 1,024 still
+# gains these 5%, and is a multiple of 256, the largest tile of a matrix product. A higher limit would gain even less,
+# and need more memory.
 STEP_TOKENS = 1024
 MAX_SLOTS = 512
 ADMIT_SHARE = 4  # new rows are admitted when a quarter of the slots is free
@@ -93,7 +93,7 @@ class NativeEngine:
                 if idle:
                     yield from done
                     done = []
-                # Take few rows in advance: all ranks share the source, and each rank should have rows until the end.
+                # Take few rows in advance: all ranks share one source of rows, and each should have rows until the end.
                 most = max(1, self.batch_size // 2) if active else self.batch_size
                 waiting.extend(requests.take(max(1, most - len(waiting)), wait=idle))
             with torch.inference_mode():
@@ -138,9 +138,10 @@ class NativeEngine:
         return max(1, min(MAX_SLOTS, STEP_TOKENS // self.num_beams))
 
     def _find_room(self, slots: int) -> Room:
-        """Measure the room for at most ``slots`` rows. Halves this number until that many rows fit.
+        """Measure how many slots, at most ``slots``, and how many pages fit in memory.
 
-        Raises torch.OutOfMemoryError if not even one row fits.
+        If memory runs out during the measurement, repeats the measurement with half the number of slots. Raises
+        torch.OutOfMemoryError if not even one row fits.
         """
         while True:
             try:
@@ -182,9 +183,9 @@ class NativeEngine:
             return []
         tokens = [len(request.prompt) - len(self._prefix.ids) for request in islice(waiting, self.batch_size)]
         ends = list(accumulate(tokens[: slots.room_for(tokens)]))
-        # Fill the prefill up to a multiple of PREFILL_MULTIPLE tokens. For example, if the multiple is 256 and the rows
-        # have 600 tokens together, take rows with up to 512 tokens together. The other rows wait, because with them the
-        # prefill would be padded to 768 tokens.
+        # A prefill is padded to a multiple of PREFILL_MULTIPLE tokens, so admit only as many rows as need little
+        # padding. For example, if the multiple is 256 and the rows have 600 tokens together, admit rows with up to 512
+        # tokens together. The other rows wait, because with them the prefill would be padded to 768 tokens.
         most = min(PREFILL_TOKENS, ends[-1] if ends else 0)
         multiple = self.model.ops.PREFILL_MULTIPLE
         most = most // multiple * multiple or most

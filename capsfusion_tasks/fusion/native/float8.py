@@ -16,7 +16,7 @@ from capsfusion_tasks.errors import InputError
 DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
 SMALLEST_SCALE = 1e-12  # smallest scale of a row; prevents a division by zero for a row of zeros
-MULTIPLE = 16  # torch._scaled_mm needs weights whose sides are multiples of this number
+MULTIPLE = 16  # torch._scaled_mm needs weights whose numbers of rows and columns are multiples of this
 MIN_CAPABILITY = (8, 9)  # Ada and newer, because older cards have no float8 products
 
 
@@ -31,7 +31,7 @@ def require(device: torch.device) -> None:
         found = "torch finds no GPU here"
     raise InputError(
         f"float8 needs a GPU of compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or higher (Ada, Hopper or"
-        f" newer), and {found}: choose --dtype bfloat16"
+        f" newer), but {found}: choose --dtype bfloat16"
     )
 
 
@@ -71,7 +71,7 @@ class Float8:
         ]
 
     def copy_(self, source: Tensor) -> None:
-        """Quantise ``source`` [R, K] into this matrix. The computation runs on the matrix's own device."""
+        """Quantise ``source`` [R, K] into this matrix. The computation runs on the device of this matrix."""
         quantised = quantise(source.to(self.values.device, torch.bfloat16))
         self.values.copy_(quantised.values)
         self.scales.copy_(quantised.scales)

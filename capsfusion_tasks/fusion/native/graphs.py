@@ -29,8 +29,8 @@ def size_for(n: int, sizes: Iterable[int]) -> int:
 class DecodeGraphs:
     """CUDA graphs of ``step(n)``, a step over the first n slots. At most sixteen values of n have a graph.
 
-    Steps must read and write tensors that keep their addresses. Create this object before the first row is admitted,
-    because capturing runs steps, which would change the state of rows.
+    A graph records memory addresses, so all steps must read and write the same tensors. Create this object before the
+    first row is admitted, because capturing runs steps, which would change the state of rows.
     """
 
     def __init__(self, step: Callable[[int], None], slots: int) -> None:
@@ -38,7 +38,9 @@ class DecodeGraphs:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for size in sizes:  # the first call sets up cuBLAS and kernels, which must not be captured
+            # Run each step once before the capture: the first run sets up cuBLAS and kernels, and a graph must not
+            # contain this setup.
+            for size in sizes:
                 step(size)
         torch.cuda.current_stream().wait_stream(stream)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}

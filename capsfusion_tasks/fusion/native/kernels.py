@@ -1,8 +1,8 @@
 """Triton kernels for the forward pass of LLaMA over T packed tokens. ``triton_ops`` launches these kernels.
 
-Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two, at least 16), B beams, P
-prefix tokens. A page has PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee" for
-float32, because Triton would otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale``
+Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two, at least 16), N slots, B
+beams, P prefix tokens. A page has PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee"
+for float32, because Triton would otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale``
 contains the factor log2(e).
 """
 
@@ -23,8 +23,9 @@ NOTHING = tl.constexpr(-1.0e30)
 def _attend_block(q, k, v, seen, scale, mean, top, total, PREC: tl.constexpr):
     """Add a block of keys to an online softmax (Milakov and Gimelshein, 2018).
 
-    q [M, D], k and v [BLOCK, D], seen [M, BLOCK]. The state so far: mean [M, D] is the weighted sum of values, top [M]
-    the largest score, total [M] the sum of weights. The weight of a score is 2 to the power of (score - top).
+    For M queries: q [M, D], k and v [BLOCK, D], seen [M, BLOCK]. The state so far: mean [M, D] is the weighted sum of
+    values, which the caller divides by total at the end; top [M] is the largest score; total [M] is the sum of weights.
+    The weight of a score is 2 to the power of (score - top).
     """
     scores = tl.dot(q, tl.trans(k), input_precision=PREC) * scale  # [M, BLOCK]
     scores = tl.where(seen, scores, -float("inf"))
@@ -67,7 +68,8 @@ def prefix_attention_kernel(
 def _after_prefix(MEAN, LSE, at, here, lse_at, rows_here, M: tl.constexpr, DP: tl.constexpr, PREFIX: tl.constexpr):
     """The state from which an online softmax continues after the prefix.
 
-    In this state, the prefix counts as one value: its mean, with weight 1 relative to its log-sum-exp.
+    The whole prefix counts as one token, whose value is MEAN and whose score is LSE. So far this is the largest score,
+    and therefore the token's weight is 1.
     """
     if PREFIX:
         mean = tl.load(MEAN + at, mask=here, other=0.0)
@@ -138,7 +140,10 @@ def prompt_attention_kernel(
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr,
     PAGE: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Causal attention of new prompts to themselves. Each program handles one head, for ROWS tokens of one prompt."""
+    """Attention of new prompts to the prefix, and causally to themselves.
+
+    Each program handles one head, for ROWS tokens of one prompt.
+    """
     r, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(STARTS + r)
     length = tl.load(STARTS + r + 1) - first

@@ -36,8 +36,8 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
     """Slots and pages for a card with ``total`` bytes, of which ``free`` bytes are free.
 
     ``needed``: bytes that the largest batch needs besides pages. ``page``: bytes of a page. ``per_slot``: pages of the
-    longest row. The result always has enough pages for one longest row. If even these pages do not fit, allocating them
-    fails later with an out-of-memory error.
+    longest row. ``most_slots``: maximum number of slots. The result always has enough pages for a row of the maximum
+    length. If even these pages do not fit, allocating them fails later with an out-of-memory error.
     """
     pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # minus 1 for the spare page
     pages = max(per_slot, min(pages, most_slots * per_slot))
@@ -46,7 +46,7 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
 
 
 def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: int, **sizes: Unpack[SlotSizes]) -> Room:
-    """The room for at most ``most_slots`` rows in the free memory of the model's GPU.
+    """How many slots, at most ``most_slots``, and how many pages fit in the free memory of the model's GPU.
 
     Runs the largest prefill (``prefill_tokens`` tokens in prompts of the maximum length) and one step of all slots, and
     measures the memory of both. For these two runs, all slots share the pages of one row, because a small card may have

@@ -77,9 +77,9 @@ class Llama:
     query heads and key heads. For a family without such biases, the lists ``qkv_bias`` and ``out_bias`` are empty.
     Without such norms, the lists ``query_norm`` and ``key_norm`` are empty.
 
-    With ``dtype`` float8_e4m3fn, the layers' matrices are float8. Embedding, head, norms, activations between products
-    and the cache are then bfloat16, and the attribute ``dtype`` is bfloat16, too. ``tied``: whether embedding and head
-    are one matrix. None: the config decides.
+    With ``dtype`` float8_e4m3fn, the layers' matrices are float8. In this case, embedding, head, norms, activations
+    between products, and the cache are bfloat16, and the attribute ``dtype`` is bfloat16, too. ``tied``: whether
+    embedding and head are one matrix. None: the config decides.
     """
 
     def __init__(self, config: Sizes, device: torch.device, dtype: torch.dtype, *, tied: bool | None = None) -> None:
@@ -174,7 +174,7 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of the token that follows each of ``hidden`` [..., E]. The head's padding gets -inf."""
+        """Logits [..., V] of the token after each of ``hidden`` [..., E]. The logits of the padding are -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits

@@ -16,7 +16,7 @@ Positive = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
 class RopeParameters(BaseModel):
-    """How positions are scaled. Checks the values, because transformers accepts wrong values and then computes NaN."""
+    """How RoPE scales positions. Checks the values, because transformers accepts wrong values and then computes NaN."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -32,7 +32,7 @@ class RopeParameters(BaseModel):
     beta_slow: Positive = None
     mscale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     mscale_all_dim: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # the engine can rotate only whole heads
+    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # only 1: the engine rotates whole heads
 
 
 class Sizes(BaseModel):

@@ -25,7 +25,7 @@ from capsfusion_tasks.fusion.native.model import Llama
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens that all prompts begin with, and their keys and values, [layers, kv_heads, P, D] each."""
+    """The P tokens that all prompts begin with, and their keys and values, [layers, kv_heads, P, D] each."""
 
     ids: list[int]
     keys: Tensor
@@ -62,9 +62,9 @@ class Slots:
     A row stays in the same slot until its caption is complete. ``_order`` lists all slots, busy slots first, so a step
     over n rows handles the first n slots of this list.
 
-    ``prompt_tokens`` is the length of the longest prompt without the prefix, ``max_new_tokens`` that of the longest
-    caption. ``pages`` is the number of pages of keys and values for all slots together; None: enough for the longest
-    rows in all slots. ``shared_pages``: see ``Pages``.
+    ``prompt_tokens`` is the length of the longest prompt without the prefix. ``max_new_tokens`` is the length of the
+    longest caption. ``pages`` is the number of pages of keys and values for all slots together; None: enough for the
+    longest rows in all slots. ``shared_pages`` is the argument ``shared`` of ``Pages``.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Slots:
         self._busy: list[int] = []  # busy slots, the slot with the oldest row first
         self._free = list(range(slots - 1, -1, -1))
         self._order = torch.arange(slots, device=model.device)  # [N] slots, busy slots first
-        self._reordered = False  # whether the order changed since it was copied to the device
+        self._reordered = False  # whether _order has changed since it was last copied to the device
         self._seen = torch.ones((), device=model.device, dtype=torch.bool)
         self._graphs: DecodeGraphs | None = None
 
@@ -244,10 +244,10 @@ class Slots:
             self._pages.changed = False
 
     def step(self, n: int) -> None:
-        """Run the decode step over the first ``n`` slots of the order, busy or not. Never waits for the device."""
+        """Run the decode step over the first ``n`` slots of ``_order``, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
-        # [N] number of generated tokens in the cache. In a CUDA graph, idle slots take part in the step, so this number
-        # also grows for idle slots. The clamp keeps the places of their tokens inside the slot.
+        # [N] number of each beam's tokens in the cache. In a CUDA graph, idle slots take part in the step, so this
+        # number also grows for idle slots. The clamp keeps the places of their tokens inside the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]

@@ -77,8 +77,8 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 
     ``queries`` [N * B, heads, D] → [N * B, heads * D].
 
-    Attention to the prefix is one product for all rows. A slot's keys are read once for all of its beams. Both parts
-    share one softmax.
+    Attention to the prefix is one product for all rows. A slot's keys are read once for all of its beams. One
+    softmax covers the scores of prefix and slot.
     """
     n, b, _ = beams.seen.shape
     _, heads, d = queries.shape

@@ -20,8 +20,8 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-# Tokens of a page. Must not exceed 32, because an int32 has a bit for each token of a page. Attention reads a page at a
-# time, and blocks of 32 keys were the fastest, with 2 warps and 3 stages.
+# Number of tokens in a page. At most 32, because ``pack_seen`` packs one bit per token of a page into an int32.
+# Attention reads a page at a time, and blocks of 32 keys were the fastest, with 2 warps and 3 stages.
 PAGE_TOKENS: int | None = 32
 # Prefills are padded to a multiple of this number of tokens, because cuBLAS computes in tiles of up to 256 rows.
 # Without padding, cuBLAS would load a new kernel for nearly every number of tokens.
