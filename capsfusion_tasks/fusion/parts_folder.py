@@ -23,7 +23,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of network 
 
 @contextmanager
 def parts_folder(target: Path) -> Iterator[Path]:
-    """The ``.parts`` folder of ``target``, locked by this process. If the block raises, the files stay for a retry.
+    """The ``.parts`` folder of ``target``, locked by this process. After an error, its files stay for a retry.
 
     Raises NotReadyError if another process has locked the folder.
     """
@@ -60,7 +60,7 @@ def _lock(folder: Path, target: Path) -> TextIO | None:
         try:
             lock = stack.enter_context(_open(folder))
             _flock(lock, target)
-            # Another process may have deleted the file before this lock was taken. A lock on a deleted file protects nothing.
+            # Another process may have deleted the file before this process locked it. Such a lock protects nothing.
             if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
                 return None
         except FileNotFoundError:

@@ -39,7 +39,7 @@ class Template:
     def of(cls, text: str, name: str = "the prompt") -> Template:
         """The template that ``text`` describes. Raises InputError unless its fields are {raw} and {synthetic}.
 
-        Error messages call the template ``name``.
+        ``name`` is what error messages call the template.
         """
         try:
             found = list(Formatter().parse(text))

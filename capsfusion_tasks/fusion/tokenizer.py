@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
     """Converts text to token ids and back.
 
     ``bos_id`` is the token that begins a text (None: there is none). ``eos_id`` is the token that ends a text (-1:
-    there is none). ``pad_id`` only fills batches, and is masked everywhere. All ids are below ``vocab_size``, except
+    there is none). ``pad_id`` only fills up batches, and attention masks it. All ids are below ``vocab_size``, except
     those of control tokens that a fine-tune has added. ``control_tokens`` maps the names of control tokens, such as
     "<|im_start|>", to their ids. ``encode`` may return BOS, but no other control token.
     """
@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
 class LlamaTokenizer:
     """Converts text to token ids and back, with the tokenizer that LLaMA was trained with.
 
-    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills batches and is masked everywhere. ``added``:
+    ``eos_id`` ends a caption (-1: there is none). ``pad_id`` only fills up batches, and attention masks it. ``added``:
     name → id of tokens that a fine-tune has added above the sentencepiece vocabulary, such as "<|im_start|>". Raises
     InputError for a file that is not a sentencepiece model, or has no token for the start of a text (BOS) or for
     unknown text.

@@ -86,7 +86,7 @@ def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
     """A folder with links to the files of ``folder`` that transformers may read.
 
     These files are config.json, ``files`` and the index files. Given ``folder`` itself, transformers would also load
-    an adapter that is in it, if peft is installed. An error in the block becomes an InputError.
+    an adapter that is in it, if peft is installed. An error in the ``with`` block becomes an InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()

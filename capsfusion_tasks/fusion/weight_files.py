@@ -51,7 +51,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def has_safetensors(folder: Path) -> bool:
-    """Whether ``folder`` has weights in safetensors, or their index. If so, pickles are not read."""
+    """Whether ``folder`` has weights in safetensors, or their index. If so, .bin files are not read."""
     return any((folder / name).is_file() for name in _LAYOUTS[0])
 
 

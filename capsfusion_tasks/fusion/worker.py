@@ -116,7 +116,7 @@ def load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> Eng
 
 @contextmanager
 def memory_explained(job: FuseJob, device: torch.device) -> Iterator[None]:
-    """Convert an out-of-memory error in the block to an InputError: the model and one row do not fit on ``device``."""
+    """Turn an out-of-memory error of ``device`` in the ``with`` block into an InputError that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:

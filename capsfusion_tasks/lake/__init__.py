@@ -1,1 +1,1 @@
-"""Writes accepted captions from the warehouse to an Iceberg table."""
+"""Writes accepted captions (captions that passed validation) from the warehouse to an Iceberg table."""

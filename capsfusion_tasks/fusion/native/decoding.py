@@ -140,7 +140,7 @@ class BeamSearch:
         return self.tokens[slots].gather(2, at[:, None, None].expand(-1, self.beams, 1))[..., 0]
 
     def best(self, slots: list[int]) -> list[Decoded]:
-        """The captions of ``slots``. All of these slots must be done."""
+        """The captions of ``slots``. The search in all of these slots must have ended (``done``)."""
         at, kept = torch.tensor(slots, device=self.done.device), self.kept
         scores = self.finished_scores[at, 0].tolist()
         lengths, tokens = self.finished_length[at, :kept, None], self.finished_tokens[at, :kept]

@@ -229,7 +229,7 @@ def add_norm_kernel(
     X, DELTA, WEIGHT, OUT, SCALES, eps,
     E: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
-    """X += DELTA, then the RMS norm of X. Each program handles one token."""
+    """With ADD, add DELTA to X. OUT is the RMS norm of X, times WEIGHT. Each program handles one token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     x = tl.load(X + token * E + e, mask=e < E, other=0.0)

@@ -59,7 +59,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     per_slot = -(-capacity // page_tokens)
     page = bytes_per_page(model, page_tokens)
     rows = max(1, min(most_slots, prefill_tokens // prompt))
-    torch.cuda.empty_cache()  # free an earlier batch's cached memory: its pieces may be too small for this batch
+    torch.cuda.empty_cache()  # torch caches an earlier batch's memory in blocks that may be too small here
 
     before = torch.cuda.memory_allocated(device)
     slots = Slots(model, prefix, slots=most_slots, pages=per_slot, shared_pages=True, **sizes)
@@ -70,7 +70,7 @@ def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: in
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     # A captured graph of a step keeps the step's memory. Before the capture, a step runs without a graph and needs the
-    # same memory once more. Prefills, which run after the capture, can use that second part.
+    # same memory once more. Prefills run after the capture, and can use this second amount.
     needed = state + step + max(step, prefill)
     found = room(free=free, total=total, needed=needed, page=page, per_slot=per_slot, most_slots=most_slots)
     log.info(
