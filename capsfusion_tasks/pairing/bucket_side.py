@@ -1,4 +1,4 @@
-"""Reads the rows of one side (LAION-2B or LAION-COCO) in one bucket."""
+"""Reads the rows of one side (LAION-2B or LAION-COCO) in one bucket. A hash of the URL decides a row's bucket."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class BucketSide:
     def rows(self, failures: list[Exception] | None = None) -> pa.RecordBatchReader:
         """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads one batch after another.
 
-        Old rows from lookups are included only if a new row has the same URL. An error is also added to ``failures``,
-        because DuckDB replaces the errors of a reader by its own.
+        Old rows from lookups are included only if a new row has the same URL. If reading fails, the error is also added
+        to ``failures``, because DuckDB, which calls the reader, raises another error in its place.
         """
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -144,7 +144,7 @@ class BucketSide:
         return iter(scanner.scan_batches()) if files else iter(())
 
     def _require_rules(self, file: ds.ParquetFileFragment) -> None:
-        # Check every file, because a run with other settings can replace files while this run reads.
+        # Check every file, because a run with other settings can replace files while this run reads them.
         footer = file.metadata.metadata or {}  # costs no extra request, because reading rows needs the footer anyway
         made_with = PullRules.recorded(
             {key.decode(): value.decode("utf-8", "replace") for key, value in footer.items()}

@@ -25,13 +25,13 @@ from capsfusion_tasks.staging.storage import Storage
 log = logging.getLogger(__name__)
 
 _HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the rows of each row group in a file
-_HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time; reached first if rows are long
+_HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time; long rows reach this limit before _HELD_ROWS
 _BATCH_ROWS = 1 << 16  # rows of a decoded batch; the next batch is decoded while this one is split
 _WRITERS = 4  # number of bucket files to write in parallel; on S3 each file takes up to three round trips
 
 
 def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings: Settings) -> Counts:
-    """Write the shard's usable rows to its bucket files.
+    """Write the shard's usable rows (the rows that can form a pair) to its bucket files.
 
     If an earlier run split the shard with the same settings, only return the counts of that run. A shard that cannot be
     read to the end leaves no bucket files. Raises InputError if the shard is not Parquet, is cut short, or lacks a
@@ -102,7 +102,10 @@ def _where(shard: Shard) -> str:
 
 
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Concatenate tables until they have ``rows`` rows or ``_HELD_BYTES`` bytes. The last result may be smaller."""
+    """Yield larger tables: each concatenates ``tables`` until it has ``rows`` rows or ``_HELD_BYTES`` bytes.
+
+    The last table may be smaller.
+    """
     held: list[pa.Table] = []
     held_rows = held_bytes = 0
     for table in tables:

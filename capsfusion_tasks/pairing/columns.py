@@ -27,7 +27,7 @@ _NAMES = {
 }
 
 _TEXTS = ("url", "text", "synthetic")
-# The types in which columns are read. ``gone`` is read as text, because it is computed from the column ``status``.
+# The types in which columns are read. ``gone`` is read as text, because it is computed from the text column ``status``.
 _READ = BUCKET_ROWS.set(BUCKET_ROWS.get_field_index("gone"), pa.field("gone", pa.string()))
 _EXTRAS = ("license", "gone")  # optional text columns; ignored if they contain numbers or lists
 _NO_LICENSE = ("", "?")  # values that count as null; LAION writes a question mark if it found no licence
@@ -151,8 +151,8 @@ def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
         # Round to six decimals: the same score is 0.46 as float64 in one release and 0.46000000834 as float32 in
         # another.
         scores = pc.round(column.cast(wanted, safe=False), 6)  # round integers above 2^53 instead of refusing them
-        # pandas writes NaN for a missing score. Comparisons would treat NaN as safe, and a join would prefer NaN to the
-        # score of the other side.
+        # Replace NaN, which pandas writes for a missing score, by null. Otherwise comparisons would treat NaN as safe,
+        # and a join would prefer NaN to the score of the other side.
         return pc.if_else(pc.is_finite(scores), scores, None)
     if not pa.types.is_string(wanted):
         return column.cast(wanted)

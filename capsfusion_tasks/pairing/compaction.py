@@ -1,4 +1,4 @@
-"""Creates lookups (``lookups.py``) of a bucket's old rows, and merges small lookups.
+"""Creates lookups (sorted copies of a bucket's old rows, see ``lookups.py``), and merges small lookups.
 
 A compaction can be killed at any moment. Joins and other compactions may run at the same time. A lookup is valid as
 soon as its ``.json`` exists. Each lookup has its own name, so two tasks never write the same file. Joins do not read a
@@ -133,8 +133,8 @@ def _publish(
 def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None:
     """Delete files that are older than _UNUSED and that no join reads. ``lookups``: all valid lookups.
 
-    Keep an old lookup even if all its shards are in larger lookups, as long as those lookups are young. A join that
-    began before the young lookups existed can be reading the old lookup.
+    Keep a lookup whose shards are all in larger lookups, as long as these larger lookups are younger than _UNUSED. A
+    join that began before the larger lookups existed can still be reading the smaller one.
     """
     with storage.answering():
         infos = storage.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))

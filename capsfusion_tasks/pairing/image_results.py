@@ -152,7 +152,7 @@ def publish_batch(
     """Publish the results of several files as a batch. ``folder`` is scratch space.
 
     ``tables`` come from ``read_results``. ``files``: number of a completely read file → its id and counts. ``files`` is
-    read after the last table, so the caller can still remove files that could not be read to the end.
+    used only after the last table. Until then, the caller can remove files that could not be read to the end.
     """
     spill = BucketSpill(folder, _SPILLED)
     for table in together(tables, _SPILLED_ROWS):
@@ -212,7 +212,8 @@ class ImageResults:
         try:
             tables = [IMAGE_RESULTS.empty_table(), *(self.storage.read_table(path) for path in paths)]
         except FileNotFoundError as error:
-            raise NotReadyError("another run has replaced the image results: try again") from error
+            where = self.storage.path(layout.IMAGE_RESULTS)
+            raise NotReadyError(f"another run has replaced image results in {where}: try again") from error
         results = pa.concat_tables(tables)
         hashes, gone = results["hash"].to_numpy(), results["gone"].to_numpy().astype(bool)
         return BucketResults(hashes[gone], hashes[~gone])

@@ -1,4 +1,4 @@
-"""Joins the two sides of each bucket: the new rows of each side with all rows of the other side."""
+"""Joins the two sides (LAION-2B, LAION-COCO) of each bucket: new rows of each side with all rows of the other side."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ group by {columns}
 # First drop the LAION-2B rows that have no partner (a LAION-COCO row with the same URL): three of four rows have none.
 # Compare only URLs here, because this is faster than comparing URLs and texts.
 _HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
-# If both sides have a score, similarity comes from the raw side. Of the safety scores punsafe and pwatermark, the
-# higher one counts, because higher is worse.
+# If both sides have a similarity, take the raw side's. If both sides have a punsafe or a pwatermark, take the higher
+# one, because higher is worse.
 _PAIRS = """
 select
     raw.url as image_url, raw.text as laion_2b, coco.synthetic as laion_coco,
@@ -190,7 +190,10 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
 
 @contextmanager
 def _errors_of_readers() -> Iterator[list[Exception]]:
-    """Yield a list for the errors of readers. Raise the first of them, instead of DuckDB's error that repeats it."""
+    """Yield a list to which readers add their errors.
+
+    If DuckDB raises an error because a reader failed, raise the first error in the list instead.
+    """
     failures: list[Exception] = []
     try:
         yield failures

@@ -2,7 +2,7 @@
 
 New rows are the rows of the shards of the interval that is joined. The rows of all other shards are old.
 
-A lookup contains the rows of some shards, sorted by a key, which is a hash of the URL. It consists of three files.
+A lookup contains the rows of some shards, sorted by a key, which is a hash of the URL. Each lookup has three files.
 ``.rows`` has each row as a record. ``.parquet`` has the key, the shard and the position of each record. ``.json`` is
 written last and lists the shards of the lookup. The copy of a shard's rows is valid as long as the size of the shard's
 bucket file does not change.
@@ -106,7 +106,7 @@ def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """Yield tables of the rows of ``shards`` whose key is in ``keys``, each with the shards of its rows.
+    """Yield tables of the rows of ``shards`` whose key is in ``keys``, and with each table an array of its rows' shards.
 
     ``keys`` is sorted, without duplicates, [n] int64.
     """

@@ -38,7 +38,7 @@ def is_whole(mark: dict[str, Any]) -> bool:
 
 
 def rules_of(mark: dict[str, Any]) -> PullRules | None:
-    """The rules in the mark. None if an older version of this project wrote it, or if a task is replacing the files."""
+    """The rules in the mark. None: an older version of this project wrote the mark, or a task replaces the files."""
     return PullRules(**mark["rules"]) if mark.get("rules") else None
 
 
@@ -83,7 +83,7 @@ def begin(storage: Storage, shard: Shard, rules: PullRules, buckets: Iterable[st
         mark = {**asdict(Counts()), "rules": asdict(rules)}
     elif rules_of(mark) != rules:
         mark["rules"] = None
-    # Counts are unknown until the pull is complete.
+    # 0: the numbers of rows per bucket are recorded only when the pull is complete.
     mark |= {"whole": False, "buckets": {**dict.fromkeys(buckets, 0), **before}}
     _write(storage, shard.side, shard.shard_id, mark)
     return set(before)
@@ -115,8 +115,8 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
     """Raise InputError if a shard was pulled with rules that differ from ``rules``. Ignore the shards in ``but``.
 
     Raise NotReadyError if a task is replacing the files of a shard. ``mend``: the advice in both errors. Call this
-    before a join, because a join reads the bucket files of all shards. Only marks that are new or changed since the
-    last summary are opened.
+    before a join, because a join reads the bucket files of all shards. Opens only marks that are new, or that changed
+    since their rules were stored in a summary file.
     """
     others = []
     for side, shard_id, mark in _marks(storage):

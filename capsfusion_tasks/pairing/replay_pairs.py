@@ -1,4 +1,7 @@
-"""Writes a replay's pairs to one file per bucket, as a join does. A replay fuses pairs of rejected captions again."""
+"""Writes a replay's pairs to one file per bucket, as a join does.
+
+A replay fuses the pairs of rejected captions again.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def read_batches(
     messages. Also raises the errors of ``stream`` and ``choose``.
     """
     extra = min(_MOST, available_memory() // 2)
-    refused: InputError | None = None  # raised after the block below, because an error in it would stop the decoder
+    refused: InputError | None = None  # raised after the block below: an error inside the block would stop the decoder
     with _decoder() as process:
         try:
             job = {"extra": extra, "size": stream.size(), "batch_rows": batch_rows, "batch_bytes": batch_bytes}
@@ -72,7 +72,8 @@ def _read(stream: pa.NativeFile, where: str, length: int, offset: int) -> bytes:
     try:
         data: bytes = stream.read_at(length, offset)
     except OSError as error:
-        raise NotReadyError(f"{where} cannot be read at the moment: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise NotReadyError(f"{where} cannot be read at the moment: {reason}: try again later") from error
     return data
 
 
@@ -88,7 +89,7 @@ class _Decoder:
                 [sys.executable, "-P", decoder.__file__, str(its.fileno())],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Arrow's own allocator reserves a gigabyte at once, which would count towards the limit.
+                # Arrow's own allocator reserves a gigabyte at once, which would count towards the memory limit.
                 env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"},
             )
         self._connection = Connection(ours.detach())

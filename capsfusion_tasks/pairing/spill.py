@@ -1,4 +1,4 @@
-"""Stores rows by bucket on the scratch disk, so that splitting a shard of any size takes little memory."""
+"""Stores rows by bucket (a hash of the URL) on the scratch disk, so that splitting large shards needs little memory."""
 
 from __future__ import annotations
 

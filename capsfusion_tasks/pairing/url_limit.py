@@ -2,7 +2,7 @@
 
 If the old and new rows of a URL can form more pairs than the limit, no new pairs of the URL are written. Later runs
 write none either, because buckets only grow (unless a shard is removed). Earlier runs wrote pairs of the URL only while
-its rows could form no more pairs than the limit. So no URL gets more pairs than the limit, whatever the order and
+its rows could form at most that many pairs. So no URL gets more pairs than the limit, whatever the order and
 number of runs. The order of the runs only decides which pairs of the URL are written.
 """
 
@@ -38,7 +38,7 @@ from over_limit where new_pairs > 0
 _LARGEST = """
 select url, raws, cocos, new_pairs from over_limit where new_pairs > 0 order by new_pairs desc, url limit ?
 """
-# Delete rows before the join. Otherwise DuckDB may make all pairs and drop them afterwards.
+# Delete the rows of these URLs before the join. Otherwise DuckDB may make all their pairs and drop them afterwards.
 _LEAVE_OUT = "delete from raw where url in (select url from over_limit)"
 
 
