@@ -19,7 +19,7 @@ from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
 # Use lookups (copies of old rows, lookups.py) only if they have more than this many rows for each different URL of the
-# new rows. With fewer, reading all old rows from the bucket files is as fast.
+# new rows. With fewer rows, reading all old rows from the bucket files is as fast.
 _SAVES_FROM = 1.0
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 

@@ -77,7 +77,7 @@ where is_new
 
 @dataclass(frozen=True)
 class Joined:
-    """The result of joining a bucket: the number of its new pairs, and counts of the pairs that are left out."""
+    """The result of joining a bucket: the number of its new pairs, and counts of what the limit per URL leaves out."""
 
     pairs: int
     left_out: LeftOut
@@ -109,7 +109,7 @@ def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage
 
 
 def left_out_of(interval: Interval, storage: Storage) -> LeftOut:
-    """Counts of the pairs that the interval's joins left out, read from the footers of the interval's pair files."""
+    """Counts of the pairs that the limit per URL left out, read from the footers of the interval's pair files."""
     with ThreadPoolExecutor(_READERS) as readers:
         footers = readers.map(storage.footer, storage.files(layout.pairs_folder(interval)))
         return LeftOut.total(LeftOut.recorded(footer) for footer, _ in footers)
@@ -170,7 +170,7 @@ def _passes(
 
 
 def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings) -> tuple[pa.Table, LeftOut]:
-    """The new pairs of pass ``number`` (from 0) of ``passes``, and counts of pairs over the limit per URL."""
+    """The new pairs of pass ``number`` (from 0) of ``passes``, and counts of what the limit per URL leaves out."""
     by_text = settings.join_on == "url_text" or settings.self_paired
     match = "raw.url = coco.url" + (" and raw.text = coco.text" if by_text else "")
     part = {"passes": passes, "number": number}

@@ -106,7 +106,7 @@ def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """Yield tables of the rows of ``shards`` whose key is in ``keys``, and with each table an array of its rows' shards.
+    """Yield tables of the rows of ``shards`` whose key is in ``keys``, each with an array of its rows' shards.
 
     ``keys`` is sorted, without duplicates, [n] int64.
     """

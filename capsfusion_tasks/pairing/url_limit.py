@@ -19,7 +19,7 @@ from capsfusion_tasks.errors import printable
 
 _KEY = "capsfusion.left_out"  # key in the footer of a pair file; the value counts the pairs that are left out
 _SHOWN = 3  # number of URLs that a message names
-_URL_SHOWN = 200  # characters
+_URL_SHOWN = 200  # maximum characters of a URL in a message
 
 # Finds the URLs over the limit in the tables ``raw`` and ``coco``, whose rows are distinct.
 _OVER = """
