@@ -35,7 +35,7 @@ class Shard(BaseModel):
     size_bytes: int
     arrived_at: datetime
     revision: str = ""  # the commit to read, if the source has commits, such as the Hugging Face hub
-    problem: str = ""  # why the shard cannot be read, if discover has noticed this; the etag is then empty
+    problem: str = ""  # why the shard cannot be read, if the discover stage found this out; its etag is empty
 
     @property
     def label(self) -> str:
@@ -77,7 +77,8 @@ class Replay(BaseModel):
     def _rejected(self) -> Replay:
         if self.filter is not None and not self.filter.of_rejected:
             raise InputError(
-                "the filter selects accepted captions, but a replay takes rejected ones: remove the filter's verdict"
+                "the filter selects accepted captions, but a replay needs rejected captions: remove the condition"
+                " verdict from the filter"
             )
         return self
 
@@ -105,7 +106,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-# The pull stage writes `buckets/<side>/<bucket>/<shard_id>.parquet` for the pair stage. Pull changes no text.
+# The pull stage writes `buckets/<side>/<bucket>/<shard_id>.parquet` for the pair stage. The pull stage changes no text.
 BUCKET_ROWS = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
@@ -116,7 +117,7 @@ BUCKET_ROWS = pa.schema(
         pa.field("pwatermark", pa.float64()),
         pa.field("row", pa.int64(), nullable=False),  # row number in the shard, from 0
         pa.field("license", pa.string()),  # LAION's LICENSE; null if it is unknown
-        pa.field("gone", pa.bool_()),  # whether the release says that the image is gone; null: it says nothing
+        pa.field("gone", pa.bool_()),  # whether the image is gone, according to the release; null if unknown
     ]
 )
 
@@ -182,7 +183,7 @@ FUSED_WITH_BEAMS = pa.schema([*FUSED, OTHER_BEAMS])
 SCORES = pa.schema(
     [
         pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that are in the fused caption
-        pa.field("synthetic_recall", pa.float64()),  # the same share of the synthetic caption's words
+        pa.field("synthetic_recall", pa.float64()),  # share of the synthetic caption's words in the fused caption
         # Share of the raw caption's names and numbers that are in the fused caption; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
         pa.field("novelty", pa.float64()),  # share of the fused caption's words that are in neither source
@@ -201,7 +202,7 @@ VALIDATED = pa.schema(
         *CAPTION,
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the caption is rejected; empty: accepted
-        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts about the caption; they do not reject it
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts that do not reject the caption
     ]
 )
 
@@ -210,7 +211,7 @@ VALIDATED_WITH_BEAMS = pa.schema(
     [
         *VALIDATED,
         pa.field("beam", pa.int32(), nullable=False),  # the caption's number in the beam search; 1: the best
-        pa.field("rescued_from", pa.list_(pa.string())),  # why the best caption was rejected; null if beam is 1
+        pa.field("rescued_from", pa.list_(pa.string())),  # why the best beam's caption was rejected; null if beam is 1
         OTHER_BEAMS,
     ]
 )

@@ -22,7 +22,9 @@ def _split_patterns(value: Any) -> Any:
     try:
         return json.loads(value)
     except ValueError as error:
-        raise ValueError(f"it starts with [ and is not a JSON list ({error}); separate patterns by commas") from error
+        raise ValueError(
+            f"it starts with [ and is not a JSON list ({error}); give a JSON list, or patterns separated by commas"
+        ) from error
 
 
 def _split_at_commas(value: str) -> list[str]:
@@ -49,7 +51,9 @@ def _absolute_or_none(location: str) -> str:
 
 def _table_name(name: str) -> str:
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)+", name):
-        raise ValueError("expected namespace.table, such as captions.fused; both may contain letters, digits, _ and -")
+        raise ValueError(
+            "expected namespace.table, such as captions.fused; each part may contain letters, digits, _ and -"
+        )
     return name
 
 

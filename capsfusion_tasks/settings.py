@@ -33,7 +33,9 @@ class Settings(BaseSettings):
     )
 
     home: Folder = Field(
-        Path(".capsfusion"), description="Folder of the embedded database and, by default, of the staging area."
+        Path(".capsfusion"),
+        description="Folder of the embedded database and, by default, of the staging area (files that stages"
+        " exchange).",
     )
     warehouse_url: Secret | None = Field(
         None,
@@ -52,8 +54,8 @@ class Settings(BaseSettings):
     )
     lake_table: TableName | None = Field(
         None,
-        description="Also write each loaded unit to this Iceberg table: `namespace.table` in PyIceberg's catalog"
-        " `capsfusion` ([sinks.md](sinks.md)). Default: no table.",
+        description="Also write each loaded work unit (the captions of one fuse task) to this Iceberg table:"
+        " `namespace.table` in PyIceberg's catalog `capsfusion` ([sinks.md](sinks.md)). Default: no table.",
     )
     lake_keep_days: float = Field(
         7,
@@ -63,13 +65,17 @@ class Settings(BaseSettings):
         " that are older than this many days ([sinks.md](sinks.md)).",
     )
     keep_units_days: float = Field(
-        14, ge=0, le=36500, description="`capsfusion gc` keeps the files of a loaded unit for at least this many days."
+        14,
+        ge=0,
+        le=36500,
+        description="`capsfusion gc` keeps the files of a loaded work unit for at least this many days.",
     )
 
     laion2b: RawLocation = Field(
         "hf://datasets/laion/relaion2B-en-research-safe",
-        description="Where LAION-2B shards arrive: a folder, `s3://…`, `hf://datasets/…`, or the `https://…` address of"
-        " a list of files ([sources.md](sources.md)). `none`: take both captions from LAION-COCO's rows.",
+        description="Where LAION-2B shards (Parquet files) arrive: a folder, `s3://…`, `hf://datasets/…`, or the"
+        " `https://…` address of a list of files ([sources.md](sources.md)). `none`: take both captions from"
+        " LAION-COCO's rows.",
     )
     laion2b_include: Patterns = Field(
         ("*.parquet",), description="Comma-separated glob patterns of the shards in the LAION-2B source."
@@ -188,8 +194,8 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto",
-        description="Device that fuses units. It determines what `CAPSFUSION_DTYPE=auto` means. `auto`: `cpu` for the"
-        " demo model, `gpu` for any other.",
+        description="Device on which fuse tasks run the model. It determines what `CAPSFUSION_DTYPE=auto` means."
+        " `auto`: `cpu` for the demo model, `gpu` for any other.",
     )
     nproc_per_node: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto", description="Number of processes of torchrun on a node. `auto`: one per GPU, or one on the CPU."
@@ -218,13 +224,15 @@ class Settings(BaseSettings):
     )
 
     rules: RuleSettings = Field(RuleSettings(), description="Thresholds that decide whether a caption is rejected.")
-    gate: GateSettings = Field(GateSettings(), description="Thresholds that decide whether a unit is loaded.")
+    gate: GateSettings = Field(
+        GateSettings(), description="Thresholds that decide whether a fused unit is loaded into the warehouse."
+    )
 
     @field_validator("dtype")
     @classmethod
     def _of_the_engine(cls, dtype: str, info: ValidationInfo) -> str:
         if dtype == "float8" and info.data.get("engine") == "transformers":
-            raise ValueError("float8 needs the native engine")
+            raise ValueError("float8 needs the native engine: set engine to native, or choose another dtype")
         return dtype
 
     @field_validator("keep_beams")
@@ -290,7 +298,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment. ``overrides`` that are not None replace them.
+    """Settings from the environment. Values in ``overrides`` that are not None take precedence.
 
     Raises one InputError with all problems, including variables whose names look like misspelt settings.
     """

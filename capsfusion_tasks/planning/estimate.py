@@ -33,7 +33,7 @@ class Benchmark:
     @property
     def rate(self) -> Rate:
         return given_rate(
-            self.rows_per_second, self.tokens_per_row, f"{self.source} (no unit of this fusion is measured yet)"
+            self.rows_per_second, self.tokens_per_row, f"{self.source} (no unit with these settings is measured yet)"
         )
 
 
@@ -67,9 +67,9 @@ class Work:
 
     @classmethod
     def of(cls, units: Iterable[Unit], longest_row: int) -> Work:
-        """The work of ``units``, with at most ``longest_row`` tokens per row.
+        """The work of ``units``. Counts at most ``longest_row`` tokens per row.
 
-        Earlier versions of this project may have recorded higher estimates.
+        Estimates that earlier versions of this project recorded may be higher.
         """
         return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 
@@ -88,7 +88,7 @@ class Rate:
 
 def measured_rate(found: Measured) -> Rate:
     units = f"the median of the last {found.units} units" if found.units > 1 else "the only measured unit"
-    return Rate(found.tokens_per_second, f"{units} of this fusion", found.tokens_real)
+    return Rate(found.tokens_per_second, f"{units} with these settings", found.tokens_real)
 
 
 def benchmark_rate(decoding: Decoding) -> Rate | None:
@@ -107,7 +107,7 @@ def given_rate(rows_per_second: float, tokens_per_row: float, source: str) -> Ra
 class Estimate:
     """Work to fuse, with its estimated hours and cost. Hours and cost are None if no rate is known."""
 
-    work: Mapping[str, Work]  # stage, such as "paired, not planned" → its work
+    work: Mapping[str, Work]  # stage of the pairs (such as "paired, not planned") → work
     rate: Rate | None
     now: datetime
     gpus: int | None = None  # devices that work in parallel; None: no finish time is estimated
@@ -115,7 +115,7 @@ class Estimate:
     unpaired_shards: int = 0  # discovered shards whose pairs are not in ``work`` yet
     unpaired_bytes: int = 0
     gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
-    # Fusions that earlier versions of this project recorded incompletely, perhaps with the current settings.
+    # Fusions that earlier versions of this project recorded incompletely. Their settings may be the current settings.
     earlier: Sequence[EarlierFusion] = ()
 
     @property
@@ -199,7 +199,8 @@ class Estimate:
             return []
         if rate is None or hours is None:
             return [
-                "GPU hours: unknown, no unit of this fusion is measured yet. To measure a unit, run once with a limit"
+                "GPU hours: unknown, no unit with these settings is measured yet. To measure a unit, run once with a"
+                " limit"
             ]
         speed = rate.tokens_per_second
         wide = f" ({_number(hours.low)} to {_number(hours.high)})" if hours.low < hours.high else ""
@@ -247,8 +248,9 @@ class Budget:
                 continue
             if found is None:
                 raise InputError(
-                    f"the budget ({name}: at most {most:g}) cannot be checked, because no unit of this fusion is"
-                    " measured yet: run once with a limit and without a budget to measure a unit. No GPU was used"
+                    f"the budget ({name}: at most {most:g}) cannot be checked, because no unit with these"
+                    " settings is measured yet: run once with a limit and without a budget to measure a unit. No GPU"
+                    " was used"
                 )
             if found > most:
                 fitting = int(total.rows * most / found)

@@ -49,7 +49,8 @@ def estimate(
     seen = waiting.intervals(storage, within)
     if outdated_pairs := waiting.paired_with_others(storage, seen, PairRules.of(settings)):
         log.warning(
-            "the pairs of %d intervals were made with settings that have changed since. Make them again with: %s",
+            "the pairs of %d intervals were made with settings that have changed since. To make these pairs again, run:"
+            " %s",
             len(outdated_pairs),
             waiting.whole_range(storage).command,  # all intervals, because each join reads the shards of all intervals
         )
@@ -152,8 +153,9 @@ def unplanned_work(
 def _is_planned(storage: Storage, interval: Interval, in_units: int, last: WholePlan | None) -> bool:
     """Whether all pairs of the interval are certainly in its units. Does not read the pairs.
 
-    Counts are not enough: if the interval was paired again with other settings or shards, its units have other pairs
-    than its pair files. So the last plan must have seen these files and must have left none of their pairs out.
+    Comparing numbers of pairs is not enough: if the interval was paired again with other settings or shards, its units
+    have other pairs than its pair files. So the last plan must have seen these files and must have left none of their
+    pairs out.
     """
     paired = waiting.paired_rows(storage, interval)
     if not paired:

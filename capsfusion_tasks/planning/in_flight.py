@@ -1,4 +1,4 @@
-"""Finds out which pairs are in unfinished units."""
+"""Finds out which pairs are in unfinished work units (a unit has the pairs that one GPU task fuses)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class PairsInFlight:
         Each call reads all units that have pairs of these buckets, so call it with many ids. Raises NotReadyError if
         the file of a unit is missing.
         """
-        # First compare only the first bits of the ids. This excludes most pairs, so that the second step, which
-        # compares whole ids, needs a hash table of only a few ids.
+        # First compare only the first bits of the ids. This excludes most pairs of the units, so that the second step,
+        # which compares whole ids, needs a hash table of only a few ids.
         begins = np.zeros(1 << _BEGIN_BITS, bool)
         begins[_beginnings(pair_ids)] = True
         found = [unit_ids.filter(pa.array(begins[_beginnings(unit_ids)])) for unit_ids in self._read(buckets)]

@@ -29,8 +29,8 @@ class NewPairs:
 
     ``digest``: a digest of all ids in the file (``digest_of``). The row numbers are right only while the file has this
     digest. ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the
-    new rows that are left out because their images are gone. ``over_limit``: number of the
-    file's new rows that exceed the limit.
+    new rows that are left out because their images are gone. ``over_limit``: number of the file's new rows that exceed
+    the limit of the run.
     """
 
     path: str

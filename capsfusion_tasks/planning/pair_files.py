@@ -18,13 +18,14 @@ from capsfusion_tasks.schemas import FOUND_PAIRS, with_columns_of
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-# Pairs per batch. Large, because each batch reads the ids of all unfinished units. A pair takes 20 bytes in memory.
+# Pairs per batch. A large number, because the ids of all unfinished units are read again for each batch. A pair takes
+# 20 bytes in memory.
 BATCH_ROWS = 4_000_000
 
 _GONE = pa.schema([FOUND_PAIRS.field("gone")])
 
-# A function that gets pair_ids, [rows] binary(16), and returns for each whether it is in the warehouse. It returns None
-# if all pairs count as new.
+# A function that gets pair_ids, [rows] binary(16), and returns for each id whether its pair is in the warehouse. The
+# function returns None if all pairs count as new.
 IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
 
 

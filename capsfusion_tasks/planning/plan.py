@@ -1,4 +1,4 @@
-"""Plans the work units of an interval or a replay: takes a lock, checks the budget, registers units in the ledger."""
+"""Plans the work units of an interval or a replay: takes a lock, checks the budget, records units in the warehouse."""
 
 from __future__ import annotations
 
@@ -154,12 +154,12 @@ def plan_units(
 def _warn_of_left(left: int, most: int, work: Interval | Replay, existing: Existing) -> None:
     again = "Run again" if isinstance(work, Interval) else "Run this replay again (in Airflow: clear its run)"
     log.warning(
-        "%d pairs are left for another run, because a run has at most %d units. %s%s when these units are loaded, or"
-        " raise CAPSFUSION_UNIT_TOKENS%s",
+        "%d pairs are left for another run, because a run has at most %d units. %s%s when these units are loaded. To"
+        " plan more pairs in one run, raise CAPSFUSION_UNIT_TOKENS%s",
         left,
         most,
         again,
-        ", again with existing: replace," if existing == "replace" else "",
+        " with `existing: replace`" if existing == "replace" else "",
         "" if most == unit_files.MAX_UNITS else f", or AIRFLOW__CORE__MAX_MAP_LENGTH to {unit_files.MAX_UNITS}",
     )
 

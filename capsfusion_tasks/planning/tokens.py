@@ -22,12 +22,12 @@ from capsfusion_tasks.warehouse.known_pairs import Transactions
 
 _SAMPLE_ROWS = 500  # tokenizing 500 rows takes 0.1 s and gives the characters per token to within 2%
 _SAMPLE_FILES = 16
-_SAMPLE_CHARACTERS = 1000  # longer captions are cut; a prompt has no room for more characters
+_SAMPLE_CHARACTERS = 1000  # longer captions are cut to this length; a prompt has no room for more
 
 
 @dataclass(frozen=True)
 class TokenEstimate:
-    """Averages for an estimate. The defaults come from LLaMA's tokenizer and 5,000 published CapsFusion pairs."""
+    """Averages from which tokens are estimated. The defaults come from LLaMA's tokenizer and 5,000 published CapsFusion pairs."""
 
     template_tokens: int = 126  # tokens of a prompt without captions
     characters_per_token: float = 3.64  # characters of both source captions, divided by their tokens
@@ -75,7 +75,8 @@ DEFAULT = TokenEstimate()
 def estimate_for(context: Context, begin: Transactions, paths: Iterable[str]) -> TokenEstimate:
     """The estimate for the pairs in the files ``paths``.
 
-    Tokenizes a sample of the pairs, and takes the length of captions from the last fused units of this fusion.
+    Tokenizes a sample of the pairs. Takes the length of fused captions from the last units that were fused with the
+    current settings.
     """
     decoding = context.decoding
     estimate = TokenEstimate(max_new_tokens=decoding.max_new_tokens)

@@ -1,4 +1,7 @@
-"""Cuts new pairs into work units by estimated tokens. Keeps only a few buckets of pairs in memory."""
+"""Cuts new pairs into work units (one GPU task fuses a unit) by estimated tokens.
+
+Keeps only a few buckets of pairs in memory.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 MAX_UNITS = 1024  # maximum units of a run: Airflow's default limit for a mapped task (core.max_map_length)
 # Intended work of a unit, in seconds. Longer units would lose more work if a task fails. With shorter units, more time
-# would go into starting the ranks, which took 43 s for a 13B on an H200.
+# would go into starting the ranks (processes of torchrun), which took 43 s for a 13B model on an H200.
 UNIT_SECONDS = 1800
 LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit, in seconds: half the time limit of a fuse task
 UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
@@ -74,7 +77,7 @@ def cut_units(
 
 
 def may_be_of(unit_id: str, fusion_id: str) -> bool:
-    """Whether a unit with this id may be one of this fusion: an id has only the first characters of the fusion_id."""
+    """Whether a unit with this id may belong to this fusion: ids have only the first characters of the fusion_id."""
     return f"-{fusion_id[:6]}-" in unit_id
 
 

@@ -41,7 +41,7 @@ def paired_at(storage: Storage, interval: Interval) -> datetime | None:
 
 
 def paired_buckets(storage: Storage, interval: Interval) -> int:
-    """Number of buckets that are joined for the interval."""
+    """Number of buckets that are already joined for the interval."""
     return len(storage.files(layout.pairs_folder(interval)))
 
 

@@ -43,8 +43,8 @@ def discover(
     this interval may take. An interval must also claim its own late shards, so that no other interval takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
-    longer in it. Raises InputError instead if a source cannot be listed or has no readable shard, because it may be
-    mistyped, or if the interval already has units (``units`` is their number). ``relist`` adds the shards of the new
+    longer in it. Raises InputError instead if a source cannot be listed or has no readable shard (its address may be
+    mistyped), or if the interval already has units (``units`` is their number). ``relist`` adds the shards of the new
     sources to the list.
 
     Raises InputError if a file is in the sources of both sides, or is one of the ``image_results``.
@@ -126,15 +126,17 @@ def _late(arrived: Iterable[Shard], interval: Interval, storage: Storage, now: d
 
 
 def _require_shards(empty: Sequence[Side], before: dict[Side, Origin], now: dict[Side, Origin]) -> None:
-    """Raise InputError if there are ``empty`` sides, whose sources have no readable shard. They may be mistyped.
+    """Raise InputError if there are ``empty`` sides, whose sources have no readable shard.
 
-    Otherwise, all shards of the interval that were pulled from the earlier sources would be removed.
+    The addresses of these sources may be mistyped. Without this error, all shards of the interval that were pulled from
+    the earlier sources would be removed.
     """
     if empty:
         places = " and ".join(f"{side} has no readable shard at all in {now[side]}" for side in empty)
         raise InputError(
             f"{places}: correct the folder or address, or its patterns. Earlier, the shards of this interval were"
-            f" listed from {told(before, now)}. If shards are still to come to the new place, run the interval then"
+            f" listed from {told(before, now)}. If shards will arrive in the new place later, run the interval when"
+            " they are there"
         )
 
 

@@ -34,7 +34,7 @@ class HttpSource:
 
     Credentials are in ~/.netrc, or in the query of a signed address. Queries are not stored, because they may be
     secret. If an address has a query, the stored name of the shard ends in "?", and each read looks up the current
-    address in the list. The list may then contain a newer signature.
+    address in the list. By then, the list may contain a newer signature.
     """
 
     def __init__(self, uri: str, scratch: Path) -> None:
@@ -43,7 +43,9 @@ class HttpSource:
         except httpx2.InvalidURL as error:
             raise InputError(f"cannot read shards from {uri.partition('?')[0]}: {error}") from error
         if not url.host:
-            raise InputError(f"cannot read shards from {_without_query(url)}: it names no host")
+            raise InputError(
+                f"cannot read shards from {_without_query(url)}: it names no host; give https://host/list.txt"
+            )
         _refuse_login(url)  # a login in the URI would be stored with each shard
         self._scratch = scratch
         self._list = url
@@ -90,7 +92,10 @@ class HttpSource:
         except httpx2.InvalidURL as error:
             raise InputError(f"{self.uri} names {name}: {error}") from error
         if url.scheme not in ("http", "https") or not url.host:
-            raise InputError(f"{self.uri} names {name}: give http or https addresses, or paths relative to the list")
+            raise InputError(
+                f"{self.uri} names {name}, which is no web address: give http or https addresses, or paths relative to"
+                " the list"
+            )
         _refuse_login(url)
         return url
 
@@ -131,8 +136,8 @@ class HttpSource:
             with web.answer(client, "HEAD", address, accept=(200, 403, 405, 501)) as response:
                 if response.status_code == 200 and web.content_range(response)[1] is not None:
                     return _described(response, path, entry, address.where)
-            # Some servers refuse HEAD requests, or answer them without a length. S3 refuses a HEAD request if its
-            # address is signed for GET.
+            # Request one byte with GET, because some servers refuse HEAD requests, or answer them without a length. S3
+            # refuses a HEAD request if its address is signed for GET.
             with web.answer(client, "GET", address, Range="bytes=0-0") as response:
                 return _described(response, path, entry, address.where)
 

@@ -39,7 +39,7 @@ class HubRepository:
     """A data set repository at ``hf://datasets/owner/name[@revision][/folder]``.
 
     Uses the token and endpoint of the hub's own tools: HF_TOKEN (or ``hf auth login``) and HF_ENDPOINT.
-    ``needs``: the permission that the token needs, as text for errors ("may read it"). Raises InputError for an
+    ``needs``: the permission that the token needs, as text for errors (such as "may read it"). Raises InputError for an
     address of any other form.
     """
 

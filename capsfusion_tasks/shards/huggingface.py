@@ -74,7 +74,7 @@ class HubSource:
             where=f"{self.uri}/{shard.path}",
             credentials=hub.access,
             headers={"Authorization": f"Bearer {token}"} if token else {},
-            gone=f"its commit {shard.revision} was removed: run the interval with --relist to list it again",
+            gone=f"its commit {shard.revision} was removed: run the interval with --relist to list the file again",
         )
         expected = Expected(shard.size_bytes, checksum=shard.etag, digest=_digest_like(shard))
         with fetched(shard, address, expected, self._scratch) as stream:
@@ -82,7 +82,7 @@ class HubSource:
 
 
 def _digest_like(shard: Shard) -> Callable[[Path], str]:
-    """The digest function of the shard's etag: SHA-256 for LFS files, Git's blob id for other files."""
+    """The function that computes a file's etag on the hub: SHA-256 for LFS files, Git's blob id for other files."""
     return sha256 if len(shard.etag) == 64 else _blob_id
 
 

@@ -65,7 +65,7 @@ class LocalSource:
             os.listdir(self._folder)
 
         def leave_out(path: str, entry: os.DirEntry[str]) -> bool:
-            # Do not list a hidden folder. A link whose name is not hidden may still lead to it.
+            # Leave out hidden files and folders. But follow a link to a hidden folder if the link's name is not hidden.
             if is_hidden(entry.name):
                 wanted(path)  # this call counts the hidden file; if the list is empty, the count explains why
                 return True
@@ -84,7 +84,7 @@ class LocalSource:
         """A file or folder that cannot be read. None if it was deleted meanwhile, or is no shard."""
         gone = isinstance(error, FileNotFoundError)
         if entry is None:
-            # Only root can read the folder lost+found.
+            # Do not report the folder lost+found, which only root can read.
             return None if gone or os.path.basename(path.rstrip("/")) == "lost+found" else self._unreadable(path, error)
         dead_link = gone and entry.is_symlink()
         if gone and not dead_link:

@@ -53,7 +53,7 @@ class S3Source:
 
     @cached_property
     def _client(self) -> Any:
-        """boto3's client. Cached, because creating it is as slow as reading a small file, and it reuses connections."""
+        """boto3's client. Cached, because creating it is as slow as reading a small file. Reuses connections."""
         return _new_client()
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile]:

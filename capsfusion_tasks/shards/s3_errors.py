@@ -27,7 +27,7 @@ _CREDENTIALS = {
     "InvalidAccessKeyId": "S3 does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
     "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
-    "SignatureDoesNotMatch": "the secret does not fit the access key: check AWS_SECRET_ACCESS_KEY",
+    "SignatureDoesNotMatch": "the secret key does not match the access key: check AWS_SECRET_ACCESS_KEY",
 }
 ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 
@@ -63,7 +63,7 @@ def _refusal(error: boto.ClientError, where: str, is_listing: bool, requester_pa
     if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
         return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's region")
     if status >= 500 or status in (408, 429) or code in ("SlowDown", "RequestTimeout", "Throttling"):
-        return NotReadyError(f"{where} is not served now: {error}; try again later")
+        return NotReadyError(f"S3 cannot serve {where} now: {error}; try again later")
     if code == "InvalidObjectState":
         return archived(where, error.response["Error"].get("StorageClass", "an archive"))
     if code in _CREDENTIALS:

@@ -28,7 +28,10 @@ class Origin(BaseModel):
 
 
 class ShardList(BaseModel):
-    """``frozen``: the list was made after the interval's end. ``empty``: sides whose source had no shard at all."""
+    """The list of an interval's shards.
+
+    ``frozen``: the list was made after the interval's end. ``empty``: sides whose source had no shard at all.
+    """
 
     frozen: bool
     shards: list[Shard]

@@ -74,7 +74,7 @@ def test_a_model_without_measured_units_goes_by_a_benchmark_and_says_so() -> Non
     estimate = Estimate({"a": Work(3744, 3744 * 196)}, rate, NOW)
     assert estimate.gpu_hours is not None
     assert estimate.gpu_hours.median == pytest.approx(1)
-    assert "script on an A100-40G (no unit of this fusion is measured yet)" in estimate.text
+    assert "script on an A100-40G (no unit with these settings is measured yet)" in estimate.text
     native = benchmark_rate(released())
     assert native is not None
     assert native.tokens_per_second.median > 100 * rate.tokens_per_second.median
@@ -204,7 +204,7 @@ def test_after_a_run_the_rest_waits_and_goes_by_its_rate(settings: Settings) -> 
     rest = forecast.estimate(settings)
     assert [work.rows for work in rest.work.values()] == [0, 35]
     assert rest.rate is not None
-    assert rest.rate.source == "the only measured unit of this fusion"
+    assert rest.rate.source == "the only measured unit with these settings"
     assert rest.gpu_hours is not None
     assert rest.gpu_hours.median == pytest.approx(2 * rest.total.tokens / unit.tokens)
     assert forecast.estimate(settings, rows_per_second=0.01).gpu_hours != rest.gpu_hours
@@ -259,7 +259,7 @@ def test_plan_on_the_command_line(settings: Settings) -> None:
     assert found["cost"] == pytest.approx(2 * found["gpu_hours"]["median"])
     text = command(settings, "plan")
     assert "paired, not planned: 40 pairs" in text.stdout
-    assert "GPU hours: unknown, no unit of this fusion is measured yet" in text.stdout
+    assert "GPU hours: unknown, no unit with these settings is measured yet" in text.stdout
     assert "/tiny, native, float32, 1 beam, at most 4 tokens; fusion " in text.stdout
     stopped = command(settings, "run", "--start", "2026-11-10", "--end", "2026-11-11", "--max-gpu-hours", "1")
     assert stopped.returncode == 2

@@ -251,7 +251,7 @@ def test_a_configuration_that_cannot_work_is_named(
         ("InvalidObjectState", r"is archived \(an archive\): restore it"),
         ("ExpiredToken", "the session has expired: get new credentials"),
         ("RequestTimeTooSkewed", "this machine's clock is wrong"),
-        ("SignatureDoesNotMatch", "the secret does not fit the access key"),
+        ("SignatureDoesNotMatch", "the secret key does not match the access key"),
         ("AccessDenied", "with access key test: reading needs s3:ListBucket .* set CAPSFUSION_S3_REQUESTER_PAYS=true"),
     ],
 )

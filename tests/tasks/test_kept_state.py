@@ -226,7 +226,7 @@ def test_a_task_that_is_run_again_alone_refuses_what_is_out_of_date(
     assert "the pairs of 1 intervals were made with settings that have changed" not in caplog.text
     forecast.estimate(after)
     assert "the pairs of 1 intervals were made with settings that have changed since" in caplog.text
-    assert f"Make them again with: {DAY.command}" in caplog.text
+    assert f"To make these pairs again, run: {DAY.command}" in caplog.text
     pair(before, DAYS[1])
     forecast.estimate(after)
     # The advice names both days, because a run of only one of them would be refused.

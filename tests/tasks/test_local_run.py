@@ -418,7 +418,7 @@ def test_a_mistyped_source_is_named_before_anything_is_said_about_the_list_that_
         " include and exclude patterns, such as notes.txt",
         f"capsfusion: error: laion_coco has no readable shard at all in {tmp_path}/coco (*.parquet): correct the folder"
         f" or address, or its patterns. Earlier, the shards of this interval were listed from laion_coco {old}"
-        " (*.parquet). If shards are still to come to the new place, run the interval then",
+        " (*.parquet). If shards will arrive in the new place later, run the interval when they are there",
     ]
     assert f"has no readable shard at all in {old} (*.pq): correct the folder" in told["/coco"][-1]
     found = run_command(done.settings, "--laion-coco", done.settings.laion2b)
