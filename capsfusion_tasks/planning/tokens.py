@@ -27,7 +27,7 @@ _SAMPLE_CHARACTERS = 1000  # longer captions are cut to this length; a prompt ha
 
 @dataclass(frozen=True)
 class TokenEstimate:
-    """Averages from which tokens are estimated. The defaults come from LLaMA's tokenizer and 5,000 published CapsFusion pairs."""
+    """Averages for estimating tokens. The defaults come from LLaMA's tokenizer and 5,000 published CapsFusion pairs."""
 
     template_tokens: int = 126  # tokens of a prompt without captions
     characters_per_token: float = 3.64  # characters of both source captions, divided by their tokens

@@ -30,7 +30,7 @@ _MAY_PASS = frozenset(
 _ADVICE = {
     errno.EACCES: "give the user that runs this process the right to read it",
     errno.EPERM: "give the user that runs this process the right to read it",
-    errno.ELOOP: "a link leads back to itself: replace this link",
+    errno.ELOOP: "a link leads back to itself: replace it",
     errno.ENAMETOOLONG: "move it to a shorter path",
     errno.ENOENT: "put it back",
     errno.ENOTDIR: "put it back",
