@@ -19,7 +19,7 @@ class PullRules:
     """The settings that bucket files, the output of the pull stage, depend on.
 
     Older versions did not record these settings. If a file has no record, the pipeline assumes that the file was made
-    with the current settings, and records these.
+    with the current settings, and records these settings.
     """
 
     punsafe_max: float

@@ -37,7 +37,7 @@ _NO_LICENSE = ("", "?")  # values that count as null; LAION writes a question ma
 class Counts:
     """The number of rows of a shard, and the number of dropped rows by reason.
 
-    A row that is dropped for several reasons counts only for the first.
+    A row that is dropped for several reasons counts once, for the first of these reasons.
     """
 
     rows: int = 0

@@ -32,7 +32,7 @@ _FEW_FILES, _FEW_BYTES = 16, 1 << 20
 _MERGED = 4  # merge when this many lookups have about the same size, so that rows are rarely copied
 _MOST_ROWS = 4 << 20  # maximum rows of a merged lookup; they take half a gigabyte of memory
 _AT_ONCE_BYTES = 64 << 20  # maximum bytes of bucket files to copy into one lookup; a larger file gets its own lookup
-_ENCODED = 1 << 16  # rows that are encoded as records at a time
+_ENCODED = 1 << 16  # number of rows to encode as records at a time
 # The age at which unneeded files are deleted. No join takes this long, so no join is still reading these files.
 _UNUSED = timedelta(hours=6)
 

@@ -2,8 +2,8 @@
 
 Many result files become one batch. A batch has one data file per bucket, with a hash in place of each URL, and one
 ``.json`` file. The ``.json`` is written last and lists the result files of the batch. A batch is valid only for the
-source that it was read from: an address and file patterns. If a URL has several results, the image exists if at least
-one of them says so.
+source that it was read from: an address and file patterns. If a URL has several results, the image counts as
+existing if at least one of them says that it exists.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _READ_ROWS, _READ_BYTES = 1 << 16, 64 << 20
 _SPILLED_ROWS = 1 << 18
 _WRITERS = 4  # number of files to write in parallel; on S3 each file takes up to three round trips
 _LISTINGS = 10  # maximum listings of ``batches_of``, which lists again if a run has replaced a batch meanwhile
-_SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  # number of the file in the batch
+_SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  # number of the result file
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ _REMOTE_READERS = 16
 KEYS = pa.schema(
     [
         pa.field("key", pa.int64(), nullable=False),
-        # Where the record ends in ``.rows``; it begins where the record before it ends.
+        # The position in ``.rows`` where the record ends. The next record begins there.
         pa.field("end", pa.int64(), nullable=False),
         pa.field("shard", pa.dictionary(pa.int32(), pa.string()), nullable=False),
     ]

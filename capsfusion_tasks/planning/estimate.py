@@ -67,9 +67,10 @@ class Work:
 
     @classmethod
     def of(cls, units: Iterable[Unit], longest_row: int) -> Work:
-        """The work of ``units``. Counts at most ``longest_row`` tokens per row.
+        """The work of ``units``.
 
-        Estimates that earlier versions of this project recorded may be higher.
+        Counts at most ``longest_row`` tokens per row, because earlier versions of this project may have recorded higher
+        estimates.
         """
         return sum((cls(unit.rows, min(unit.tokens, unit.rows * longest_row)) for unit in units), start=cls())
 

@@ -76,7 +76,7 @@ class HttpSource:
             yield stream
 
     def _named(self, path: str) -> str:
-        """The current address of the file whose stored name is ``path``. May be relative to the list's address."""
+        """The current address of the file whose stored name is ``path``. The address may be relative to the list's."""
         if not path.endswith("?"):
             return path
         with web.client() as client:
