@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from capsfusion_tasks.validation.tally import Tally
 
 _WIDEST = 1 << 20  # width of a line in characters, larger than any table
-_LOG_SECONDS = 60.0  # time between two messages in a log that the work continues
+_LOG_SECONDS = 60.0  # time between two messages "still working" in a log
 Format = Literal["table", "csv", "json", "parquet"]
 
 
@@ -69,7 +69,7 @@ def _refuse_repeated(names: list[str], output_format: str) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
             f"the result has several columns of the name {', '.join(repeated)}, but {output_format} has one value for"
-            " each name: give each column another name, as in select 1 as one, 2 as two"
+            " each name: give each column a different name, as in select 1 as one, 2 as two"
         )
 
 
@@ -167,10 +167,10 @@ class RowCount:
 
 
 class Working:
-    """Prints lines of progress. If no line comes for ``after`` seconds, prints that the work continues.
+    """Prints lines of progress. If no line comes for ``after`` seconds, prints a message "still working".
 
-    On a terminal, this message is updated in place, until the next line replaces it. A log gets it once, then at most
-    once per minute.
+    On a terminal, this message is updated in place, until the next line replaces it. A log gets the message once, then
+    at most once per minute.
     """
 
     def __init__(self, console: Console, *, after: float = 4.0) -> None:
@@ -202,7 +202,7 @@ class Working:
             self._said = time.monotonic()
 
     def doing(self, what: str) -> None:
-        """Say ``what`` is being done in the messages that the work continues."""
+        """Show ``what``, such as "counting captions", in the messages "still working"."""
         self._doing = what
 
     def _watch(self) -> None:

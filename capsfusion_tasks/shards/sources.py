@@ -1,4 +1,7 @@
-"""Opens the sources that the settings name, and their shards."""
+"""Opens the sources that the settings name, and their shards (files with captions or image results).
+
+The sides are ``laion_2b``, ``laion_coco`` and ``image_results``. Each side has its own source.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 10
 
 @dataclass(frozen=True)
 class SideSource:
-    """The source of a side's shards. A file is a shard if ``wanted`` accepts its path. ``wanted`` uses ``patterns``."""
+    """The source of a side's shards. A file is a shard if ``wanted``, which applies ``patterns``, accepts its path."""
 
     source: Source
     wanted: Callable[[str], bool]
@@ -65,8 +68,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    If the address in the settings names the same source, this address is used, because it may contain a signature. The
-    address that is stored with the shard never contains one.
+    Uses the address in the settings if it names the same source, because it may contain a signature that the server
+    requires. The address that is stored with the shard never contains a signature.
     """
     configured = {
         "laion_2b": settings.laion2b,

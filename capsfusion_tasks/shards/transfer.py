@@ -35,7 +35,7 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a download must match to count as the discovered shard: its length, and its headers or checksum."""
+    """The length, and the headers or the checksum, that a download must have to count as the discovered shard."""
 
     size_bytes: int
     unchanged: Callable[[httpx2.Response], bool] | None = None
@@ -107,9 +107,10 @@ class _RangesIgnored(Exception):
 
 
 class _Part:
-    """Bytes ``start`` to ``end`` of a file, written up to ``position``. ``number`` is None for a whole file.
+    """Bytes ``start`` to ``end`` of a file, written up to ``position``.
 
-    ``furthest``: the highest ``position`` of all tries, which shows whether a try made progress.
+    ``number``: the part's number in the file; None if the part is the whole file. ``furthest``: the highest
+    ``position`` of all tries, which shows whether a try made progress.
     """
 
     def __init__(self, number: int | None, start: int, end: int) -> None:
@@ -139,7 +140,7 @@ def _fetch(
                 mark(part)
             except Exception as error:
                 causes.append(error)
-                stop.set()  # at once, so that this thread does not begin another part
+                stop.set()  # before this thread can begin another part
 
         try:
             wait([pool.submit(fetch, part) for part in parts])
@@ -161,7 +162,7 @@ def _read(
         if size not in (expected.size_bytes, None) or (expected.unchanged and not expected.unchanged(response)):
             raise InputError(
                 f"{address.where} has changed since it was discovered ({size} bytes now, {expected.size_bytes} then): "
-                "it counts as a new shard with its new arrival time"
+                "the new file counts as a shard of the interval in which it arrived"
             )
         if response.status_code == 206 and first != part.position:
             raise InputError(
@@ -216,5 +217,5 @@ def _owned(folder: Path, where: str) -> Iterator[None]:
             raise NotReadyError(
                 f"another process on this machine is reading {where}: try again when it is done"
             ) from error
-        folder.mkdir(exist_ok=True)  # the process that had the lock before may have removed it
+        folder.mkdir(exist_ok=True)  # the previous owner of the lock may have removed the folder
         yield

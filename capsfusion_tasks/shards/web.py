@@ -48,7 +48,9 @@ def client() -> httpx2.Client:
             headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
         )
     except (OSError, ValueError, httpx2.InvalidURL) as error:
-        raise InputError(f"cannot make requests by HTTP: {error}; check {VARIABLES}") from error
+        raise InputError(
+            f"cannot make requests by HTTP: {error}; check the environment variables {VARIABLES}"
+        ) from error
 
 
 @contextmanager
@@ -83,7 +85,10 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
     if status in (404, 410):
         return InputError(f"{address.where} is not there (HTTP {status}): {address.gone}")
     if status == 416:
-        return InputError(f"{address.where} is shorter than when it was discovered: it counts as a new shard")
+        return InputError(
+            f"{address.where} is shorter than when it was discovered: the new file counts as a shard"
+            " of the interval in which it arrived"
+        )
     return InputError(f"cannot read {address.where}: the server answers HTTP {status}")
 
 
@@ -97,7 +102,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """A header's date in UTC. None if it is missing or not a date."""
+    """The time in the ``value`` of a header, in UTC. None if the header is missing or is not a date."""
     try:
         when = parsedate_to_datetime(value or "")
         return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)

@@ -13,7 +13,7 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.shards import web
 from capsfusion_tasks.shards.retries import retrying
 
-_LONGEST = 32 << 20  # bytes; enough for 20,000 signed addresses of S3, or for _MOST_FILES addresses without queries
+_LONGEST = 32 << 20  # bytes; enough for 20,000 signed addresses of S3, or for _MOST_FILES unsigned addresses
 _MOST_FILES = 200_000
 _BOM = b"\xef\xbb\xbf"
 _NOT_IN_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")

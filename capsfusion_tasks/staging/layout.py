@@ -1,4 +1,7 @@
-"""The paths of all files in the staging area."""
+"""The paths of all files in the staging area.
+
+The rows of each side (``laion_2b`` or ``laion_coco``) are split into buckets by a hash of the URL.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ BUCKETS_CONFIG = "buckets/config.json"
 
 
 def pulled_summary(side: Side) -> str:
-    """The folder of the summary (``staging/summaries.py``) that covers the marks of one side's shards."""
+    """The folder of the summary (``staging/summaries.py``) of all pull marks of a side, for example ``laion_2b``."""
     return f"summaries/pulled/{side}"
 
 

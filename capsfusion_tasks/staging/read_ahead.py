@@ -1,4 +1,4 @@
-"""Reads several files at the same time and returns them in order. On S3 each read takes two or three round trips."""
+"""Reads files in parallel and returns them in order, because each read from S3 takes two or three round trips."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Storage:
     """
 
     def __init__(self, root: str) -> None:
-        refuse_credentials(root)  # messages, manifests and process arguments show the root
+        refuse_credentials(root)  # because messages, manifests and process arguments show the root
         if not root:
             raise InputError("an address is empty: give a folder or s3://bucket/prefix")
         try:

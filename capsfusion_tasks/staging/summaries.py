@@ -1,4 +1,4 @@
-"""Summaries: one file with facts about many small files, so that a reader need not open each small file.
+"""Summaries: one file with facts about many small files (such as pull marks), so that readers need not open each one.
 
 Readers write the summaries. Before a writer changes a small file, it writes a note of this change. A summary lists the
 notes of the changes that its facts include. If a file has a note that the summary does not list, the reader reads the
@@ -39,7 +39,8 @@ class Summaries:
 
     def facts(self, names: Collection[str], read: Callable[[str], Any]) -> dict[str, Any]:
         """The JSON value that ``read`` returns for each of ``names``. Calls ``read`` only for new and changed files."""
-        # List the notes before reading files. If a file changes during this call, the next call reads it again.
+        # List the notes before reading files. If a file changes during this call, its note is not in this list, so the
+        # next call reads the file again.
         changes = self.storage.tree(self._changes)
         seen, known = self._read()
         changed = {_file(change) for change in changes if change.path not in seen}
@@ -75,7 +76,7 @@ class Summaries:
         return set(summary["seen"]), {name: summary["facts"][number] for name, number in summary["names"].items()}
 
     def _write(self, facts: dict[str, Any], seen: list[StoredFile]) -> None:
-        different: list[Any] = []  # equal consecutive facts are stored once, because many shards have the same rules
+        different: list[Any] = []  # equal consecutive facts are stored once, because many files have equal facts
         names = {}
         for name, fact in facts.items():
             if not different or fact != different[-1]:

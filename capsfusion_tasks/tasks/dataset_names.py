@@ -17,7 +17,7 @@ class DatasetName(NamedTuple):
 
 
 def file_name(location: str, path: str = "") -> DatasetName:
-    """The name of a file: ``s3://bucket`` and the key, or ``file`` and the absolute path."""
+    """The namespace and name of a file: ``s3://bucket`` and the key, or ``file`` and the absolute path."""
     whole = f"{location.rstrip('/')}/{path}" if path else location.rstrip("/")
     scheme, separator, rest = whole.partition("://")
     if not separator or scheme == "file":
@@ -27,7 +27,7 @@ def file_name(location: str, path: str = "") -> DatasetName:
 
 
 def table_name(url: URL, table: str) -> DatasetName:
-    """The name of a table of the warehouse: ``postgres://host:port`` and ``database.schema.table``.
+    """The namespace and name of a warehouse table: ``postgres://host:port`` and ``database.schema.table``.
 
     For a server that is reached through a Unix socket, the host is ``localhost``.
     """

@@ -158,7 +158,8 @@ def export_filtered(
         raise InputError(
             "the filter selects rejected captions, but an export has only accepted ones: unset `verdict` and `reason`"
         )
-    wanted = wanted.model_copy(update={"verdict": "any"})  # in an export, the same as "accepted"
+    # In an export, "any" and "accepted" select the same captions, so both get the same recorded filter.
+    wanted = wanted.model_copy(update={"verdict": "any"})
     selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, filter=wanted, limit=limit)
     with export_target(export_to, scratch) as target:
         manifest = export_captions(warehouse, target, selection, say=say)

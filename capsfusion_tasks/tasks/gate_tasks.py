@@ -19,14 +19,16 @@ log = logging.getLogger(__name__)
 
 
 def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], bool]) -> None:
-    """Call ``send`` for the held ``unit``, unless the run has sent its message about held units already.
+    """Call ``send`` for the held ``unit``, unless this run has already sent a message about a held unit.
 
-    ``send`` sends the message, and returns whether it could. Only then is this recorded. So if the worker dies, the
-    task's next try sends the message, and may send it twice. If the webhook fails, the run's next held unit sends it.
-    If no other unit is held, the first message is the question at the run's end. After an answer, the next question
-    has its own message.
+    ``send`` sends the message and returns whether this succeeded. Only a sent message is recorded:
 
-    Does not wait for another task of the run that is sending the message, because the webhook may be slow.
+    - If the worker dies before the record is written, the task's next try sends the message, perhaps a second time.
+    - If the webhook fails, the run's next held unit sends the message. If no other unit is held, the first message is
+      the question at the run's end.
+    - After an answer, the next held unit sends a new message, because it needs a new question.
+
+    If another task of the run is sending the message, this function returns at once, because the webhook may be slow.
     """
     with context.warehouse.engine.begin() as connection:
         locked = gate_holds.lock_message(connection, dag_run_id)
@@ -35,7 +37,7 @@ def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], 
 
 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:
-    """The gate's holds that have no answer yet.
+    """The holds (units that the gate stopped) that have no answer yet.
 
     First adds a new hold for each unit that was kept out last time, so that this run asks about the unit again.
     """

@@ -4,8 +4,8 @@
 becomes visible only in the commit of the next JSON file. This JSON file lists the finished Parquet files. So the list
 always matches the visible files.
 
-Each commit names its parent commit. The hub refuses a commit if somebody else has committed since then. If the other
-commit changed nothing in this folder, the export tries its own commit again. Otherwise the export ends.
+Each commit names its parent commit. The hub refuses a commit if somebody else has committed after the parent. If that
+other commit changed nothing in this folder, the export tries its own commit again. Otherwise the export fails.
 """
 
 from __future__ import annotations

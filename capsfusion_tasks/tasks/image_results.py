@@ -29,8 +29,8 @@ from capsfusion_tasks.warehouse.sessions import locked_session
 
 log = logging.getLogger(__name__)
 
-# Number of files that are read at the same time. There can be tens of thousands of files, and on S3 each takes several
-# round trips. Each reader has its own decoder process.
+# Number of files to read in parallel. There can be tens of thousands of files, and on S3 each takes several round
+# trips. But more readers would need more processes, because each reader has its own decoder process.
 _READERS = 4
 _SMALL_BYTES = 32 << 20
 BATCH_ROWS = 8 << 20  # a batch with this many rows is full; results for all of LAION-COCO make 75 batches

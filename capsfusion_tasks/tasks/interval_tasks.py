@@ -1,4 +1,4 @@
-"""One function for each task of an interval. The function runs the task's stage and updates the ledger.
+"""One function for each task of an interval (the time range of a run). It runs the stage and updates the ledger.
 
 The ledger is the warehouse's record of shards and units. ``capsfusion run`` and the DAG call these functions. Arguments
 and results are small (shards, units, counts). Rows are passed on in files. An ``InputError`` means that a retry will
@@ -113,7 +113,7 @@ def discover(
     _require_pull_rules(context, interval, but={shard.shard_id for shard in shards})
     if shards:
         fix_buckets(context, listed)
-    else:  # all sources were listed; they are not listed again, because they may not answer any more
+    else:  # ``listed`` has all sources; do not list them again, because they may not answer any more
         on_none([dates(side, place, listed[side]) for side, place in sources.items()])
     with engine.begin() as connection:
         ledger.record_shards(connection, shards)

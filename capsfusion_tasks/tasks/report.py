@@ -34,7 +34,7 @@ class Report:
     unplanned: int = 0  # number of pairs that are in no unit and can be fused
     unreplaced: int = 0  # number of pairs that a run with existing = replace has left for another run
     fused_again: int = 0  # number of rejected captions that a replay fused or validated again
-    replayed: int = 0  # number of those that passed and are now accepted captions
+    replayed: int = 0  # number of the captions in ``fused_again`` that passed and are now accepted
     found: PlannedPairs | None = None  # sums of the counts of all plans; None if nothing was planned
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # descriptions of the models and settings that the units were planned with

@@ -120,7 +120,7 @@ def _caption_columns(context: Context, unit: Unit, sides: list[Side]) -> dict[st
     scores = {
         name: _made(
             "TRANSFORMATION",
-            "similarity: the raw row's, or else the synthetic row's; punsafe, pwatermark: the two rows' higher value",
+            "similarity: of the raw row, or else of the synthetic row; punsafe, pwatermark: the higher value of both",
             *dict.fromkeys([(raw, name), (coco, name)]),
         )
         for name in ("similarity", "punsafe", "pwatermark")

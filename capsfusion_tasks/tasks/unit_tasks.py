@@ -1,8 +1,8 @@
 """One function for each task of a unit: fuse, validate, load. ``capsfusion run`` and the DAGs call these functions.
 
-The ledger has the decoding settings of each fusion_id, so these functions need no model settings. As in
-``interval_tasks``, arguments and results are small, rows are passed on in files, and an ``InputError`` means that a
-retry will not help.
+A unit has the pairs that are fused, validated and loaded together. The ledger has the decoding settings of each
+fusion_id, so these functions need no model settings. As in ``interval_tasks``, arguments and results are small, rows
+are passed on in files, and an ``InputError`` means that a retry will not help.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def at_work(context: Context, unit: Unit) -> Iterator[None]:
 
 
 def fused_and_loaded(context: Context, unit: Unit) -> dict[str, Any] | None:
-    """A loaded unit's figures, from the ledger, because its files may be gone. None if the unit is not loaded."""
+    """Figures about the fusing of a loaded unit, such as rows and tokens. None if the unit is not loaded.
+
+    Reads the ledger, because the files of a loaded unit may be gone.
+    """
     loaded = _loaded(context, unit)
     return None if loaded is None else asdict(loaded.fused)
 

@@ -101,7 +101,7 @@ def check(
     ``footers``: open every bucket file. ``pairs``: join all buckets again, and look up each pair. ``sources``: list the
     sources again, and look for shards that no run has listed. ``repair``: repair what can be repaired safely. This
     function ignores files younger than ``safe_age``, because a running task may own them. It raises InputError for
-    ``pairs`` with an interval. ``doing`` is called with what the check is doing, and how far it is.
+    ``pairs`` with an interval. ``doing`` is called with messages about the progress.
     """
     if pairs and scope.interval is not None:
         raise InputError("the captions of a pair can be from two intervals: run --pairs without --start and --end")

@@ -99,6 +99,7 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
     """Files of units that were loaded more than ``keep`` ago, and other unneeded files older than ``safe_age``.
 
+    Files of replays and of units that are not in the ledger must also be older than ``keep``.
     Keeps the files of all units of an interval or a replay until the last of these units is loaded. Raises
     InputError if the ledger does not belong to the staging area, because such a ledger does not show which files are
     needed.
@@ -189,7 +190,8 @@ def _delete_unknown(context: Context, unit_id: str) -> None:
 def _delete_replay(context: Context, where: str) -> None:
     with context.warehouse.engine.connect() as connection:
         known = fusions.all_ids(connection)
-    with _no_planning(context, "replay", known):  # lock all fusions, because the folder does not name its own
+    # Lock all fusions, because the folder's name does not tell the fusion of the replay.
+    with _no_planning(context, "replay", known):
         context.storage.delete_folder(where)
 
 
@@ -216,7 +218,7 @@ def _replays(context: Context, files: list[StoredFile], units: list[LedgerUnit],
 
 
 def _image_results(context: Context, files: list[StoredFile], before: datetime) -> Iterator[Garbage]:
-    """Files of batches that no plan reads: batches without a ``.json`` file, and batches of an earlier source."""
+    """Image results that no plan reads: batches of files without a ``.json`` file, and batches of an earlier source."""
     storage, place = context.storage, image_results_source(context.settings)
     batches: dict[str, list[StoredFile]] = defaultdict(list)
     for file in files:

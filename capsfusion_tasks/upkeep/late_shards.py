@@ -1,4 +1,4 @@
-"""Finds shards that should be in the list of an interval, but are in none.
+"""Finds shards that should be in the list of an interval, but are in no list.
 
 A late shard appeared after the list of its interval had been made. Other shards arrived between two listed intervals,
 in a gap that no run has listed, for example because the DAG was paused or Airflow was stopped.
@@ -27,7 +27,7 @@ _SETTING: dict[Side, str] = {"laion_2b": "laion2b", "laion_coco": "laion_coco"}
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that are in no list, although their interval, or both an earlier and a later interval, was listed."""
+    """Findings about late shards, and about shards that arrived in a gap between listed intervals."""
     seen = {shard.shard_id for shards in evidence.lists.values() for shard in shards} | evidence.others
     missed: dict[Interval, Counter[Side]] = defaultdict(Counter)
     for side, place, intervals in _places(evidence):
@@ -52,12 +52,12 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             "interval-missed",
             f"{gap.start:%Y-%m-%d %H:%M} to {gap.end:%Y-%m-%d %H:%M}",
             f"shards arrived in this time ({counts}), but no run has listed them",
-            f"start a backfill of these days in Airflow, with Missing Runs, or run {gap.command}",
+            f"start a backfill of these days in Airflow, with the option Missing Runs, or run {gap.command}",
         )
 
 
 def _gap(moment: datetime, intervals: Iterable[Interval]) -> Interval | None:
-    """The gap between two neighbouring ``intervals`` that contains ``moment``. None if all are before or after it."""
+    """The gap between ``intervals`` that contains ``moment``. None if ``moment`` is before or after all intervals."""
     before = max((interval.end for interval in intervals if interval.end <= moment), default=None)
     after = min((interval.start for interval in intervals if interval.start > moment), default=None)
     return Interval(start=before, end=after) if before and after else None
@@ -67,7 +67,7 @@ def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interva
     """The sources to list, each with its side and its intervals.
 
     A side that has no source in the settings gets the sources from which its lists were made, not the default source,
-    because these sources may have been options of `capsfusion run`.
+    because `capsfusion run` may have got these sources as options.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

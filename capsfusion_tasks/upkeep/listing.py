@@ -12,7 +12,7 @@ from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage, StoredFile
 
 READERS = 16  # number of files or folders to read in parallel, because on S3 each takes one to three round trips
-_PAGE = 1000  # number of files in an answer of S3; it gives the pages of a listing one after the other
+_PAGE = 1000  # S3 lists a folder in pages of this many files, one page after the other
 
 
 class Listing:
@@ -33,7 +33,8 @@ class Listing:
 
     def under(self, folder: str) -> list[StoredFile]:
         """Files in ``folder`` and its subfolders, without temporary files that a writer has not renamed yet."""
-        first, end = bisect_left(self._paths, f"{folder}/"), bisect_left(self._paths, f"{folder}0")  # "0" follows "/"
+        # In ASCII, "0" follows "/".
+        first, end = bisect_left(self._paths, f"{folder}/"), bisect_left(self._paths, f"{folder}0")
         return [file for file in self._files[first:end] if not file.unpublished]
 
     def get(self, path: str) -> StoredFile | None:
@@ -54,7 +55,7 @@ def all_but_units(storage: Storage, bucket_files: int) -> list[StoredFile]:
 
 
 def existing(storage: Storage, paths: Iterable[str], bucket_files: int) -> list[StoredFile]:
-    """The bucket files among ``paths`` that exist. On S3, lists a bucket where this takes fewer requests."""
+    """The bucket files among ``paths`` that exist. On S3, lists whole buckets where this takes fewer requests."""
     buckets: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         buckets[path.rpartition("/")[0]].append(path)

@@ -191,8 +191,8 @@ def explain_missing(account: Account) -> None:
                 yield interval, part
 
     for counts in (account.gone, account.missing):
-        # Explain pairs with shards of two intervals last, because the plan of either may have left them out. Try the
-        # later plan first.
+        # Explain pairs with shards of two intervals last, because the plan of either interval may have left them
+        # out. Try the later plan first.
         for both, pairs in sorted(counts.items(), key=lambda item: len(item[0])):
             intervals = sorted(both, key=lambda interval: interval.end, reverse=True)
             limited = any(account.plans[interval].left for interval in intervals)

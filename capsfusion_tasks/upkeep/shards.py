@@ -69,7 +69,7 @@ def _bucket_files(evidence: Evidence) -> dict[str, Buckets]:
 
 
 def _missing(evidence: Evidence, files: dict[str, Buckets]) -> set[str]:
-    """The bucket files that pulls wrote and that do not exist. Looks all up together, because they may be many."""
+    """The bucket files that pulls wrote and that do not exist. Looks them up together, because there may be many."""
     unlisted = [
         layout.bucket_file(shard.side, int(bucket), shard.shard_id)
         for shard, mark in _pulled(evidence)
@@ -80,14 +80,14 @@ def _missing(evidence: Evidence, files: dict[str, Buckets]) -> set[str]:
 
 
 def _noted_files(mark: PullMark, files: Buckets) -> list[tuple[str, StoredFile]]:
-    """The buckets that the pull noted and that have a file of the shard, with this file."""
+    """Each bucket for which the pull recorded rows and that has a file of the shard, with this file."""
     return [(bucket, files[bucket]) for bucket in sorted(mark.buckets.keys() & files.keys())]
 
 
 def _rows_of_files(evidence: Evidence, files: dict[str, Buckets], footers: bool) -> Iterator[int | str | None]:
-    """For each noted file of each pulled shard, in order: its number of rows, None if not counted, or what is wrong.
+    """For each of the ``_noted_files`` of all pulled shards: its number of rows, None if not counted, or what is wrong.
 
-    Reads the footers of all shards in parallel, because a shard can have few files.
+    Reads the files of several shards in parallel, because one shard can have few files.
     """
     noted = (file for shard, mark in _pulled(evidence) for _, file in _noted_files(mark, files[shard.shard_id]))
     if footers:
@@ -145,7 +145,7 @@ def _buckets(
 ) -> Iterator[Finding]:
     """Differences between the shard's bucket files and the rows that its pull recorded.
 
-    Takes the rows of the shard's noted files from ``has_rows``.
+    ``has_rows``: the iterator of ``_rows_of_files``. This function takes the values of the shard's files from it.
     """
     repair = partial(_pull_again, evidence, shard)
     found = partial(Finding, mend=f"{REPAIR}, then {run_again(interval)}", repair=repair)

@@ -1,4 +1,4 @@
-"""Checks that the tables of captions have each row of a loaded unit exactly once, unless the row is superseded."""
+"""Checks that the tables of captions have each row of a loaded unit exactly once, unless a later row replaced it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that unfinished units have their pairs and complete chunks, and that units in state fusing have a process."""
+"""Checks that unfinished units have pairs and complete chunks, and that a process fuses each unit in state fusing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     pairs = counted(pairs, evidence.doing, "reading pairs of units", len(unfinished))
     broken = dict(zip(unfinished, pairs, strict=True))
     whole = [unit for unit in unfinished if broken[unit] is None]
-    # Read ahead of the findings, across units, because a unit can have few files.
+    # Read the chunks of several units in parallel, because one unit can have few files.
     chunks = read_ahead(
         partial(chunk_files.read, evidence.storage, columns=["row"]),
         (path for unit in whole for path in _chunk_paths(evidence.listing, unit)),
@@ -72,7 +72,7 @@ def _chunk_paths(listing: Listing, unit: LedgerUnit) -> list[str]:
 
 
 def _chunks(evidence: Evidence, unit: LedgerUnit, chunks: Iterable[Chunk | BrokenChunk | None]) -> Iterator[Finding]:
-    """Unreadable ``chunks`` of the unit, and a fused unit whose chunks lack rows."""
+    """Findings about unreadable ``chunks``, and about a fused unit that lacks rows or waits for its validation."""
     rows: set[int] = set()
     for found in chunks:
         if isinstance(found, BrokenChunk):
@@ -137,9 +137,8 @@ def _unknown(evidence: Evidence) -> Iterator[Finding]:
     for unit_id in sorted(folders.keys() - evidence.known_units):
         if all(evidence.old(file) for file in folders[unit_id]):
             what = f"{len(folders[unit_id])} files of a unit that is not in the ledger"
-            yield Finding(
-                "unit-unknown", f"units/{unit_id}", what, "run capsfusion gc --delete once they are old enough"
-            )
+            mend = "run capsfusion gc --delete when the files are old enough (CAPSFUSION_KEEP_UNITS_DAYS)"
+            yield Finding("unit-unknown", f"units/{unit_id}", what, mend)
 
 
 def _put_back_abandoned(evidence: Evidence, unit: LedgerUnit) -> str:

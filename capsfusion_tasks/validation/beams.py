@@ -61,7 +61,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """Return a function that looks up captions as ``loaded`` does, and also finds the captions of ``judged``."""
+    """A function like ``loaded`` (fused captions → their raw captions) that also covers the rows of ``judged``."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

@@ -109,7 +109,7 @@ def validate_file(
 
     Keeps at most ``examples`` captions for each reason and flag, and counts the verdicts that each of ``trials`` would
     change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError if the file cannot be read, or
-    has columns of its own that the verdicts would replace in ``out``.
+    already has columns that the verdicts would replace in ``out``.
     """
     columns = [raw_column, synthetic_column, caption_column]
     try:
