@@ -1,6 +1,6 @@
 """The thresholds of validation's rules and of the gate, which stops units with too many rejected captions.
 
-They are settings, but not in settings.py, so that code that only validates captions does not need pydantic-settings.
+Thresholds are settings, but not in settings.py, so that code that only validates captions needs no pydantic-settings.
 """
 
 from __future__ import annotations

@@ -80,15 +80,15 @@ def pulled_summary(side: Side) -> str:
 LISTS_SUMMARY = "summaries/lists"  # the folder of the summary that covers the shard lists of all intervals
 
 
-RUNS = "runs"  # a folder for each interval, named by its key
-REPLAYS = "replays"  # a folder for each replay, named by its key
+RUNS = "runs"  # has a folder for each interval, named by the key of the interval
+REPLAYS = "replays"  # has a folder for each replay, named by the key of the replay
 
 
 def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # replaces the bucket's number in the name of a file that has the pairs whose bucket is unknown
+ANY_BUCKET = "any"  # instead of a bucket's number, in the name of a file of pairs whose bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

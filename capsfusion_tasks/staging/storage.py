@@ -90,7 +90,7 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        """Whether the files are on a local or mounted disk. Otherwise each read is a request to S3."""
+        """Whether the files are on a local or mounted disk. If not, each read is a request to S3."""
         return self._local
 
     @contextmanager
@@ -175,7 +175,7 @@ class Storage:
             self._sync_parent(path)
 
     def _sync_parent(self, path: str) -> None:
-        """Sync the folder of ``path``. Otherwise a deleted file could reappear after a power failure."""
+        """Sync the folder that contains ``path``, so that a deleted file cannot reappear after a power failure."""
         if self._local:
             durable.sync_folder((Path(self._base) / path).parent)
 

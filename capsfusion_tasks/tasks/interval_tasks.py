@@ -1,8 +1,8 @@
-"""One function for each task of an interval (the time range of a run). It runs the stage and updates the ledger.
+"""One function for each task of an interval (the time range of a run).
 
-The ledger is the warehouse's record of shards and units. ``capsfusion run`` and the DAG call these functions. Arguments
-and results are small (shards, units, counts). Rows are passed on in files. An ``InputError`` means that a retry will
-not help.
+Each function runs a stage and updates the ledger, the warehouse's record of shards and units. ``capsfusion run`` and
+the DAG call these functions. Arguments and results are small (shards, units, counts). Rows are passed on in files. An
+``InputError`` means that a retry will not help.
 """
 
 from __future__ import annotations

@@ -249,9 +249,9 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     """Load the unit's rows and mark the unit as loaded, in one transaction. Does nothing if the unit is loaded already.
 
     If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
-    If it is skip in both, raises InputError if captions of the same pairs are loaded. Also raises InputError if the
-    gate holds the unit, or if the unit was planned or validated with other settings. The ledger records these errors,
-    except the gate's error, which ``validate`` has already recorded with the reasons.
+    If ``existing`` is skip in both, raises InputError if captions of the same pairs are loaded. Also raises InputError
+    if the gate holds the unit, or if the unit was planned or validated with other settings. The ledger records these
+    errors, except the gate's error, which ``validate`` has already recorded with the reasons.
     """
     if loaded := _loaded(context, unit):  # check this first: the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}

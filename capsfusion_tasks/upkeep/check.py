@@ -23,7 +23,7 @@ SAFE_AGE = timedelta(hours=6)
 class Result:
     """The result of a check: what was checked, and what is wrong.
 
-    ``rows``: for each side, counts of the rows of pulled shards: rows in buckets, and dropped rows by reason.
+    ``rows``: for each side, how many rows of pulled shards are in buckets, and how many were dropped, by reason.
     Three fields are filled only if pairs were checked. ``paired``: for each side, the number of rows that have a
     partner. ``pairs``: for each fusion_id, the numbers of loaded, planned and lost pairs. ``advice``: how to fuse pairs
     that were left out.
@@ -98,10 +98,10 @@ def check(
     A check of an interval reads only files that belong to it. A check of everything also finds files that belong to no
     shard and no unit.
 
-    ``footers``: open every bucket file. ``pairs``: join all buckets again, and look up each pair. ``sources``: list the
-    sources again, and look for shards that no run has listed. ``repair``: repair what can be repaired safely. This
-    function ignores files younger than ``safe_age``, because a running task may own them. It raises InputError for
-    ``pairs`` with an interval. ``doing`` is called with messages about the progress.
+    ``footers``: open every bucket file, to count its rows. ``pairs``: join all buckets again, and look up each pair.
+    ``sources``: list the sources again, and look for shards that no run has listed. ``repair``: repair what can be
+    repaired safely. This function ignores files younger than ``safe_age``, because a running task may own them. It
+    raises InputError for ``pairs`` with an interval. ``doing`` is called with messages about the progress.
     """
     if pairs and scope.interval is not None:
         raise InputError("the captions of a pair can be from two intervals: run --pairs without --start and --end")

@@ -99,10 +99,9 @@ def collect(context: Context, *, safe_age: timedelta, delete: bool) -> Collectio
 def find_garbage(context: Context, keep: timedelta, safe_age: timedelta) -> list[Garbage]:
     """Files of units that were loaded more than ``keep`` ago, and other unneeded files older than ``safe_age``.
 
-    Files of replays and of units that are not in the ledger must also be older than ``keep``.
-    Keeps the files of all units of an interval or a replay until the last of these units is loaded. Raises
-    InputError if the ledger does not belong to the staging area, because such a ledger does not show which files are
-    needed.
+    Files of replays and of units that are not in the ledger must also be older than ``keep``. The files of an
+    interval's or a replay's units are kept until the last of these units is loaded. Raises InputError if the ledger
+    does not belong to the staging area, because such a ledger does not show which files are needed.
     """
     storage = context.storage
     files = storage.tree()

@@ -24,7 +24,7 @@ Buckets = dict[str, StoredFile]  # bucket → a shard's file in this bucket
 
 
 def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
-    """Problems of shards and their bucket files. ``footers``: open each bucket file."""
+    """Problems of shards and their bucket files. ``footers``: open each bucket file, to count its rows."""
     for path, why in evidence.broken_lists.items():
         yield Finding(
             "list-unreadable", path, why, f"delete {evidence.storage.path(path)}, then run its interval again"
@@ -44,7 +44,7 @@ def findings(evidence: Evidence, footers: bool) -> Iterator[Finding]:
 
 
 def rows(evidence: Evidence) -> dict[str, Counter[str]]:
-    """For each side, counts of the rows of pulled shards: rows ``in buckets``, and dropped rows by reason."""
+    """For each side, how many rows of pulled shards are ``in buckets``, and how many were dropped, by reason."""
     found: dict[str, Counter[str]] = {}
     for shard, mark in _pulled(evidence):
         counts = found.setdefault(shard.side, Counter({"in buckets": 0}))

@@ -108,7 +108,7 @@ def _validated(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
 
 
 def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Finding]:
-    """Unloaded units with pairs that an earlier unloaded unit of the same fusion has too.
+    """Findings about unloaded units that share pairs with an earlier unloaded unit of the same fusion.
 
     The repairs of all findings together leave each pair in one unit. A unit that shares pairs only with dropped units
     is kept.

@@ -111,8 +111,8 @@ def base_form(word: str) -> str:
 def unsaid(facts: frozenset[str], words: Collection[str], forms: frozenset[str]) -> frozenset[str]:
     """The ``facts`` that a text lacks.
 
-    ``words``: the text's words. ``forms``: the base forms of its content words. The text may write a fact as one word
-    or two ("WhiteSox", "White Sox"), or in another form ("Italian" for "Italy").
+    ``words``: the text's words. ``forms``: the base forms of its content words. A text also contains a fact if it
+    writes the fact as one word or two ("WhiteSox", "White Sox"), or in another form ("Italian" for "Italy").
     """
     missing = facts - forms
     missing = missing and missing.difference(words)
