@@ -44,7 +44,7 @@ _WORDS_MIN = 4
 
 
 def words_not_latin(text: str) -> list[str]:
-    """Runs of two or more letters of one non-Latin script. A single letter is usually a symbol ("5 µm")."""
+    """Runs of two or more letters of one non-Latin script. Skips single letters, which are usually symbols ("5 µm")."""
     return [] if text.isascii() else _RUNS.findall(text)
 
 

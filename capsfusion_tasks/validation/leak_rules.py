@@ -8,7 +8,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Phrases from the prompt's instruction, which calls the two captions sentences. A good caption does not need them.
+# Phrases from the prompt's instruction, which calls the captions "sentences". Good captions do not need these phrases.
 INSTRUCTION_PHRASES = (
     "real-world",
     "in the real world, there",
@@ -40,8 +40,9 @@ INSTRUCTION_PHRASES = (
     "grammatical flaws",
     "grammatical errors",
 )
-# Each phrase above contains one of these words, and each match of a pattern below contains one of its hint words.
-# Looking up words in a set is faster than searching for phrases or patterns.
+# Each phrase above contains one of these words, so captions without these words are not searched for the phrases. A
+# pattern below that has a set ``…_HINTS`` is also searched only in captions with a word of its set. Looking up words in
+# a set is faster than searching for phrases or patterns.
 _PHRASE_HINTS = word_set(
     "real sentence sentences structured information details depth concatenating grammar grammatical"
 )
@@ -77,8 +78,8 @@ PARAPHRASE = re.compile(
 
 SOURCE_MARKER = re.compile(r"\bsentences? (?:1|2|one|two)\b|\b(?:first|second) sentence\b")
 
-# Phrases with which chat models refuse a task or present themselves. "I'm sorry" alone may be text on a shirt or a
-# song's title.
+# Phrases with which chat models refuse a task or present themselves. "I'm sorry" alone does not match, because it may
+# be text on a shirt or a song's title.
 _REFUSAL_HINTS = word_set("ai model sorry apologize apologise apologies unfortunately unable able i i'm artificial")
 REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
@@ -120,11 +121,11 @@ TOKEN = re.compile(
 
 
 def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
-    """``prompt_leakage``: a phrase of the prompt's instruction, or a paraphrase of one, that neither source has.
+    """``prompt_leakage``: a phrase of the prompt's instruction, as it is or paraphrased, that neither source has.
 
-    BLIP3-KALE (Awadalla et al., 2024) removes such sentences. Common phrases such as "real-world problems" are allowed.
-    90% of the published captions that this rule rejects contain "real-world" ("provides detailed real-world knowledge
-    about …").
+    BLIP3-KALE (Awadalla et al., 2024) removes sentences with such phrases. Common phrases such as "real-world
+    problems" are allowed. 90% of the published captions that this rule rejects contain "real-world" ("provides detailed
+    real-world knowledge about …").
     """
     caption = fused.caption_lower
     hinted = not _PHRASE_HINTS.isdisjoint(fused.caption_set)

@@ -1,7 +1,7 @@
 """Finds the first person in a caption: words with which the writer speaks of himself or herself.
 
-The words beside a pronoun show whether it is a narrator's. Different words stand beside a numeral ("World War I"), and
-beside a pronoun in a title ("What We Do in the Shadows", "Our Lady of Peace") or a slogan, whatever the verb is.
+The words beside a pronoun show whether a narrator speaks. Other words stand beside the numeral I ("World War I"), and
+beside a pronoun in a title ("What We Do in the Shadows", "Our Lady of Peace") or a slogan.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll my our me us mys
 _PRONOUN = re.compile(
     r"(?<![\w'’&#@/.-])(I|[Ww]e|[Mm]y|[Oo]ur|me|us|myself|ourselves)(['’](?:m|ve|d|ll|re))?(?![\w'’-])"
 )
-_REACH = 80  # characters that are read before and after a pronoun; this limit bounds the time
+_REACH = 80  # characters that are read before and after a pronoun; this limit bounds the search time
 
-# A caption may tell what others say, with quotation marks or without ("a sign that reads I love you"). Without them,
-# what others say is assumed to end with the sentence.
+# A caption may tell what others say, with quotation marks or without ("a sign that reads I love you"). Without
+# quotation marks, what others say is assumed to end with the sentence.
 _SINGLE_QUOTES = re.compile(r"(?<!\w)['‘]\w(?:[^'’]|(?<=\w)['’](?=\w)){0,200}['’](?!\w)")
 _SPEECH = re.compile(
     r"\b(?:(?:says?|said|saying|reads|states|stating|proclaims|declares|titled|entitled|captioned)\b(?!,? \")"
@@ -35,11 +35,11 @@ _LAST_WORD = re.compile(r"([\w'’-]+) \Z")
 _NEXT_IS_LOWER = re.compile(r"(?: |, )[a-z]")
 _NEXT_CAPITAL = re.compile(r" ([A-Z][\w'’-]*)")
 
-# As a subject, "I" or "we" does not follow one of these words. In a slogan, it may: "the I love you mug".
+# A narrator's "I" or "we" does not follow one of these words. In a slogan, a pronoun may: "the I love you mug".
 _NO_SUBJECT_AFTER = word_set("a an the this with of by for to at on from")
 # These words follow the numeral of "Henry I of England" or "Charles I is", but not the subject "I".
 _NO_VERBS = word_set("of in on at by from for with to and or nor is has as the a an vs until through during into era")
-# A numeral follows these words, or names: "type I", "Elizabeth I".
+# The numeral I may follow one of these words ("type I") or a name ("Elizabeth I").
 _NUMBERED = word_set(
     "type class part phase volume vol level grade stage factor chapter schedule tier category act scene section"
     " division war wars group zone area mark mk model series version bowl article title unit lot plate generation gen"
@@ -56,7 +56,7 @@ _DATES = word_set(
     " thursday friday saturday sunday christmas easter"
 )
 _AT_A_TIME = word_set("in on last next this every since")
-# After a name, only a verb with "I" as its subject shows that "I" is no numeral: "the Nikon I bought", "in Rome I saw".
+# After a name, "I" may be a numeral. A verb of _OWN_VERB after "I" shows that "I" is a pronoun: "the Nikon I bought".
 _NAME_BEFORE = re.compile(
     r"\b(?:[Tt]he|an?|[Tt]his|[Tt]hat|[Mm]y|[Oo]ur|[Ii]n|[Aa]t|[Oo]n|[Ff]rom) ((?:[A-Z0-9][\w'’-]* ){1,4})\Z"
 )
@@ -122,22 +122,25 @@ def first_persons(text: str, sources: str) -> Iterator[tuple[int, int]]:
 
 
 def _narration(text: str) -> str:
-    """``text`` with quotation marks in place of what others say. Its length does not change."""
+    """``text`` with a quotation mark in place of each character of what others say, so the length stays the same."""
     for pattern in (QUOTATION, _SINGLE_QUOTES, _SPEECH):
         text = pattern.sub(lambda said: '"' * len(said[0]), text)
     return text
 
 
 def _is_printed(words: str, sources: str) -> bool:
-    """Whether ``sources`` say that the picture has these words, as in "a sign that says welcome to our house".
+    """Whether ``sources`` say that ``words`` are in the picture, as in "a sign that says welcome to our house".
 
-    Only "we" and "our" are looked up, because they may mean all people.
+    Only words that begin with "we" or "our" are looked up, because these pronouns may mean all people.
     """
     return words.startswith(("we ", "our ")) and any(words in said[0].lower() for said in _SPEECH.finditer(sources))
 
 
 def _is_subject(place: _Place) -> bool:
-    """Whether "I" or "we" is the subject of a statement: a word in lower case follows, and no article precedes."""
+    """Whether "I" or "we" is the subject of a statement.
+
+    A word in lower case must follow, and no article or preposition may precede ("the I love you mug").
+    """
     word = place.last_word
     if word.lower() in _NO_SUBJECT_AFTER or _begins_a_title(place):
         return False
@@ -205,7 +208,7 @@ def _begins_a_title(place: _Place) -> bool:
 
 
 def _owner(place: _Place) -> bool:
-    """Whether "my" or "our" is a narrator's. A capital after it may begin a title: "My Little Pony", "Our Lady"."""
+    """Whether a narrator says "my" or "our". A capital after the pronoun may show a title: "My Little Pony"."""
     lower = place.pronoun.lower()
     if place.last_word.lower() in ("a", "an", "the", "oh") or (lower == "our" and _SHARED.match(place.after)):
         return False
@@ -223,7 +226,7 @@ def _owner(place: _Place) -> bool:
 
 
 def _object(place: _Place) -> bool:
-    """Whether "me" or "us" is a narrator: only after certain words, not in a slogan or name such as "forget me not"."""
+    """Whether "me" or "us" means a narrator: only after certain words ("with me"), not in a name ("forget me not")."""
     found = _NARRATOR_IS_OBJECT[place.pronoun].search(place.before)
     return found is not None and _NEXT_CAPITAL.match(place.after) is None and not place.before.endswith("you and ")
 

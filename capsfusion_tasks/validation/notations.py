@@ -1,4 +1,4 @@
-"""Other notations of a number: number words, Roman numerals, short years, the 12-hour clock, millions."""
+"""Notations of numbers other than digits: number words, Roman numerals, short years, the 12-hour clock, millions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def _value(compound: re.Match[str]) -> str:
 
 
 def scaled(text: str) -> dict[str, str]:
-    """Number as written → value in digits, for numbers before "k", "thousand", "million" or "billion" in ``text``."""
+    """Number as written → value in digits, for numbers before "k", "thousand", "million" or "billion" in ``text``.
+
+    Example: "1.5" → "1500000" for the text "1.5 million views".
+    """
     return {
         match[1]: str(int(Decimal(match[1].replace(",", ".")) * 1000 ** (match.lastindex - 1)))
         for match in _SCALED.finditer(text)

@@ -27,7 +27,7 @@ def invented_numbers(caption: str, words: Set[str], sources: str, source_words: 
     if not counted and not written:
         return []
     runs = _RUN.findall(sources)
-    if not sources.isascii():  # NFKC turns "８" (full-width) into 8, but "8½" into 81⁄2, so keep both
+    if not sources.isascii():  # NFKC turns "８" (full-width) into 8, but "8½" into 81⁄2, so use both texts
         runs += _RUN.findall(unicodedata.normalize("NFKC", sources))
     quick = set(runs)
     doubtful = [number for number in written if number not in quick]

@@ -1,4 +1,4 @@
-"""Writes a file's columns with the verdicts on its captions. The ending of the output's name determines its format."""
+"""Writes a copy of a caption file that also has the verdicts. The ending of the copy's name determines its format."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Verdicts: the reasons for which a caption is rejected, and the flags that mark doubtful captions.
 
-A rule is a small function, and its name is the reason or flag. Its docstring says where the rule comes from and how it
-was calibrated. Percentages in the docstrings refer to 5,000 published captions by CapsFusion's own model (half of the
-10,000 published pairs). docs/validation.md says how often each rule is right.
+A rule is a small function. The function's name is the reason or flag, and its docstring says where the rule comes from
+and how it was calibrated. Percentages in the docstrings refer to 5,000 published captions by CapsFusion's own model
+(half of the 10,000 published pairs). docs/validation.md says how often each rule is right.
 """
 
 from __future__ import annotations
@@ -141,12 +141,12 @@ DEFAULTS = RuleSettings()
 
 
 def reasons(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
-    """The codes of all rules that reject the caption, in the order of ``RULES``. Empty if no rule rejects it."""
+    """The names of all rules that reject the caption, in the order of ``RULES``. Empty if no rule rejects it."""
     rules = RULES if is_to_be_english(fused, settings) else _RULES_FOR_ANY
     return [rule.__name__ for rule in rules if rule(fused, settings)]
 
 
 def flags(fused: Fused, settings: RuleSettings = DEFAULTS) -> list[str]:
-    """The codes of all flags that apply to the caption, in the order of ``FLAGS``."""
+    """The names of all flags that apply to the caption, in the order of ``FLAGS``."""
     rules = FLAGS if is_to_be_english(fused, settings) else _FLAGS_FOR_ANY
     return [rule.__name__ for rule in rules if rule(fused, settings)]

@@ -106,7 +106,7 @@ def _without_articles(words: Sequence[str]) -> list[str]:
 
 
 def one_source(fused: Fused, _: RuleSettings) -> bool:
-    """``one_source``: one source has three or more content words that the other lacks; the caption has none of these.
+    """``one_source``: three or more content words are in one source only, and the caption has none of these words.
 
     Many captions with this flag rightly leave out a wrong or garbled source.
     """
@@ -132,9 +132,10 @@ def knowledge_lost(fused: Fused, settings: RuleSettings) -> bool:
 def same_caption(fused: Fused, settings: RuleSettings) -> bool:
     """``same_caption``: the model made the same caption for more than five different raw captions.
 
-    The rule counts rows of the validated table. If the table has the captions of a unit, rows of the warehouse also
-    count. LVD-2M (Xiong et al., 2024) found refined captions that repeat in thousands of rows. Rejects none of
-    CapsFusion's published captions, because all 5,000 are different.
+    The rule counts the raw captions of the validated table. If the table has the captions of a work unit (rows that one
+    GPU task fuses), the rule also counts raw captions of the warehouse. LVD-2M (Xiong et al., 2024) found refined
+    captions that repeat in thousands of rows. Rejects none of CapsFusion's published captions, because all 5,000 are
+    different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 

@@ -1,4 +1,4 @@
-"""Counts the rows of each reason and flag, collects examples, and formats both for a terminal or a log."""
+"""Counts rows by reason and flag, collects examples, and formats counts and examples for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Tally:
                     examples.append(Example(*(str(column[row].as_py() or "") for column in columns)))
 
     def lines(self) -> Iterator[str]:
-        """A line for each reason, most frequent first, with its rows, their share and the beginning of an example."""
+        """A line for each reason, most frequent first: number of rows, share of all rows, beginning of an example."""
         width = max((len(reason) for reason in self.reasons), default=0)
         for reason, rows in self.reasons.most_common():
             example = self.examples[reason][0].caption

@@ -1,4 +1,4 @@
-"""Splits texts into words, n-grams and sentences, and finds loops.
+"""Splits texts into words, n-grams and sentences, and finds loops (repeated words, letters or signs).
 
 Texts that differ only in case, in punctuation between words, or in character width (full-width letters) give the same
 words.
@@ -54,7 +54,7 @@ def word_set(text: str) -> frozenset[str]:
 
 
 def words(text: str) -> list[str]:
-    """The words of ``text`` in order, NFKC-normalised and case-folded. "Don’t" is the word "don't"."""
+    """The words of ``text`` in order, NFKC-normalised and case-folded. "Don’t" becomes "don't"."""
     if text.isascii():
         return _WORD.findall(text.lower())
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# Two or more capitalised words, with words of grammar between them: "Welcome to the Jungle".
+# Two or more capitalised words, perhaps with words of grammar between them: "Welcome to the Jungle".
 _SMALL = r"(?:a|am|an|and|are|at|by|for|from|in|is|it|me|my|of|on|or|our|the|to|with|you|your) "
 _RUN = rf"[A-Z][\w'’]*(?:[ -](?:{_SMALL}){{0,3}}[A-Z0-9][\w'’&-]*){{1,10}}[!?]?"
 _YEAR = r"(?: \((?:19|20)\d\d\))?"
@@ -34,5 +34,5 @@ def is_subject(text: str) -> bool:
 
 
 def is_named(text: str) -> bool:
-    """Whether ``text`` begins with a title that has its year or its kind of work after it."""
+    """Whether ``text`` begins with a title and then the year or kind of the work: "Don't Breathe (2016)"."""
     return _NAMED.match(text) is not None

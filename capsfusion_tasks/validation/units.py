@@ -1,4 +1,4 @@
-"""Writes the verdicts for a unit's captions to ``units/<unit_id>/validated.parquet``."""
+"""Writes the verdicts for a work unit's captions to ``units/<unit_id>/validated.parquet``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def validate_unit(
 
 
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
-    """Say how the rules of ``validated`` differ from the current rules with ``settings``. Empty if they are equal."""
+    """How the rules that judged ``validated`` differ from the current rules with ``settings``. Empty if they do not."""
     noted_at = validated.schema.metadata or {}
     noted, version = noted_at.get(_RULES.encode()), int(noted_at.get(_VERSION.encode(), b"1"))
     if version != RULES_VERSION:

@@ -9,7 +9,8 @@ from capsfusion_tasks.validation import narrator, titles
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Only captions with one of these words are searched for READER, because looking up words is faster than the pattern.
+# Only captions with one of these words are searched for READER, because looking up words is faster than running the
+# pattern.
 _READER_HINTS = word_set("please you you're our my click more")
 # First words that show that a caption is an advertisement, an instruction or a question. Some of these verbs are nouns,
 # too, so the next word decides: "Visit our shop" and "Visit of the Pope", "Shop now" and "Shop front".

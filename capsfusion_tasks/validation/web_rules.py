@@ -29,9 +29,9 @@ SLUG = re.compile(r"\b[a-z0-9]+(?:[_-]+[a-z0-9]+){3,}\b")
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
 # Telephone numbers as people write them: +44 20 7946 0958, (415) 555-0132, 415-555-0132, 0203 174 1069. This regular
-# expression finds all 8 numbers in CapsFusion's published pairs. The library phonenumbers with a home country finds 5,
-# takes three times as long, and needs 48 MB more. A number in groups of four, three and three digits must begin with 04
-# to 09, because 0280 150 415 is a part number.
+# expression finds all 8 numbers in CapsFusion's published pairs. The library phonenumbers, with a default country,
+# finds only 5 of them, takes three times as long, and needs 48 MB more memory. A number in groups of four, three and
+# three digits must begin with 04 to 09, because 0280 150 415 is a part number.
 PHONE = re.compile(
     r"(?<![\w.,/-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d(?:[ .-]?\d){6,12}"
     r"|\(\d{2,5}\)[ .-]?\d{2,4}[ .-]\d{3,4}(?:[ .-]?\d{2,4})?|(?:1[ .-])?\d{3}[ .-]\d{3}[ .-]\d{4}"
@@ -45,7 +45,7 @@ ESCAPE = re.compile(
 )
 
 # Only captions with one of these words are searched for SHOP_TALK, because looking up words in a set is faster than
-# running the pattern. _WEB_HINTS does the same for WEB_RESIDUE.
+# running the pattern. _WEB_HINTS has such words for WEB_RESIDUE.
 _SHOP_HINTS = word_set(
     "available sale rent purchase purchased purchases purchasing priced usd eur gbp shipping discount discounts"
     " discounted off offer offers pre preowned stock delivered wholesale coupon coupons giveaway cart now depot etsy"
@@ -69,7 +69,8 @@ PAGE_OF = re.compile(r"\d of (?:the )?\d")
 _PICTURES = word_set("photograph photo picture image page thumbnail slide")
 SIGNED = re.compile(r"#[a-z]\w+|©|\((?:photo|pic|image|credit)\b")
 
-_CODE = re.compile(r"(?<!\b[A-Z][A-Z] )#?\b[A-Z0-9][A-Z0-9/.-]{3,}\b")  # but not the ZIP code in "TX 77084"
+# An article number, but not a ZIP code after a state ("TX 77084").
+_CODE = re.compile(r"(?<!\b[A-Z][A-Z] )#?\b[A-Z0-9][A-Z0-9/.-]{3,}\b")
 _YEARS = re.compile(r"(?:19|20)\d\d(?:[-/](?:19|20)?\d\d)?")
 
 
