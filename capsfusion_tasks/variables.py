@@ -15,7 +15,7 @@ OTHER_VARIABLES = {
     "CAPSFUSION_AWS_CONN_ID": "Airflow only: the id of the Connection with the keys and the endpoint for S3.",
     "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the id of the Connection whose password is the URL of a webhook"
     " (Slack, Mattermost, …). The webhook gets a message when a run fails, asks a question, or takes a day longer than"
-    " usual, and when the gate holds (does not load) a unit for the first time in a run.",
+    " usual, and when the quality gate holds back (does not load) a unit for the first time in a run.",
     "CAPSFUSION_GPU_POD": "Airflow with KubernetesExecutor only: the file that describes the pods of fuse tasks"
     " ([operations.md](operations.md)).",
     "CAPSFUSION_SCREENSHOTS": "Tests only: the folder for pictures of the captions view.",
@@ -24,7 +24,7 @@ OTHER_VARIABLES = {
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _EXPECTED = "Input should be "  # how pydantic's messages begin; replaced by "expected"
 # Variables that libraries read when they are imported. A wrong value hangs the process (libgomp) or ends it with a
-# traceback (NumPy). Each variable has a pattern of the accepted values, and a description of them for messages.
+# traceback (NumPy). Each variable has a pattern of the accepted values, and a description of these values for messages.
 # Variables of torch are not here, because fusion/torchrun.py explains torch's failures.
 _OF_LIBRARIES = {
     "GOMP_CPU_AFFINITY": (re.compile(r"[\s,]*(\d+(-\d+(:\d+)?)?([\s,]+|$))*"), "ids of CPU cores, such as 0-3 or 0,2"),
@@ -34,7 +34,10 @@ _SECRET = ("warehouse_url",)  # settings whose values must not appear in message
 
 
 def variable(*parts: str) -> str:
-    """The environment variable of a setting. A setting in a group has two parts: ``CAPSFUSION_RULES__MIN_WORDS``."""
+    """The environment variable of a setting. For a setting in a group, ``parts`` are the group and the setting.
+
+    Example: ("rules", "min_words") → ``CAPSFUSION_RULES__MIN_WORDS``.
+    """
     return PREFIX + "__".join(parts).upper()
 
 

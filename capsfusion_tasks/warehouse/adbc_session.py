@@ -50,9 +50,9 @@ def stream(
     The session must be read-only. Raises the same errors as ``adbc_session``.
     """
     cursor.execute(query)
-    # Use the driver's own reader, not the one that fetch_record_batch returns. That one raises OSErrors without an
-    # SQLSTATE, which do not show whether the query was cancelled or the server refuses it. The driver's own reader has
-    # no public name (adbc-driver-manager 1.13).
+    # Use the driver's own reader. The reader that fetch_record_batch returns raises OSErrors without an SQLSTATE. Such
+    # errors do not show whether the query was cancelled, or is refused by the server. The driver's own reader has no
+    # public name (adbc-driver-manager 1.13).
     reader = cursor._results.reader
     return reader.schema, _batches(warehouse, connection, reader)
 

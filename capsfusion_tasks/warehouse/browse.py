@@ -96,11 +96,12 @@ def _find_by_index(connection: Connection, conditions: Conditions, after: Positi
 
 
 def _find_rare(connection: Connection, conditions: Conditions, after: Position | None, limit: int) -> list[Caption]:
-    """Search each table separately, because the two searches may reach back to different times.
+    """Search the tables of accepted and of rejected captions separately, each with the whole ``limit``.
 
-    If the tables shared one limit, matches of one table could fill the page with older captions than the scan of the
-    other table has reached. The next page would start after these older captions. So no page would show the matches of
-    the other table that are newer than these captions and older than the captions that its scan has reached.
+    The search of a table first scans only its newest captions (see ``_rare_in``), so the scans of two tables may reach
+    back to different times. Example: the scan of table A reaches back to March, and the scan of table B to January. If
+    both tables shared one limit, B's matches could fill the page back to January. The next page would start there, so
+    no page would show A's matches of February.
     """
     found = [row for table in conditions.tables for row in _rare_in(connection, table, conditions, after, limit)]
     found.sort(key=lambda row: (row.loaded_at, row.pair_id, row.fusion_id), reverse=True)
@@ -110,7 +111,7 @@ def _find_rare(connection: Connection, conditions: Conditions, after: Position |
 def _rare_in(
     connection: Connection, table: Table, conditions: Conditions, after: Position | None, limit: int
 ) -> list[Caption]:
-    """Search only the newest captions of ``table``. If they do not have enough matches, find all with an index."""
+    """Search only the newest captions of ``table``. If these have too few matches, find all matches with an index."""
     found = _captions(connection, _of_table(table, conditions, after, limit, among=_NEWEST))
     if limit / 4 <= len(found) < limit:  # matches are so frequent that a longer scan probably finds enough
         found = _captions(connection, _of_table(table, conditions, after, limit, among=8 * _NEWEST))
@@ -141,7 +142,7 @@ def _of_table(
 ) -> Select[Any]:
     """The newest matches in ``table``.
 
-    ``among``: test the conditions of ``Conditions.rare`` only on this many newest captions. None: on all captions.
+    ``among``: test the conditions of ``Conditions.rare`` only on this many of the newest captions. None: on all.
     """
     captions = table.alias("caption")  # a plain name, because users see the SQL
     reasons = captions.c.reasons if "reasons" in captions.c else null().cast(rejected_captions.c.reasons.type)

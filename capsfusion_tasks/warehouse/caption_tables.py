@@ -78,7 +78,7 @@ def _caption_columns(*behind_caption: Column[Any]) -> list[Column[Any]]:
 def _license() -> Column[Any]:
     """The image's licence, from LAION's column LICENSE.
 
-    Most rows of LAION have a question mark there. It is stored as null, because nulls take no space.
+    Most rows of LAION have a question mark in this column. The question mark is stored as null, which takes no space.
     """
     return text_column("license", nullable=True)
 

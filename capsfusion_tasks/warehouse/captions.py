@@ -20,7 +20,7 @@ _RAWS = """
 
 
 def raws_by_caption(connection: Connection, captions: Iterable[str]) -> dict[str, set[str]]:
-    """For each of ``captions``: the raw captions of all pairs with this accepted caption, in any fusion.
+    """For each of ``captions``: the raw captions of all pairs with this accepted caption, under any fusion_id.
 
     Leaves out captions that no pair has.
     """

@@ -21,7 +21,7 @@ class KnownFusion:
 
 
 def known_fusions(connection: Connection) -> list[KnownFusion]:
-    """The fusions, newest first."""
+    """All fusions (model and settings that made captions), newest first."""
     columns = fusions.c
     statement = select(columns.fusion_id, columns.model, columns.num_beams, columns.dtype, columns.created_at)
     return [KnownFusion(**row) for row in connection.execute(statement.order_by(columns.created_at.desc())).mappings()]
@@ -35,7 +35,7 @@ def newest_shards(connection: Connection, limit: int) -> list[str]:
 
 
 def newest_runs(connection: Connection, limit: int) -> list[str]:
-    """Ids of the DAG runs with the newest units, the newest first."""
+    """Ids of the DAG runs whose units were planned last, the newest run first."""
     run = work_units.c.dag_run_id
     statement = select(run).where(run.is_not(None)).group_by(run).order_by(func.max(work_units.c.created_at).desc())
     return list(connection.scalars(statement.limit(limit)))

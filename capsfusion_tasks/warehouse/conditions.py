@@ -24,10 +24,10 @@ class UnclearFilter(InputError):
 
 @dataclass(frozen=True)
 class Conditions:
-    """A filter, with facts from the ledger: the shards and runs that match, and when the wanted units were loaded.
+    """A filter, with facts from the ledger: the shards and runs that match, and when the selected units were loaded.
 
-    ``loaded``: the times of the first and of the last load. None if the filter does not select captions by unit, or if
-    no wanted unit is loaded.
+    ``loaded``: the times when the first and the last of these units were loaded. None if the filter does not select
+    captions by unit, or if no selected unit is loaded.
     """
 
     wanted: CaptionFilter
@@ -37,7 +37,7 @@ class Conditions:
 
     @property
     def nothing_loaded(self) -> bool:
-        """Whether no wanted unit is loaded. If so, run no query: it would scan all captions and find none."""
+        """Whether the filter selects by unit, but no such unit is loaded. A query would scan all captions in vain."""
         return self.wanted.by_unit and self.loaded is None
 
     @property
@@ -57,7 +57,10 @@ class Conditions:
 
     @property
     def by_row(self) -> bool:
-        """Whether the filter has a condition on single captions. If not, the ledger has the number of matches."""
+        """Whether the filter has a condition on single captions, such as a word or a score.
+
+        If not, the number of matches is the sum of the ledger's counts of units.
+        """
         return self.rare_with_index or self.wanted.score is not None
 
     def rare(self, captions: FromClause) -> list[ColumnElement[bool]]:

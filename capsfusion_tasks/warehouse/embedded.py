@@ -70,10 +70,10 @@ def server_of(home: Path) -> EmbeddedPostgres:
 
 @contextmanager
 def embedded_postgres(home: Path, databases: Sequence[str] = ("capsfusion",)) -> Iterator[EmbeddedPostgres]:
-    """The server of ``home`` with ``databases``. The first process that needs it starts it, and the last one stops it.
+    """The server of ``home`` with ``databases``. The first process that needs the server starts it; the last stops it.
 
-    Any number of processes and threads can use it at the same time. Raises InputError for a folder that cannot be used,
-    and NotReadyError if the server does not start.
+    Any number of processes and threads can use the server at the same time. Raises InputError for a folder that cannot
+    be used, and NotReadyError if the server does not start.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _create_databases(server: EmbeddedPostgres, databases: Sequence[str]) -> Non
             connection = psycopg.connect(url, autocommit=True, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
-            # Wait while the server recovers its data: another process may just have started it.
+            # Wait while the server recovers its data: another process may just have started the server.
             failure = failed_handshake(url)
             if failure.sqlstate == CANNOT_CONNECT_NOW and time.monotonic() < deadline:
                 time.sleep(0.2)

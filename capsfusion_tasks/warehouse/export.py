@@ -1,4 +1,4 @@
-"""Reads the captions of an export as one ordered stream. All attempts of an export read the same units."""
+"""Reads the captions of an export as one ordered stream. All attempts of an export read the same work units."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ class ExportSession:
         self._warehouse, self._connection = warehouse, connection
 
     def resolve(self, selection: Selection) -> Selection:
-        """``selection`` with its filter converted to SQL for the current state of the ledger. Raises UnclearFilter."""
+        """``selection`` with its filter converted to SQL for the current state of the ledger.
+
+        Raises UnclearFilter if a part of a name in the filter matches too many shards or runs.
+        """
         if selection.filter is None:
             return selection
         with self._warehouse.engine.connect() as connection:
@@ -51,7 +54,10 @@ class ExportSession:
         return selection.model_copy(update={"where": where})
 
     def freeze(self, selection: Selection) -> Snapshot:
-        """The current state of the warehouse for ``selection``. Raises InputError for an unknown fusion_id."""
+        """The current state of the warehouse for ``selection``.
+
+        Raises InputError for an unknown fusion_id, unless ``selection`` has an interval.
+        """
         asked = [sql.SQL("state = 'loaded'"), *_if(selection.fusion_id, "fusion_id = {}")]
         if selection.interval is not None:
             asked += _if(selection.interval.start, "interval_start = {}")
@@ -66,7 +72,7 @@ class ExportSession:
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
         )
         is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
-        # Accept an unknown fusion with an interval: if the interval has no new pairs, its fusion may have no row.
+        # With an interval, accept an unknown fusion_id: it may have no row if the interval has no new pairs.
         if not is_known and selection.interval is None:
             names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
             raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
@@ -109,7 +115,8 @@ class ExportSession:
     def outcome(self, snapshot: Snapshot) -> Outcome:
         """The numbers of accepted and rejected captions in the units of ``snapshot``, and the reasons of rejections.
 
-        Counts the stored captions: the ledger's counts of a unit still include captions that were replaced or replayed.
+        Counts the stored captions, because the ledger's counts of a unit still include captions that were replaced or
+        replayed.
         """
         [counts] = self._rows(
             sql.SQL(
@@ -228,9 +235,8 @@ def captions_query(
 ) -> sql.Composed:
     """The query of an export. Without ``units``, it is the query that users see in the manifest.
 
-    ``several``: whether a pair may have captions of several fusions; if so, select the newest. ``releases``: see
-    ``Snapshot.releases``.
-    ``with_key``: add the columns KEY and FUSION.
+    ``several``: whether a pair may have captions of several fusions; if so, the query selects its newest caption.
+    ``releases``: see ``Snapshot.releases``. ``with_key``: add the columns KEY and FUSION.
     """
     newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
     distinct, order = newest or ("", "")

@@ -35,7 +35,7 @@ class Selection(BaseModel):
     loaded_from: UtcTime | None = None
     loaded_before: UtcTime | None = None
     filter: CaptionFilter | None = None
-    where: str | None = None  # an SQL condition on the columns of fused_captions; if ``filter`` is set, made from it
+    where: str | None = None  # SQL condition on the columns of fused_captions; made from ``filter`` if that is set
     limit: int | None = None
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class Snapshot(BaseModel):
     units: tuple[str, ...]
     accepted: int  # number of accepted captions in the units
     superseded: int  # number of the units' rows that later units have replaced
-    superseded_accepted: int | None = None  # the same for accepted captions; None: recorded by an earlier version
+    superseded_accepted: int | None = None  # accepted captions among these rows; None in snapshots of earlier versions
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
     # MD5 of a source's address → the text that stands for the source in the rows. In an export, this is the name of the
     # release. The snapshot records the names, because a name becomes longer if a source with an equal name is added

@@ -47,7 +47,7 @@ class Facets:
     """For each facet and value: the number of captions that match a filter and have this value.
 
     ``verdicts`` and ``reasons`` ignore the filter's verdict, so that a user sees what another verdict would select.
-    ``exact``: whether the fields that follow ``exact`` are counted. Otherwise they are estimated.
+    ``exact``: whether the fields after ``exact`` are exact counts. If not, these fields are estimates.
     """
 
     total: Count
@@ -62,7 +62,7 @@ class Facets:
 
 
 def facets(connection: Connection, wanted: CaptionFilter, score: str) -> Facets:
-    """The facets of ``wanted``, with a histogram of ``score``. Raises UnclearFilter."""
+    """The facets of ``wanted``, with a histogram of ``score``. Raises UnclearFilter like ``conditions``."""
     asked = conditions(connection, wanted)
     bins = Bins(score, ENDS.get(score, 1.0))
     ledger = _Ledger(connection, asked)
@@ -93,7 +93,7 @@ _TABLES: dict[str, Table] = {"accepted": fused_captions, "rejected": rejected_ca
 
 
 class _Ledger:
-    """Numbers of captions in the units that a filter selects, by fusion and day. They come from the ledger."""
+    """The ledger's numbers of captions in the work units that a filter selects, by fusion and day."""
 
     def __init__(self, connection: Connection, asked: Conditions) -> None:
         day = func.date(func.timezone("UTC", work_units.c.interval_start))

@@ -1,7 +1,7 @@
 """Figures of runs for the captions view: sizes, speed, quality.
 
-Sizes and speed are sums over the ledger. The ledger has only one row for each shard and each unit, so the sums are
-quick even if there are many captions.
+Sizes and speed are sums over the ledger. The ledger has only one row for each shard and each unit (the pairs that one
+fuse task works on), so the sums are quick even if there are many captions.
 Reasons and scores come from a sample of captions: the first rows of several units. A unit's rows are stored in the
 order of their pair_id, which is a digest, so its first rows are a random sample.
 """
@@ -36,7 +36,7 @@ HISTOGRAMS = {
     "novelty": 1,
     "invention": 1,
 }
-_BINS = 60  # use the narrowest of _BIN_SECONDS that needs at most this many bins
+_BINS = 60  # the chart uses the narrowest bin width in _BIN_SECONDS with which this many bins cover the whole time
 _BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 _units = work_units.c

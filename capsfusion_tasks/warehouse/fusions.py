@@ -36,7 +36,7 @@ class EarlierFusion:
 
 
 def register(connection: Connection, decoding: Decoding, about: Mapping[str, Any]) -> None:
-    """Record decoding settings, with further facts ``about`` them. The row of a known fusion_id stays unchanged."""
+    """Record decoding settings, with further facts ``about`` them. Changes nothing if the fusion_id has a row."""
     row = {name: value for name, value in decoding.model_dump().items() if name in fusions.columns}
     connection.execute(insert(fusions).on_conflict_do_nothing(), {**row, "spec": _spec(decoding, about)})
 
@@ -70,7 +70,7 @@ def descriptions(connection: Connection, scope: Scope) -> list[str]:
 
 
 def decoding_of(connection: Connection, fusion_id: str) -> Decoding:
-    """The decoding settings of a fusion_id. Raises InputError if the ledger has none, or incomplete ones."""
+    """The decoding settings of a fusion_id. Raises InputError if the ledger has no complete settings."""
     spec = connection.scalar(select(fusions.c.spec).where(fusions.c.fusion_id == fusion_id))
     if spec is None:
         raise InputError(f"the ledger has no fusion {fusion_id}; plan its units again")
@@ -91,9 +91,9 @@ def keeps_beams(connection: Connection, fusion_id: str) -> bool:
 def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
     """``decoding`` with the fusion_id of equal settings in the ledger. Unchanged if the ledger has no equal settings.
 
-    An incomplete row of an earlier version counts as equal if three conditions are met. None of its values differs. It
-    records the commit of a hub model and a dtype other than auto. The model has only one EOS token, because earlier
-    versions ignored all EOS tokens but the first. This function completes such a row.
+    An incomplete row of an earlier version counts as equal if three conditions are met: (1) none of its values differs;
+    (2) it records the commit of a hub model, and a dtype other than auto; (3) the model has only one EOS token, because
+    earlier versions ignored all EOS tokens but the first. This function completes such a row.
     """
     same_model = fusions.c.model_digest == decoding.model_digest
     for row in connection.execute(select(fusions).where(same_model).order_by(fusions.c.created_at)):

@@ -53,7 +53,7 @@ def enter(
     """Record a unit that the gate holds back. Replaces the unit's earlier row if that row has no answer.
 
     ``counts``: numbers of the unit's rows and of its rejected rows. ``let_in_by``: the check or setting that allows the
-    load anyway; nobody is asked then.
+    load anyway, so that nobody is asked. None: a person must answer.
     """
     rows, rejected = counts
     earlier = delete(gate_holds).where(_columns.unit_id == unit_id, _columns.answer.is_(None))
@@ -64,12 +64,15 @@ def enter(
 
 
 def lock_message(connection: Connection, dag_run_id: str) -> bool:
-    """Lock the run's message about held units until the transaction ends. False if another task has the lock."""
+    """Take the lock for sending the run's message about held units, until the transaction ends.
+
+    Returns False if another task has the lock.
+    """
     return bool(connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("hold", dag_run_id)))))
 
 
 def is_told(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
-    """True if the message about the run's held units of this fusion was sent, and its question is still open."""
+    """True if a message about a held unit of the run and fusion was sent, and that unit has no answer yet."""
     statement = select(_columns.hold_id).join(work_units, work_units.c.unit_id == _columns.unit_id)
     statement = statement.where(work_units.c.fusion_id == fusion_id, _columns.dag_run_id == dag_run_id)
     is_open = statement.where(_columns.answer.is_(None), _columns.told_at.is_not(None))
@@ -77,7 +80,7 @@ def is_told(connection: Connection, fusion_id: str, dag_run_id: str) -> bool:
 
 
 def mark_told(connection: Connection, unit_id: str, dag_run_id: str) -> None:
-    """Record that a message about the run's held units was sent, while this unit is one of them."""
+    """Record that the message about the run's held units was sent, and that this unit is one of them."""
     statement = update(gate_holds).where(_columns.unit_id == unit_id, _columns.dag_run_id == dag_run_id)
     statement = statement.where(_columns.answer.is_(None))
     connection.execute(statement.values(told_at=func.coalesce(_columns.told_at, func.now())))
@@ -90,7 +93,7 @@ def held_again(connection: Connection, hold_id: int, dag_run_id: str) -> None:
 
 
 def _told_in(dag_run_id: str | None) -> Case[Any]:
-    """A row's ``told_at`` if the row belongs to this run. Another run has its own message."""
+    """A row's ``told_at`` if the row belongs to this run, else null, because each run sends its own message."""
     return case((_columns.dag_run_id == dag_run_id, _columns.told_at))
 
 

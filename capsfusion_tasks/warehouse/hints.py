@@ -13,7 +13,7 @@ from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
 
 _WORD = re.compile(r"[^\W_]+")
 _SHORTEST = 3  # shortest part of a word to look up, because too many words begin with the same two letters
-_EXAMPLES = 50  # number of captions in which to find words to offer
+_EXAMPLES = 50  # number of captions in which to look for words to suggest
 _OFFERED = 5
 
 
@@ -41,7 +41,7 @@ def hint(connection: Connection, wanted: CaptionFilter) -> Hint | None:
 
 
 def _beginning_with(connection: Connection, wanted: CaptionFilter, part: str) -> list[str]:
-    """Words of captions that begin with ``part``. Empty if a caption has ``part`` itself as a word."""
+    """Words that captions contain and that begin with ``part``. Empty if a caption has ``part`` itself as a word."""
     if len(part) < _SHORTEST:
         return []
     column = fused_captions.c[SEARCHED[wanted.within]]

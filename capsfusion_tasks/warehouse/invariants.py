@@ -34,7 +34,7 @@ class LedgerShard:
 
 @dataclass(frozen=True)
 class LedgerUnit:
-    """A unit in the ledger, with the ``interval`` or the ``replay`` that it was planned for."""
+    """A work unit in the ledger, with the ``interval`` or the ``replay`` that it was planned for."""
 
     unit_id: str
     fusion_id: str
@@ -99,7 +99,7 @@ def forgotten(engine: Engine, unit_id: str) -> Iterator[None]:
 
 
 def _delete_units(connection: Connection, *conditions: ColumnElement[bool]) -> dict[str, int]:
-    """Delete units from the ledger. Returns unit_id → rows of the deleted units.
+    """Delete units from the ledger. Returns unit_id → number of rows of the deleted unit.
 
     Sets ``leaves_pairs`` for the other units of the same plans, because the deleted units' pairs must be planned again.
     """

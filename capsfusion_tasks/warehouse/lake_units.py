@@ -1,4 +1,4 @@
-"""Records which units are in an Iceberg table, and creates the database schema of the default Iceberg catalog."""
+"""Records which work units are in an Iceberg table, and creates the database schema of the default Iceberg catalog."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def enter(connection: Connection, table_uuid: str, unit: LakeUnit, snapshot_id: 
 def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
     """The current accepted captions of ``unit`` in the warehouse, with all columns, sorted by pair_id.
 
-    The columns for sources contain addresses, as in the view ``captions``. They do not contain names of releases, as
-    exports do, because these names can change when a source is added.
+    The columns for sources contain addresses, as in the view ``captions``. In exports, these columns contain names of
+    releases instead, but such a name can change when a source is added.
     """
     selection = Selection(columns=named_columns("all"), fusion_id=unit.fusion_id)
     with export_session(warehouse, f"lake {unit.unit_id}") as session:

@@ -49,7 +49,7 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 
 
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
-    """Insert the shards that have no row yet, with ``values``. Returns all ids as parameters for ``execute``.
+    """Insert the shards that have no row yet, with ``values``. Returns the ids of ``found`` for ``execute``.
 
     Another run may insert the same rows at the same time. ON CONFLICT DO NOTHING names no columns, so that
     it covers both unique indexes. Rows are sorted, so that two runs cannot deadlock.
@@ -82,7 +82,7 @@ def pulled_bytes(connection: Connection) -> int:
 
 
 def image_results(connection: Connection) -> dict[str, str]:
-    """The files of image results: id → state."""
+    """The files of image results (which say which images are gone): id → state."""
     mine = select(shards.c.shard_id, shards.c.state).where(shards.c.side == "image_results")
     return {row.shard_id: row.state for row in connection.execute(mine)}
 
@@ -232,7 +232,7 @@ def loaded_unit(connection: Connection, unit_id: str) -> LoadedUnit | None:
 def unit_started(connection: Connection, unit_id: str) -> None:
     """Record that an attempt to fuse the unit starts.
 
-    This function, ``unit_fused`` and ``unit_failed`` change no loaded unit.
+    This function, ``unit_fused`` and ``unit_failed`` do not change a unit that is loaded already.
     """
     _update_unit(connection, unit_id, state="fusing", tries=work_units.c.tries + 1, error=None)
 

@@ -1,4 +1,7 @@
-"""The tables of the ledger: fusions, shards, units, plans and held units. A test compares them with the migrations."""
+"""The tables of the ledger: fusions, shards, units, plans, held units, units in Iceberg tables.
+
+A test compares them with the migrations.
+"""
 
 from __future__ import annotations
 
@@ -120,8 +123,8 @@ work_units = Table(
     Index(None, "replay"),
 )
 
-# The result of planning an interval. ``pairs``: all pairs of the interval. It is the sum of ``already_fused``,
-# ``planned``, ``gone`` and the pairs that are left for a later run.
+# The result of planning an interval. ``pairs``: number of all pairs of the interval, which is the sum of
+# ``already_fused``, ``planned``, ``gone`` and the number of pairs that are left for a later run.
 plans = Table(
     "plans",
     metadata,
@@ -146,7 +149,7 @@ plans = Table(
 )
 
 # Units that the quality gate held back, and people's answers: load, or keep out. If a unit has several rows, the newest
-# row counts. ``told_at``: when the webhook was known to have the run's message about held units.
+# row counts. ``told_at``: null until the run's message about held units has been sent to the webhook.
 # unit_id is no foreign key, so that an answer stays if the unit is deleted and planned again.
 gate_holds = Table(
     "gate_holds",

@@ -1,4 +1,4 @@
-"""Loads a unit: its captions and its state `loaded` commit in one transaction."""
+"""Loads a work unit: stores its captions and sets its state to `loaded`, in one transaction."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def load_unit(
         # ensure this.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
             _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
-        # ``now()`` would be the time before the wait for the lock: see ``loads_until``.
+        # Do not use ``now()``, which is a time before the wait for the lock: see ``loads_until``.
         [[moment]] = _query(cursor, "select clock_timestamp()")
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
@@ -128,8 +128,8 @@ def refuse_future_start(warehouse: Warehouse, moment: datetime) -> None:
     with warehouse.engine.connect() as connection:
         if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:
             raise NotReadyError(
-                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future: no caption is loaded after it yet. Give a start that"
-                " has passed"
+                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future: no caption has been loaded after this time yet."
+                " Give a start that has passed"
             )
 
 
@@ -143,9 +143,9 @@ def loads_until(warehouse: Warehouse, moment: datetime) -> None:
     with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:
             raise NotReadyError(
-                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future: captions that are loaded before then would be"
-                " missing from this export and from the next one. Give an end that has passed, or try again after this"
-                " time"
+                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future: captions that are loaded from now until then"
+                " would be missing from this export and from the next one. Give an end that has passed, or try again"
+                " after this time"
             )
         for fusion_id in fusions.all_ids(connection):
             connection.execute(select(func.pg_advisory_xact_lock_shared(lock_key("load", fusion_id))))
@@ -192,8 +192,8 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
 def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
     """Move the incoming pairs' rejected captions of the fusion ``replay_of`` to ``replayed_captions``.
 
-    A replay under the same fusion moves only captions of pairs whose new caption is accepted. If the new caption is
-    rejected too, its row replaces the old row.
+    If the new captions have the same fusion_id, moves only captions of pairs whose new caption is accepted. If the new
+    caption of a pair is rejected too, the new row replaces the old one.
     """
     names = ", ".join(rejected_captions.columns.keys())
     which = " and incoming.reasons = '{}'" if replay_of == fusion_id else ""

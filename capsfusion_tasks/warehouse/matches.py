@@ -76,7 +76,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Stock:
-    """The number of rows that the ledger gives for one table of captions, for the units that the filter selects.
+    """The ledger's number of rows in one table of captions. Counts only the units that the filter selects.
 
     ``rows``: the sum over all of these units. ``column``: SQL for the number of rows of one unit.
     """
@@ -109,7 +109,7 @@ def matches(connection: Connection, conditions: Conditions, table: Table, stock:
 def _counted(
     connection: Connection, conditions: Conditions, table: Table, bins: Bins, milliseconds: int | None = None
 ) -> Matches | None:
-    """Count all matches, but at most MOST + 1. If there are more, the total is an estimate of PostgreSQL's planner.
+    """Count at most MOST + 1 matches. If there are more than MOST, the total is an estimate of PostgreSQL's planner.
 
     Returns None if the count takes longer than ``milliseconds``.
     """
@@ -183,9 +183,10 @@ def _columns(captions: FromClause, bins: Bins) -> Select[Any]:
 
 
 def _counts(asked: Select[Any]) -> Any:
-    """SQL that counts the rows of ``asked`` by unit: (kind, unit_id, value, captions).
+    """SQL that counts the rows of ``asked`` by unit. Each row of its result is (kind, unit_id, value, captions).
 
-    If ``asked`` has a column ``fits``, a row in which it is not true counts only under the kind "other".
+    The kind "row" counts all rows of a unit. The kinds "flags", "reasons" and "bin" count the rows with ``value``. If
+    ``asked`` has a column ``fits``, a row in which it is not true counts only under the kind "other".
     """
     matched = asked.cte("matched").prefix_with("materialized")
     column = matched.c

@@ -304,7 +304,7 @@ def test_an_export_from_the_future_is_refused(
     monkeypatch.setenv("CAPSFUSION_WAREHOUSE_URL", warehouse_url)
     done = CliRunner().invoke(app, ["export", "captions", "--start", "2099-01-01"])
     assert isinstance(done.exception, NotReadyError)
-    assert "2099-01-01 00:00:00 UTC is in the future: no caption is loaded after it yet" in str(done.exception)
+    assert "2099-01-01 00:00:00 UTC is in the future: no caption has been loaded after this time" in str(done.exception)
     assert not list(Path("captions").glob("*"))
 
 
