@@ -79,7 +79,7 @@ _NARRATOR_IS_OBJECT = {
     "me": re.compile(
         rf"(?:\b(?:with|to|for|by|of|from|behind|beside|near|at|on|like|than|and)|{_PAST}|[^\Ws]s|\w\w[^\W]ing) \Z"
     ),
-    # Leave out phrases such as "connects us", "around us" and "some of us", because there "us" means all people.
+    # Does not match phrases such as "connects us", "around us" and "some of us", because "us" means all people there.
     "us": re.compile(
         rf"(?:\b(?:with|to|for|by|from|behind|beside|near|at|on|like)|{_PAST}"
         r"|(?<!all)(?<!both)(?<!each)(?<!some)(?<!most)(?<!many)(?<!rest)(?<!one) of) \Z"
@@ -196,8 +196,8 @@ def _we(place: _Place) -> bool:
 def _begins_a_title(place: _Place) -> bool:
     """Whether the pronoun begins a title.
 
-    It does if the sources have the title in title case ("We Are Shining Cards"), or if the title is the subject of a
-    sentence ("I am Legend is a film").
+    Words are a title if the sources have these words in title case ("We Are Shining Cards"), or if the words are the
+    subject of a sentence ("I am Legend is a film").
     """
     following = re.match(r"((?:['’]\w+)?(?: [\w'’]+)?)\W+([A-Z]\w*)", place.after)
     if following:

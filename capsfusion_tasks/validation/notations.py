@@ -55,7 +55,7 @@ def compounds(text: str) -> set[str]:
 def without_compounds(text: str, known: Collection[str]) -> str:
     """``text`` without the two-part number words ("twenty-five") whose value is in ``known``.
 
-    Also without a century ("twenty-first century") if a year of this century is in ``known``.
+    Also removes a century ("twenty-first century") if a year of this century is in ``known``.
     """
     centuries = _centuries(known)
     return _COMPOUND.sub(lambda m: " " if _value(m) in known or (m[3] and _value(m) in centuries) else m[0], text)

@@ -47,10 +47,11 @@ def check_columns(source: CaptionFile) -> None:
 
 
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
-    """Write the columns of ``source`` in their order, except those of ``JUDGED``, then the new columns of ``JUDGED``.
+    """Write the columns of ``source`` in their order, then the columns of ``JUDGED`` with the new verdicts.
 
-    The columns left out contain older verdicts: the caller has ensured this with ``check_columns``. ``verdicts`` has
-    one verdict for each row. The file appears complete or not at all.
+    If ``source`` has columns of ``JUDGED``, they are left out, because they contain older verdicts (the caller has
+    ensured this with ``check_columns``). ``verdicts`` has one verdict for each row. The file appears complete or not at
+    all.
     """
     form = format_of(target, write=True)
     if form.kind == "parquet":

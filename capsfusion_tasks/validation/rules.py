@@ -65,7 +65,7 @@ from capsfusion_tasks.validation.web_rules import (
 
 Rule = Callable[[Fused, RuleSettings], bool]
 
-# Rules that reject, in the order in which reasons are listed.
+# Rules that reject captions, in the order in which reasons are listed.
 RULES: tuple[Rule, ...] = (
     failed,
     empty,

@@ -16,7 +16,7 @@ from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 
 RULES_VERSION = 2  # increase this number when a changed rule gives other verdicts with the same thresholds
 _RULES = "capsfusion.rules"  # key in the Parquet footer, for the thresholds with which the rows were judged
-_VERSION = "capsfusion.rules_version"  # key in the Parquet footer. Files without it have version 1.
+_VERSION = "capsfusion.rules_version"  # key in the Parquet footer, for RULES_VERSION; version 1 has no such key
 
 
 def validate_unit(

@@ -21,7 +21,7 @@ WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
 @contextmanager
 def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[Any]:
-    """Open a connection for the block. With ``read_only``, its transaction cannot change anything.
+    """Open a connection for the block. With ``read_only``, the block cannot change any data.
 
     Raises NotReadyError if the connection is lost, and InputError if the server refuses a statement.
     """
@@ -103,7 +103,7 @@ def details(error: Exception) -> dict[str, str]:
 
 
 def quotes_advice(statement: str, said: str) -> str:
-    """Advice if PostgreSQL looks for a column because the statement has text in double quotes. Else an empty text."""
+    """Advice to use single quotes, if PostgreSQL took text in double quotes for a column's name. Empty if not."""
     found = re.search(r'column "(.*?)" does not exist', said)
     if found is None or f'"{found[1]}"' not in statement:
         return ""

@@ -142,7 +142,7 @@ def _of_table(
 ) -> Select[Any]:
     """The newest matches in ``table``.
 
-    ``among``: test the conditions of ``Conditions.rare`` only on this many of the newest captions. None: on all.
+    ``among``: test the conditions of ``Conditions.rare`` on this many of the newest captions. None: on all captions.
     """
     captions = table.alias("caption")  # a plain name, because users see the SQL
     reasons = captions.c.reasons if "reasons" in captions.c else null().cast(rejected_captions.c.reasons.type)

@@ -43,8 +43,8 @@ def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterat
     """The warehouse of ``settings``, with a current schema. The embedded server runs until the block ends.
 
     ``migrate``: bring the schema up to date (True), or only check it (False). By default, the embedded warehouse is
-    brought up to date, and any other is only checked. Raises InputError for a URL, an encoding or a schema that cannot
-    be used, and NotReadyError if the server does not answer, or stops answering in the block.
+    brought up to date, and any other warehouse is only checked. Raises InputError for a URL, an encoding or a schema
+    that cannot be used, and NotReadyError if the server does not answer, or stops answering in the block.
     """
     if settings.warehouse_url is None:
         with embedded_postgres(settings.home) as server, _open(server.url(), migrate is not False) as warehouse:

@@ -49,7 +49,7 @@ def is_embedded(url: URL) -> bool:
 
 @dataclass(frozen=True)
 class EmbeddedPostgres:
-    """A running server."""
+    """A running embedded server."""
 
     data: Path
     socket_folder: Path

@@ -24,7 +24,7 @@ from capsfusion_tasks.warehouse.provenance import PROVENANCE, Origin, by_origin,
 from capsfusion_tasks.warehouse.readable import condition_sql
 from capsfusion_tasks.warehouse.schema import SCHEMA
 
-KEY, FUSION = "_pair_id", "_fusion_id"  # columns that each stream of captions has after the selected ones
+KEY, FUSION = "_pair_id", "_fusion_id"  # columns that each stream of captions has after the selected columns
 
 _SOURCE = "instead of {0}_source, write {0}_shard in (select shard_id from shards where source = '…')"
 _INSTEAD = {  # column that --where cannot use → what to write instead

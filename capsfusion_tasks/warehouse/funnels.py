@@ -105,7 +105,7 @@ def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
 
 
 def last_fusion(connection: Connection, scope: Scope) -> str | None:
-    """The fusion of the last plan in ``scope``, even if that plan found no new pair."""
+    """The fusion_id of the last plan in ``scope``, even if that plan found no new pair."""
     either: list[Select[Any]] = [
         select(_units.fusion_id, func.max(_units.created_at).label("planned_at"))
         .where(scope.clause())
@@ -141,7 +141,7 @@ class Progress:
 def progress(connection: Connection, scope: Scope) -> Progress:
     """The speed of loading the units in ``scope``. Both fields are None before the first load.
 
-    Counts only times from the planning of a loaded unit to its load, so idle days before a rerun do not count.
+    Counts only times between the planning and the load of a loaded unit, so idle days before a rerun do not count.
     """
     loaded, waiting = connection.execute(
         select(

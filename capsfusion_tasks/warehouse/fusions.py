@@ -129,7 +129,7 @@ def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
     """Complete a row of an earlier version with ``decoding``. Raises InputError if the row contradicts ``decoding``."""
     row = connection.execute(select(fusions).where(fusions.c.fusion_id == fusion_id)).one_or_none()
     if row is None:
-        raise InputError(f"the ledger has no fusion {fusion_id}: see the table fusions")
+        raise InputError(f"the ledger has no fusion {fusion_id}: give a fusion_id from the table fusions")
     if _DECODING in row.spec:
         raise InputError(f"fusion {fusion_id} already records all its settings: there is nothing to adopt")
     differing = _differing(row, decoding)

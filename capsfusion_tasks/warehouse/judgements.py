@@ -39,7 +39,7 @@ def judge(
     *,
     shown: str | None = None,
 ) -> bool:
-    """Record a judgement. It replaces an earlier one by the same person. Returns False if the caption does not exist.
+    """Record a judgement in place of an earlier one by the same person. Returns False if the caption does not exist.
 
     The judgement includes the judged texts, because the caption may be replaced later, for example by a replay.
     ``shown``: the caption that the person has read. Raises ReplacedCaption if the warehouse has another caption now.

@@ -49,7 +49,7 @@ def claim_late(connection: Connection, late: Sequence[Shard], interval: Interval
 
 
 def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> list[dict[str, str]]:
-    """Insert the shards that have no row yet, with ``values``. Returns the ids of ``found`` for ``execute``.
+    """Insert those of ``found`` that have no row, with ``values``. Returns all ids as parameters for ``execute``.
 
     Another run may insert the same rows at the same time. ON CONFLICT DO NOTHING names no columns, so that
     it covers both unique indexes. Rows are sorted, so that two runs cannot deadlock.

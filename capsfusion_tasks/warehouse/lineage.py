@@ -70,7 +70,7 @@ class ShardFile:
 
 
 def shards_of_unit(connection: Connection, unit_id: str) -> list[ShardFile]:
-    """The source files of the unit's captions that are loaded and not replaced, sorted by source and path."""
+    """The source files of the unit's current captions (loaded and not replaced), sorted by source and path."""
     mine = [
         select(column).where(captions.c.unit_id == unit_id)
         for captions in (fused_captions, rejected_captions)
