@@ -1,8 +1,8 @@
-"""Locks that show which units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
+"""Locks that show which work units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
 
-The state `fusing` alone does not show whether the worker still runs. The lock is shared, because the previous
-attempt of a task may still run when Airflow retries the task. Both may continue: if both fuse a row, only one of the
-results is used.
+A unit's state `fusing` alone does not show whether the worker still runs. Several processes can hold a unit's lock at
+once (a shared lock), because the previous attempt of a task may still run when Airflow retries the task. Both attempts
+may continue: if both fuse a row, only one of the results is used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HELD = text(
 
 @contextmanager
 def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
-    """Hold the unit's lock while the block runs.
+    """Hold the unit's lock during the ``with`` block.
 
     Raises NotReadyError if the warehouse does not answer or is read-only, or if another process plans or repairs the
     unit (``keep_others_off``). Raises InputError if this login cannot load captions. If the connection is lost later,
@@ -71,7 +71,8 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 try:
-                    # With these settings, the server notices within minutes that this machine is gone.
+                    # With these settings, the server notices within minutes that this machine is gone, and then
+                    # releases the lock.
                     for name, value in KEEPALIVE.items():
                         connection.execute(select(func.set_config(name, value, False)))
                     lock = select(func.pg_try_advisory_lock_shared(lock_key("unit", unit_id)))
@@ -83,7 +84,7 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.
                     while not ended.wait(_BEAT_SECONDS):
                         connection.execute(select(1))
                 finally:
-                    connection.invalidate()  # the lock ends with the connection, so do not pool it
+                    connection.invalidate()  # closes the connection: in the pool, it would keep the lock
         except OperationalError as error:
             log.warning(
                 "lost the connection to the warehouse while fusing unit %s; fusing continues: %s", unit_id, error.orig
@@ -92,7 +93,7 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.
 
 
 def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
-    """Units in state fusing whose lock no process holds."""
+    """Ids of the units in state fusing whose lock no process holds."""
     units = work_units.c
     fusing = select(units.unit_id, units.tries, lock_key("unit", units.unit_id)).where(
         units.state == "fusing", scope.clause()
@@ -100,7 +101,8 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         before = connection.execute(fusing).all()
         held = set(connection.scalars(_HELD))
-        # Read the units again, because the fusing of a unit may have ended before the locks were read.
+        # Read the units again: if the worker of a unit ended before the locks were read, the unit has no lock, but is
+        # not abandoned.
         after = {tuple(row) for row in connection.execute(fusing)}
     return sorted(row[0] for row in before if tuple(row) in after and row[2] not in held)
 
@@ -114,13 +116,13 @@ def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
 
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
-    """Like ``alone_with``, but in the caller's transaction. Until it ends, no task can start to fuse the unit."""
+    """Like ``alone_with``, but no task can start to fuse the unit until the caller's transaction ends."""
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 
 
 def put_back(engine: Engine, unit_id: str) -> None:
-    """Set the unit's state to planned, unless it is loaded."""
+    """Set the state of a unit to planned, unless the unit is loaded."""
     mine = (work_units.c.unit_id == unit_id, work_units.c.state != "loaded")
     with alone_with(engine, unit_id) as connection:
         connection.execute(update(work_units).where(*mine).values(state="planned", error=None))

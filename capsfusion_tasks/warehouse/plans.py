@@ -1,4 +1,7 @@
-"""The table ``plans``: for each plan of an interval, how many pairs it planned, and how many it left out and why."""
+"""The table ``plans``. A plan divides the caption pairs of a data interval into work units.
+
+Each row counts the pairs of one plan: all pairs, pairs in new units, and pairs left out, by reason.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def record(
 
 
 def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPairs]:
-    """(interval, fusion_id) → counts of their last plan. ``already_fused`` includes pairs in units of earlier plans."""
+    """(interval, fusion_id) → counts of the last plan for this interval and fusion.
+
+    ``already_fused`` includes pairs in units of earlier plans.
+    """
     columns = plans.c
     last = select(func.max(columns.plan_id)).group_by(columns.interval_start, columns.interval_end, columns.fusion_id)
     return {
@@ -74,7 +80,7 @@ class WholePlan(NamedTuple):
 
 
 def whole_plans(connection: Connection, fusion_id: str) -> dict[Interval, WholePlan]:
-    """Interval → its last plan under this fusion. Has only intervals whose last plan left no pair out."""
+    """Interval → its last plan with this fusion_id. Has only intervals whose last plan left no pair out."""
     columns = plans.c
     mine = select(func.max(columns.plan_id)).where(columns.fusion_id == fusion_id)
     last = mine.group_by(columns.interval_start, columns.interval_end)

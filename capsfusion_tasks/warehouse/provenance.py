@@ -1,6 +1,6 @@
-"""The origin of a caption: the releases of its two source captions, and the model that fused them.
+"""The origin of a caption: the releases (data sets) of its two source captions, and the model that fused them.
 
-The rows of captions do not repeat these names. They are in the ledger's tables ``shards`` and ``fusions``.
+The tables of captions do not have the origin. The ledger has it: the sources in ``shards``, the models in ``fusions``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ PROVENANCE: dict[str, LiteralString] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Number of captions from two releases, with the licence that LAION found for the images (None: unknown)."""
+    """The number of captions that have the same two releases and the same licence.
+
+    ``license``: the licence that LAION found for the images, or None if it is unknown.
+    """
 
     laion_2b: str
     laion_coco: str
@@ -34,13 +37,15 @@ class Origin:
 def release_names(sources: Iterable[str]) -> dict[str, str]:
     """Source → public name of its release. The name does not show in which folder or bucket the user has a copy.
 
-    The name of a data set on the hub is its address. The name of a list of files is the folder of the list. The name of
-    any other source is the last part of its address. Equal names get more parts of their addresses until they differ.
+    The name of a data set on the Hugging Face hub is its address. The name of a list of files is the name of its
+    folder: "laion" for https://example.org/laion/files.txt. The name of any other source is the last part of its
+    address: "laion" for s3://bucket/laion. Equal names get more parts of their addresses until they differ.
     """
     left = {source: _names(source) for source in sources}
     names = {source: next(candidates) for source, candidates in left.items()}
     while equal := {name for name, count in Counter(names.values()).items() if count > 1}:
-        # Each round takes longer names. The loop ends, because the longest name of a source is the source itself.
+        # Each round replaces equal names by longer ones. The loop ends, because the longest name of a source is the
+        # source itself.
         names = {source: next(left[source], source) if name in equal else name for source, name in names.items()}
     return names
 
@@ -59,9 +64,9 @@ def _names(source: str) -> Iterator[str]:
 
 
 def by_origin(rows: Iterable[dict[str, Any]]) -> list[Origin]:
-    """The origins in ``rows``, the most frequent first. Each row has a number of captions with the same origin.
+    """Add up the captions of each origin, the most frequent origin first.
 
-    A release without a name is 'unknown'.
+    Each of ``rows`` is an origin with a number of captions. A release without a name counts as 'unknown'.
     """
     found: Counter[tuple[str, str, str | None]] = Counter()
     for row in rows:

@@ -1,4 +1,4 @@
-"""Starts psql on the warehouse."""
+"""The command that opens the warehouse (the PostgreSQL database with the captions) in psql."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def psql_command(warehouse: Warehouse) -> tuple[list[str], dict[str, str]]:
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     own = str(BINARIES / "psql")
-    # For the embedded server, use its own psql: an older psql does not know all parameters of the server's URL.
+    # For the embedded server, use the psql that is installed with it: an older psql does not know all parameters of the
+    # server's URL.
     program = own if is_embedded(url) else shutil.which("psql") or own
     shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
     return [program, libpq_uri(shown)], environment

@@ -1,6 +1,6 @@
-"""Finds the rejected captions that a replay selects, and the units of other replays.
+"""Finds the rejected captions that a replay selects, and the unfinished work units of other replays.
 
-A replay fuses or validates rejected captions again.
+A replay takes rejected captions, and fuses their pairs again or validates the captions again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from capsfusion_tasks.warehouse.readable import condition_sql
 
 @contextmanager
 def sole_run(engine: Engine, name: str) -> Iterator[None]:
-    """Lock the replay ``name`` while the block runs. Raises NotReadyError if another process runs it."""
+    """Lock the replay ``name`` during the ``with`` block. Raises NotReadyError if another process runs this replay."""
     lock = func.pg_try_advisory_lock(lock_key("replay.run", name))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.scalar(select(lock)):
@@ -37,7 +37,7 @@ def sole_run(engine: Engine, name: str) -> Iterator[None]:
         try:
             yield
         finally:
-            connection.invalidate()  # the lock ends with the connection, so do not pool it
+            connection.invalidate()  # closes the connection: in the pool, it would keep the lock
 
 
 def require_fusion(connection: Connection, fusion_id: str) -> None:
@@ -45,7 +45,9 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
     known = {row.fusion_id: row.model for row in connection.execute(select(fusions.c.fusion_id, fusions.c.model))}
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"
-        raise InputError(f"the warehouse has no fusion {fusion_id}, so nothing to replay; its fusions: {names}")
+        raise InputError(
+            f"the warehouse has no fusion {fusion_id}, so there is nothing to replay; its fusions: {names}"
+        )
 
 
 def matching(connection: Connection, replay: Replay) -> int:
@@ -56,7 +58,7 @@ def matching(connection: Connection, replay: Replay) -> int:
 
 
 def has_failed(connection: Connection, replay: Replay) -> bool:
-    """Whether any row that meets the replay's conditions has no caption, because fusing it failed."""
+    """Whether any row that meets the replay's conditions has no caption, because fusing the row failed."""
     query = sql.SQL(
         "select exists (select from capsfusion.rejected_captions rejected where {} and finish_reason like 'error%')"
     ).format(_asked(connection, replay))
@@ -73,7 +75,7 @@ def moved(connection: Connection, name: str, fusion_id: str | None, unit_ids: Se
     """Number of pairs that the replay ``name`` moved from ``rejected_captions`` to ``fused_captions``.
 
     ``fusion_id``: the fusion of the new captions. A replay of the same name may have run with other models before.
-    ``unit_ids``: count only what these units moved.
+    ``unit_ids``: count only pairs that these work units moved.
     """
     mine = true() if unit_ids is None else among(work_units.c.unit_id, unit_ids)
     statement = (
@@ -94,7 +96,7 @@ def moved(connection: Connection, name: str, fusion_id: str | None, unit_ids: Se
 
 
 def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
-    """Units that replay rejected captions of this fusion and are neither loaded nor failed.
+    """Ids of the units that replay rejected captions of this fusion and are neither loaded nor failed.
 
     A replay can use other decoding settings, so the units can belong to another fusion.
     """
@@ -111,11 +113,11 @@ def rejected_pairs(
     not_of: Sequence[str],
     most: int | None,
 ) -> Iterator[pa.Table]:
-    """Stream the pairs (``schemas.PAIRS``) that the replay selects, at most ``most``.
+    """Stream the pairs (``schemas.PAIRS``) that the replay selects.
 
-    ``untried_under``: leave out pairs that were ever loaded under this fusion_id. ``not_of``: leave out captions of
-    these units. If ``most`` is given, selects the captions with the earliest ``loaded_at``. A caption that is rejected
-    again gets a new ``loaded_at``, so the next replay with a limit selects other captions first.
+    ``untried_under``: leave out pairs that were ever loaded with this fusion_id. ``not_of``: leave out captions of
+    these units. ``most``: maximum number of pairs; selects the captions with the earliest ``loaded_at``. A caption that
+    is rejected again gets a new ``loaded_at``, so the next replay with a limit selects other captions first.
     """
     columns = [
         sql.SQL("uuid_send(pair_id) as pair_id") if name == "pair_id" else sql.Identifier(name) for name in PAIRS.names
@@ -146,7 +148,7 @@ def rejected_pairs(
 
 
 def _asked(connection: Connection, replay: Replay) -> sql.Composed:
-    """The replay's conditions on a row of ``rejected_captions``. The query must give it the alias ``rejected``."""
+    """The replay's conditions on ``rejected_captions``. The query must give this table the alias ``rejected``."""
     conditions = [sql.SQL("fusion_id = {}").format(sql.Literal(replay.fusion_id))]
     if replay.reasons:
         conditions.append(sql.SQL("reasons && {}::text[]").format(sql.Literal(list(replay.reasons))))

@@ -1,4 +1,7 @@
-"""Sums over the ledger and the tables of captions, for `capsfusion status`, the report and the captions view."""
+"""Sums over the ledger (tables of shards and work units) and the tables of captions.
+
+`capsfusion status`, the report of a run and the captions view show these sums.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from capsfusion_tasks.warehouse.rates import fuses_all_rows
 
 @dataclass(frozen=True)
 class Scope:
-    """A selection of units: those that meet all conditions. The default is all units."""
+    """A selection of work units: those that meet all given conditions. Without conditions, all units."""
 
     interval: Interval | None = None
     dag_run_id: str | None = None
@@ -116,7 +119,7 @@ def failed_units(
 
 
 def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> dict[str, int]:
-    """Reason → rejected captions, most frequent first. A caption with two reasons counts under both."""
+    """Reason → number of rejected captions, most frequent first. A caption with two reasons counts under both."""
     each = select(func.unnest(rejected_captions.c.reasons).label("reason")).where(of_units(rejected_captions, scope))
     reason, count = each.subquery().c.reason, func.count()
     statement = select(reason, count).group_by(reason).order_by(count.desc(), reason)
@@ -125,7 +128,7 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
 
 @dataclass(frozen=True)
 class Rescued:
-    """Accepted captions that are not from the best beam.
+    """Accepted captions that are not from the best beam of the beam search.
 
     ``reasons``: reason why the best beam was rejected → number of captions.
     """
@@ -137,7 +140,7 @@ class Rescued:
 def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
     """The rescued captions of the units in ``scope``.
 
-    If a best beam was rejected for two reasons, the caption counts under both.
+    If a best beam was rejected for two reasons, the rescued caption counts under both reasons.
     """
     captions = fused_captions.c
     mine = and_(captions.rescued_from.is_not(None), of_units(fused_captions, scope))
@@ -150,8 +153,8 @@ def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
 def replayed_counts(connection: Connection, scope: Scope = EVERYTHING) -> tuple[int, int]:
     """Number of captions of the units in ``scope`` that replays moved to ``replayed_captions``, and how many passed.
 
-    A caption passed if the replay's new caption of its pair was accepted. A replay under another fusion also moves
-    captions that did not pass. A replay under the same fusion moves only captions that passed.
+    A caption passed if the replay's new caption of the same pair was accepted. A replay with another fusion_id also
+    moves captions that did not pass. A replay with the same fusion_id moves only captions that passed.
     """
     replayed, fused = replayed_captions.c, fused_captions.c
     new = and_(fused.pair_id == replayed.pair_id, fused.unit_id == replayed.replayed_by)
@@ -166,7 +169,7 @@ def replayed_counts(connection: Connection, scope: Scope = EVERYTHING) -> tuple[
 
 @dataclass(frozen=True)
 class AcceptedCaption:
-    """The texts of a pair and their fused caption, with results of validation."""
+    """The two source captions of a pair, their fused caption, and results of its validation."""
 
     laion_2b: str
     laion_coco: str
@@ -177,7 +180,7 @@ class AcceptedCaption:
 
 
 def sample_captions(connection: Connection, n: int, unit_ids: Sequence[str] | None = None) -> list[AcceptedCaption]:
-    """A random sample of ``n`` accepted captions, the same for every call.
+    """A random sample of ``n`` accepted captions. Every call returns the same sample.
 
     Takes the first captions in the order of pair_id. This order is random, because a pair_id is a digest.
     """

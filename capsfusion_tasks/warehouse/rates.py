@@ -1,4 +1,4 @@
-"""Reads from the ledger: measured speeds, and the rows and tokens that are planned but not fused."""
+"""Reads from the ledger: measured speeds, and the numbers of rows and tokens that are planned but not fused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from capsfusion_tasks.intervals import Interval
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 
-RECENT_UNITS = 20  # number of last units that a measurement covers
+RECENT_UNITS = 20  # a measurement covers at most this many of the newest work units
 
 
 class Spread(NamedTuple):
@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Measurements of the last units of a fusion. ``tokens_per_second``: the speed of one device.
+    """Measurements of the newest units of a fusion. ``tokens_per_second``: the speed of one device.
 
     ``tokens_real``: ratio of counted to estimated tokens. ``fused``: sums over the units whose tokens were counted.
     """
@@ -45,15 +45,16 @@ def fuses_all_rows() -> ColumnElement[bool]:
     """Whether all rows of a unit are fused, as SQL on the table ``work_units``.
 
     False for a unit of a replay whose new captions have the same fusion_id as the rejected ones, unless ``existing`` is
-    replace. Such a unit fuses only a few rows, and validates the other captions again without fusing them. The tokens
-    of these captions were counted in earlier units, and the unit's device seconds are only those of the few fused rows.
+    replace. Such a unit fuses only a few rows, and validates the captions of the other rows again. The speed of such a
+    unit cannot be measured: the tokens of the validated captions were counted in earlier units, and the unit's device
+    seconds are only those of the few fused rows.
     """
     units = work_units.c
     return or_(units.replay_of.is_distinct_from(units.fusion_id), units.existing == "replace")
 
 
 def measured(connection: Connection, fusion_id: str) -> Measured | None:
-    """The measured speed of the last units of a fusion. None before its first unit is fused."""
+    """The measured speed of the newest units of a fusion. None before the fusion's first unit is fused."""
     units = work_units.c
     real = func.nullif(units.prompt_tokens + units.caption_tokens, 0)
     recent = (
@@ -86,7 +87,7 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
 def unfused(
     connection: Connection, fusion_id: str, within: Interval | None = None, *, longest_row: int
 ) -> tuple[int, int]:
-    """Numbers of rows and estimated tokens in units that are not fused. All rows of a started unit count.
+    """Numbers of rows and estimated tokens in units that are not fused. A started unit counts with all its rows.
 
     A row counts as at most ``longest_row`` tokens, because earlier versions estimated too many tokens for very long alt
     texts.
@@ -100,7 +101,7 @@ def unfused(
 
 
 def pairs_in_units(connection: Connection, fusion_id: str, interval: Interval) -> int:
-    """Number of different pairs in the units of an interval, loaded or not.
+    """Number of different pairs in the units of an interval, whether the units are loaded or not.
 
     Leaves out units that will replace captions but are not loaded yet: some of their pairs may be in loaded units, too.
     """

@@ -1,4 +1,4 @@
-"""Renders statements and conditions as SQL text that includes their values."""
+"""Renders SQLAlchemy statements and conditions as SQL text, with values in place of parameters."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from capsfusion_tasks.warehouse.conditions import conditions
 
 
 def readable_sql(statement: ClauseElement) -> str:
-    """The statement with its values, quoted for psql."""
+    """The statement as text that psql can run. Its values are written as SQL literals."""
     dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-    dialect._backslash_escapes = False  # PostgreSQL's default, standard_conforming_strings
+    dialect._backslash_escapes = False  # do not double backslashes: PostgreSQL by default takes them literally
     return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def condition_sql(connection: Connection, wanted: CaptionFilter, captions: FromClause) -> str:
     """The conditions of ``wanted`` on a row of ``captions``, except the condition on the verdict.
 
-    Raises UnclearFilter.
+    Raises UnclearFilter if a part of a name in the filter matches too many shards or runs.
     """
     return readable_sql(and_(true(), *conditions(connection, wanted).all(captions)))

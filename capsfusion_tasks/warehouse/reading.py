@@ -1,4 +1,4 @@
-"""Connections with a time limit, for the captions view."""
+"""Database connections with a time limit for each statement, for the captions view."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.url import describe
 
 @contextmanager
 def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
-    """A read-only transaction. Raises NotReadyError if a statement takes over ``seconds``, or the connection fails."""
+    """A read-only transaction. Raises NotReadyError if a statement exceeds ``seconds``, or if the connection fails."""
     engine = warehouse.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     with _in_time(warehouse, engine, seconds) as connection:
         yield connection
@@ -24,7 +24,7 @@ def reading(warehouse: Warehouse, seconds: int) -> Iterator[Connection]:
 
 @contextmanager
 def writing(warehouse: Warehouse, seconds: int, what: str) -> Iterator[Connection]:
-    """A transaction that may write. ``what``: what it writes, for error messages.
+    """A transaction that may write. ``what``: what the caller writes, for error messages, for example "judgements".
 
     Raises InputError if the login may only read, and NotReadyError like ``reading``.
     """

@@ -1,8 +1,8 @@
-"""Finds out which units of an unfinished replacement are loaded.
+"""Finds out which work units of an unfinished replacement are loaded.
 
 A replacement replaces loaded captions by new ones of the same fusion: the captions of all pairs of an interval (with
 existing = replace), or all captions that a replay selects. If one run cannot plan all pairs, further runs continue the
-replacement. It ends with the run whose plan leaves no pair for another run. The run after that begins another
+replacement. The replacement ends with the run whose plan leaves no pair for another run. The next run begins another
 replacement.
 """
 
@@ -67,7 +67,7 @@ def replaced_units(
 
 
 def is_unfinished(connection: Connection, fusion_id: str, interval: Interval) -> bool:
-    """Whether the interval's last units replace captions, and their plan left pairs for another run."""
+    """Whether the interval's newest units replace captions, and the plan of these units left pairs for a later run."""
     units = work_units.c
     statement = select(units.existing, units.leaves_pairs).where(its_units(interval, fusion_id))
     last = connection.execute(statement.order_by(units.created_at.desc()).limit(1)).one_or_none()

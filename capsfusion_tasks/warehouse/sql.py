@@ -24,11 +24,11 @@ from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.schema import SCHEMA
 from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, UNDEFINED_COLUMN, UNDEFINED_TABLE, may_pass
 
-_MOST_DIGITS = 38  # of Arrow's decimal128
+_MOST_DIGITS = 38  # maximum number of digits of Arrow's decimal128
 _UNKNOWN = "which cannot be shown"
 _CAST = "cast it to text"
 _ONLY_QUERIES = (
-    "only queries are run, in a read-only transaction: write select, explain, show or table; to write a file, use"
+    "only queries are run, in a read-only transaction: start with select, explain, show or table; to write a file, use"
     " select with --format csv, json or parquet"
 )
 
@@ -44,7 +44,7 @@ def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
         raise InputError("the SQL statement is empty")
     with (
         adbc_session(warehouse, read_only=True) as connection,
-        # COPY does not accept SHOW, EXPLAIN, or a comment at the end.
+        # By default, the driver runs a query inside COPY, which does not accept SHOW, EXPLAIN, or a comment at the end.
         connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor,
     ):
         cursor.execute(f"set local search_path = {SCHEMA}, public")
@@ -91,7 +91,7 @@ def _advice(sql: str, error: adbc.Error) -> str:
         names = sorted(table.name for table in judgements.metadata.sorted_tables)
         return f"; the tables are captions, {', '.join(names)}"
     if error.sqlstate == UNDEFINED_COLUMN:
-        return quotes_advice(sql, message(error)) or "; select * from the table limit 1 shows its columns"
+        return quotes_advice(sql, message(error)) or "; to see the columns of a table, run: select * from TABLE limit 1"
     if "multiple commands" in str(error):
         return "; give one statement at a time"
     return ""

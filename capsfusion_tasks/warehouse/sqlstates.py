@@ -33,13 +33,13 @@ _PASSING = (
     "55006",  # object in use
     "55P03",  # lock not available
 )
-_LASTING = ("57P04",)  # database dropped
+_LASTING = ("57P04",)  # database dropped: not temporary, although the other errors of class 57 are
 # Errors that a user or an administrator can fix. Any other SQLSTATE is a bug of this program.
 _USERS_CLASSES = (
     "28",  # invalid authorization
     "3D",  # database does not exist
     "3F",  # schema does not exist
-    "54",  # program limit exceeded: a key that is too long for its index
+    "54",  # program limit exceeded, for example a key that is too long for its index
 )
 _USERS = (
     "22021",  # character not in the database's encoding

@@ -1,4 +1,4 @@
-"""Reads trends by day: the acceptance and speed of each fusion from the ledger, and the reasons from a sample."""
+"""Reads trends by day: acceptance and speed from the ledger, and reasons from a sample of rejected captions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DayOfFusion:
 
 @dataclass(frozen=True)
 class Trends:
-    """The newest DAYS days, in order of time.
+    """Sums and reasons for the newest DAYS days that have loaded units, the oldest day first.
 
     ``reasons``: day → reason → share of the day's sampled rejected captions that have this reason.
     """
@@ -38,7 +38,7 @@ class Trends:
 
 
 def trends(connection: Connection, fusion_id: str | None = None) -> Trends:
-    """The trends of one fusion, or of all."""
+    """The trends of one fusion, or of all fusions if ``fusion_id`` is None."""
     unit = work_units.c
     day = func.date(func.timezone("UTC", unit.interval_start)).label("day")
     mine = [unit.state == "loaded", unit.interval_start.is_not(None)]

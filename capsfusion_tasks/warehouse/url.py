@@ -28,7 +28,7 @@ _LOGIN = re.compile(r"[^:]+://(?:[^:/]*(:[^@]*)?@)?(.*)", re.DOTALL)
 def parse_url(url: str) -> URL:
     """``CAPSFUSION_WAREHOUSE_URL`` with the driver psycopg, because SQLAlchemy's default depends on its version.
 
-    Raises InputError if it is not a URL of PostgreSQL. The message never repeats the URL, which may contain a password.
+    Raises InputError if ``url`` is not a URL of PostgreSQL. The error never repeats ``url``, which may have a password.
     """
     _require_escaped_login(url)
     try:
@@ -64,7 +64,7 @@ def _require_escaped_login(url: str) -> None:
 
 
 def libpq_uri(url: URL) -> str:
-    """``url`` for libpq, with the password. Writes a space as %20, because libpq takes a plus sign literally."""
+    """``url`` for libpq, with the password. Writes a space as %20, not as +, because libpq takes a plus literally."""
     address, mark, parameters = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
     return address + mark + parameters.replace("+", "%20")
 

@@ -1,4 +1,4 @@
-"""Checks that this login can load captions, before a GPU spends hours on them."""
+"""Checks that this database login can load captions, before a GPU spends hours on them."""
 
 from __future__ import annotations
 

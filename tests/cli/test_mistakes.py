@@ -261,12 +261,12 @@ def test_sources_without_a_shard_of_these_dates_say_what_they_have(
     [
         ("select * from fused_caption", "the tables are captions, fused_captions, fusions"),
         ('select * from captions where capsfusion = "red"', "write text in single quotes: 'red'"),
-        ("select caption from fused_captions", "select * from the table limit 1 shows its columns"),
+        ("select caption from fused_captions", "to see the columns of a table, run: select * from TABLE limit 1"),
         ("select 1; select 2", "give one statement at a time"),
         ("delete from fused_captions", "read-only transaction"),
         (
             "copy fused_captions to '/tmp/copied-by-a-query'",
-            "only queries are run, in a read-only transaction: write select",
+            "only queries are run, in a read-only transaction: start with select",
         ),
         ("begin", "only queries are run"),
         ("selct 1", 'syntax error at or near "selct" (line 1, column 1)'),

@@ -1,4 +1,4 @@
-"""The first tables."""
+"""Creates the first tables: model settings (fusions), source files (shards), work units and captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Adds scores and flags to both caption tables. Older rows have null scores and no flags."""
+"""Adds scores and flags to the tables of accepted and of rejected captions.
+
+Rows that were loaded before this migration have null scores and no flags.
+"""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def upgrade() -> None:
         postgresql_using="gin",
         postgresql_with={"gin_pending_list_limit": 16384},
     )
-    # An anti-join instead of `distinct on`, so that a condition or a limit on the view can use the table's indexes.
-    # `caption.*` stands for the columns that the table has now, so a migration that adds a column must create the view
-    # again.
+    # The view uses an anti-join (`where not exists`) instead of `distinct on`, so that a query with a condition or a
+    # limit on the view can use the table's indexes. PostgreSQL replaces `caption.*` by the column names when it creates
+    # the view, so a migration that adds a column must create the view again.
     op.execute(
         """
         create view capsfusion.captions as

@@ -1,6 +1,6 @@
-"""Adds replays, which fuse rejected captions again. The units of a replay belong to no data interval.
+"""Adds replays. A replay fuses pairs again whose fused caption was rejected.
 
-A new table keeps the captions that replays replaced.
+The work units of a replay belong to no data interval. A new table keeps the captions that replays replaced.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def upgrade() -> None:
         schema=SCHEMA,
     )
     op.create_index("work_units_replay_idx", "work_units", ["replay"], schema=SCHEMA)
-    # Copies the columns that rejected_captions has now, in the same order and with defaults, but no keys or indexes.
+    # Copy the columns of rejected_captions, in the same order and with their defaults, but without keys and indexes.
     op.execute(f"create table {SCHEMA}.replayed_captions (like {SCHEMA}.rejected_captions including defaults)")
     op.add_column("replayed_captions", sa.Column("replayed_by", sa.Text, nullable=False), schema=SCHEMA)
     op.add_column(

@@ -1,4 +1,4 @@
-"""Adds indexes for browsing: captions by time of loading, rejected captions by words and reasons.
+"""Adds indexes for browsing captions by time of loading and by flags, and rejected captions also by words and reasons.
 
 While an index is built, loads wait and reads continue.
 """
@@ -18,8 +18,8 @@ SCHEMA = "capsfusion"
 
 def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions"):
-        # Add pair_id, because all rows of a unit have the same loaded_at. With an index on loaded_at alone, the query
-        # for one page of captions had to read all rows of the unit.
+        # Add pair_id to the index, because all rows of a work unit have the same loaded_at. With an index on loaded_at
+        # alone, the query for one page of captions had to read all rows of the unit.
         op.drop_index(f"{table}_loaded_at_idx", table, schema=SCHEMA)
         op.create_index(f"{table}_loaded_at_idx", table, ["loaded_at", "pair_id"], schema=SCHEMA)
         op.create_index(f"{table}_flags_idx", table, ["flags"], schema=SCHEMA, postgresql_using="gin")

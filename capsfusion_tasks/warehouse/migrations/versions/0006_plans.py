@@ -1,4 +1,7 @@
-"""Adds a table of plans. Each row counts all pairs of a plan, pairs fused before, and pairs in new units."""
+"""Adds a table of plans. A plan divides the caption pairs of a data interval into work units.
+
+Each row counts the pairs of one plan: all pairs, pairs that were fused already, and pairs in new units.
+"""
 
 from __future__ import annotations
 

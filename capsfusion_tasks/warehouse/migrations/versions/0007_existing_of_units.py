@@ -1,4 +1,7 @@
-"""Records for each unit whether it replaces existing captions, because the setting may change before the load."""
+"""Records for each work unit whether its load replaces existing captions.
+
+The setting ``existing`` says this when the unit is planned, but may change before the unit is loaded.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Adds a column to shards: the interval that a late shard was assigned to.
+"""Adds a column to the table of shards (source files): the data interval to which a late shard was assigned.
 
-A late shard appeared after its own interval had been listed.
+A late shard appeared in its source after the shards of its own data interval had been listed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adds columns for results of the beam search to the tables of accepted and of rejected captions."""
+"""Adds columns for results of the beam search to the tables of accepted, rejected and replayed captions."""
 
 from __future__ import annotations
 

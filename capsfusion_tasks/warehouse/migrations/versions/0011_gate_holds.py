@@ -1,4 +1,4 @@
-"""Adds the table of units that the quality gate did not load, and of people's decisions to load them or not."""
+"""Adds the table of work units that the quality gate held back, with people's decisions to load them or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds the table of units that were written to an Iceberg table."""
+"""Adds the table that lists the work units whose captions were written to an Iceberg table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds the licence of each caption's image. Adds the sources and the model to the view ``captions``."""
+"""Adds the licence of each caption's image. Adds the source addresses and the model to the view ``captions``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Allows image results in the table of shards. Adds a column to plans: the number of pairs whose images are gone."""
+"""Allows image results (of downloads with img2dataset) in the table of shards.
+
+Adds a column to the table of plans: the number of pairs that are left out because their images are gone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records for each unit whether its plan left pairs for another run.
+"""Records for each work unit whether the plan that created the unit left pairs for another run.
 
 If the units replace captions, the next run reads this to continue the replacement instead of beginning it again.
 """

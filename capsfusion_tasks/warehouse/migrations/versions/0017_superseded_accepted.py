@@ -1,7 +1,7 @@
-"""Counts for each unit how many of its accepted captions later units have replaced.
+"""Adds a count to each work unit: how many of its accepted captions have been replaced by later units.
 
-Exports and Iceberg tables have only accepted captions, so they use this count to notice replaced captions.
-``superseded`` also counts rejected captions.
+Exports and Iceberg tables have only accepted captions, so they use this count to notice replaced captions. The older
+count ``superseded`` includes rejected captions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("superseded_accepted", sa.BigInteger, nullable=False, server_default="0"),
         schema=SCHEMA,
     )
-    # An accepted caption leaves its table only if it is replaced.
+    # An accepted caption leaves fused_captions only if it is replaced, so the missing captions are the replaced ones.
     op.execute(
         """
         update capsfusion.work_units unit

@@ -22,5 +22,5 @@ def upgrade() -> None:
     # Without statistics on the digests, PostgreSQL expects each digest in 0.5% of the rows. Only an ANALYZE without a
     # list of columns collects these statistics.
     op.execute("analyze capsfusion.fused_captions")
-    # Drop the old index last, because readers wait from here on.
+    # Drop the old index last, because from here on readers wait until the migration ends.
     op.drop_index("fused_captions_capsfusion_idx", "fused_captions", schema=SCHEMA)

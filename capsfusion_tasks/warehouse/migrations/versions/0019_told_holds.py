@@ -1,4 +1,7 @@
-"""Records for held units when the run's message about them was sent. A message that could not be sent is sent later."""
+"""Adds the time at which a run's message about its held units (units that the gate did not load) was sent.
+
+A message that could not be sent is sent later.
+"""
 
 from __future__ import annotations
 
