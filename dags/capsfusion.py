@@ -1,7 +1,7 @@
-"""The DAG ``capsfusion``. It only connects tasks; each task calls its stage in ``capsfusion_tasks.tasks``.
+"""The DAG ``capsfusion``. This file only connects tasks; the tasks call functions of ``capsfusion_tasks.tasks``.
 
-A task imports its stage when it runs, not at the top: Airflow parses this file every 30 seconds, and the stages import
-Arrow, DuckDB and the database drivers, which takes a second.
+A task imports these functions when it runs, not at the top of the file: Airflow parses the file every 30 seconds, and
+the functions need Arrow, DuckDB and database drivers, which take a second to import.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from run_context import (
 
 from capsfusion_tasks.errors import InputError
 
-SOURCES = "sources"  # XCom key. If the run has no shards, discover stores the number and dates of each source's shards
+SOURCES = "sources"  # XCom key: number and dates of each source's shards. discover sets it if the interval has no shard
 
 # The first Param's description begins with this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
@@ -115,8 +115,8 @@ PARAMS = {
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2026, 11, 1, tzinfo=UTC),
     catchup=False,
-    # A rerun uses the run's own version of the DAG. With the latest version, Airflow would create only as many mapped
-    # tasks as the last try had, even if the new plan has more units.
+    # A rerun uses the version of the DAG that the run began with. With the latest version, Airflow would create only as
+    # many mapped tasks as the last try had, even if the new plan has more units.
     rerun_with_latest_version=False,
     max_active_runs=8,
     max_active_tasks=MAX_ACTIVE_TASKS,
@@ -163,7 +163,7 @@ def capsfusion() -> None:
     # Continue if some pull tasks failed. Skip if all failed, because then there is nothing to pair.
     @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, execution_timeout=timedelta(minutes=15))
     def share_buckets() -> list[list[int]]:
-        """Divides the hash buckets among pair tasks: one task for each 4 GiB of shards that were pulled so far."""
+        """Divides the hash buckets among pair tasks: by default, one task for each 4 GiB of shards pulled so far."""
         from capsfusion_tasks.tasks import interval_tasks
 
         with working() as work:
@@ -229,7 +229,7 @@ def capsfusion() -> None:
 
     @task(trigger_rule=TriggerRule.ALL_DONE, execution_timeout=timedelta(hours=4))
     def check() -> Json:
-        """Looks for lost, duplicated, incomplete and stuck work of this interval. Fails if it finds any."""
+        """Looks for lost, duplicated, incomplete and stuck work of this interval. Fails if there is any such work."""
         from capsfusion_tasks.tasks import interval_tasks
 
         context = get_current_context()
@@ -291,8 +291,8 @@ def capsfusion() -> None:
     checked = check()
     paired >> units
     [loaded, held] >> export() >> checked >> announce() >> report()
-    # If a task fails, Airflow marks its successors as upstream_failed at once, even if other tasks still run. So check
-    # depends directly on all of these tasks, and waits until each of them is done.
+    # If a task fails, Airflow marks its successors as upstream_failed at once, even if other tasks still run. So the
+    # task check depends directly on all of these tasks, and waits until each of them is done.
     [paired, loaded, held] >> checked
 
 

@@ -39,7 +39,7 @@ PARAMS = {
 def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def sync() -> Json:
-        """Writes loaded units to the Iceberg table. Skipped if CAPSFUSION_LAKE_TABLE is not set."""
+        """Writes the captions of loaded units to the Iceberg table. Skipped if CAPSFUSION_LAKE_TABLE is not set."""
         from capsfusion_tasks.tasks import lake_tasks
 
         params_of(get_current_context())  # refuse unknown Params now, not in maintain, after hours of work

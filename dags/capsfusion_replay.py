@@ -1,4 +1,7 @@
-"""The DAG ``capsfusion_replay``. It only connects tasks; each task calls its stage in ``capsfusion_tasks.tasks``."""
+"""The DAG ``capsfusion_replay``. This file only connects tasks; the tasks call functions of ``capsfusion_tasks.tasks``.
+
+A replay takes rejected captions, and fuses their pairs again or validates the captions again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from run_context import FUSION_KEY, params_of, planned_fusion, planned_units, pl
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.validation.rules import REASONS
 
-SELECTION_KEY = "selection"  # key of an XCom of plan: the Replay, which selects the captions
+SELECTION_KEY = "selection"  # XCom key. The plan task stores the Replay, which says which rejected captions to replay
 
 PARAMS = {
     "reason": Param(
@@ -45,7 +48,7 @@ PARAMS = {
         title="Fusion",
         type=["null", "string"],
         minLength=1,
-        description="Replay captions of this fusion_id. Empty: the fusion_id of the daily runs.",
+        description="Replay captions of this fusion_id (model and decoding settings). Empty: the daily runs' fusion_id.",
     ),
     "start": Param(
         None,
@@ -111,8 +114,8 @@ PARAMS = {
     on_failure_callback=webhook_alert.on_failure(),
 )
 def capsfusion_replay() -> None:
-    # In the daily DAG, five tasks precede `fuse`, and each adds 1 to its priority. This 5 gives the `fuse` tasks of
-    # replays the same priority, so that replays and daily runs share the GPUs.
+    # In the daily DAG, five tasks precede `fuse`, and each adds 1 to the priority of `fuse`. The weight 5 gives the
+    # `fuse` tasks of replays the same priority, so that replays and daily runs share the GPUs.
     @task(execution_timeout=timedelta(hours=1), priority_weight=5)
     def plan() -> list[Json]:
         """Selects the rejected captions, checks the budget, and cuts their pairs into work units."""
@@ -121,7 +124,7 @@ def capsfusion_replay() -> None:
 
         context = get_current_context()
         params = params_of(context)
-        with working() as work:  # with the settings of the daily runs, without this run's Params
+        with working() as work:  # has the settings of the daily runs, not this run's Params
             selection = replay_of(context, params["fusion_id"] or work.decoding.fusion_id)
         with planning(context) as work:
             context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)

@@ -1,4 +1,4 @@
-"""What the DAGs share: default arguments, Params and the tasks of a work unit. The stages do the work."""
+"""Parts that several DAGs share: default arguments, Params, and the tasks for a work unit (fuse, validate, load)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Json = dict[str, Any]
 CAPTIONS = Asset("fused_captions")
 
 # With this limit, all units of a run may run at the same time: a run has at most 1,024 units (MAX_UNITS of
-# planning/unit_files.py). Airflow's default limit is 16 tasks. How many really run depends on the pool `gpu`, the
+# planning/unit_files.py). Airflow's default limit is 16 tasks. How many tasks really run depends on the pool `gpu`, the
 # executor's `parallelism` and the workers' slots.
 MAX_ACTIVE_TASKS = 1024
 
@@ -44,14 +44,14 @@ DEFAULT_ARGS = {
     "retry_delay": FIRST_DELAY,  # only used if the worker is lost, because only a worker can apply the retry policy
     "retry_policy": RetryBackoff(),
     # Gives later tasks a higher priority: a unit is validated and loaded before the next unit is fused. So a unit with
-    # many bad captions is noticed early. The gate holds this unit, but does not stop the run: the run fuses all other
-    # units before it asks about held units, unless a person stops the run after the message about the first held unit
-    # (plugins/gate_alert.py).
+    # many bad captions is noticed early. The quality gate holds this unit (does not load it), but does not stop the
+    # run: the run fuses all other units, and then asks a person about the held units. A person who reads the message
+    # about the first held unit (plugins/gate_alert.py) can stop the run earlier.
     "weight_rule": "upstream",
 }
 
-# A pattern of the addresses that an export can write to. With it, Airflow refuses other addresses when a run is
-# triggered. Without it, the run would fail in its export, after its pairs are fused.
+# A pattern of the addresses that an export can write to. With this pattern, Airflow refuses other addresses when a run
+# is triggered. Without the pattern, the run would fail in its export, after its pairs are fused.
 EXPORT_PLACES = r"^(/|s3://|hf://datasets/[^/]+/)."
 
 MODEL_PARAMS = {
@@ -125,7 +125,7 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
-    """Accepts or rejects each caption of the unit. If it rejects too many, the gate holds the unit (does not load it).
+    """Accepts or rejects each caption of the unit. If too many are rejected, the gate holds (does not load) the unit.
 
     Reports the first held unit of a run to the webhook of CAPSFUSION_ALERT_CONN_ID.
     """
@@ -172,7 +172,10 @@ def each_unit(unit: Json) -> None:
 
 
 def asked(loaded: Any) -> Any:
-    """Add two tasks after ``loaded``: ``ask`` asks about held units, ``load_held`` loads them if the answer is Load."""
+    """Add the tasks ``ask`` and ``load_held`` after the tasks ``loaded``.
+
+    ``ask`` asks a person about the units that the gate holds. ``load_held`` loads these units if the answer is Load.
+    """
     question = GateQuestion(
         task_id="ask",
         trigger_rule=TriggerRule.ALL_DONE,
@@ -198,7 +201,7 @@ def skip_without_captions(counts: Json) -> None:
 
 
 def tell_followers(context: Context, counts: Json, **about: Any) -> None:
-    """Attach ``counts`` and the facts in ``about`` to the asset's event."""
+    """Attach ``counts`` and the facts in ``about`` to the event of the asset ``fused_captions``."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 

@@ -1,4 +1,4 @@
-"""Sends metrics of the tasks to StatsD or OpenTelemetry, and adds them to traces, if Airflow is configured for it."""
+"""Sends metrics of tasks to StatsD or OpenTelemetry, and adds the metrics to traces, if Airflow's settings say so."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def send_queue(work: Context) -> None:
 
 
 def timed(stage: str) -> AbstractContextManager[Any]:
-    """Send the duration of a block as ``capsfusion.<stage>.duration``, even if the block raises."""
+    """Send the duration of a ``with`` block as ``capsfusion.<stage>.duration``, even if the block raises."""
     return cast(AbstractContextManager[Any], stats.timer(f"capsfusion.{stage}.duration"))

@@ -1,4 +1,7 @@
-"""Tells the webhook that the gate holds a unit, so that people need not wait for the question at the run's end."""
+"""Sends a message to the webhook when the gate holds a work unit, which has too many rejected captions to be loaded.
+
+So people learn of the unit at once, and not only from the question at the end of the run.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def tell(context: Context, work: PipelineContext, unit: Unit, counts: dict[str, 
         f"{dag_id} holds a unit of run {run_id}: {counts['rejected']} of {counts['rows']} captions of unit"
         f" {unit.unit_id} are rejected ({reasons}), and {counts['problem']}. The unit is not loaded, and the run goes"
         " on with its other units. If the model, the prompt or a source is wrong, mark the run as failed now, correct"
-        f" that, and trigger a new run. If not, wait for the end of the run: {at_its_end}. The run:"
+        f" the mistake, and trigger a new run. If not, wait for the end of the run: {at_its_end}. The run's page:"
         f" {absolute(run_page(dag_id, run_id))} All verdicts: {verdicts_file(work, unit.unit_id)}"
     )
     tell_once(work, unit, run_id, lambda: webhook_alert.tell(context, text))

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 LOAD, KEEP_OUT = "Load", "Keep out"
 ANSWERS: dict[str, Answer] = {LOAD: "load", KEEP_OUT: "keep out"}
-_ASKED = "asked"  # key in the task's state store: the ids of the holds that the question is about
+_ASKED = "asked"  # key in the task's state store: ids of the rows of gate_holds (held units) that the question is about
 _UNITS_SHOWN = 10
 _WHAT_NEXT = (
     f"**{LOAD}**: load the accepted and rejected captions of these units. **{KEEP_OUT}**: load none of these units, and"
-    " the run fails. Units that the gate does not hold are loaded in either case."
+    " the run fails. Units that the gate does not hold are loaded whatever the answer is."
 )
 
 
@@ -65,7 +65,10 @@ class GateQuestion(HITLOperator):
                 return units
             raise AirflowSkipException("the gate holds no unit of this run")
         if not hours:
-            raise InputError(f"{_told(holds)}, and CAPSFUSION_GATE__ANSWER_HOURS is 0, so nobody is asked")
+            raise InputError(
+                f"{_told(holds)}, and CAPSFUSION_GATE__ANSWER_HOURS is 0, so nobody is asked. To load held units,"
+                " trigger the run again with accept_rejections"
+            )
         store.delete(kept_answer.KEY)
         store.set(_ASKED, [hold.hold_id for hold in holds], retention=NEVER_EXPIRE)
         self.subject = f"{_told(holds)}. Load them?"
@@ -94,7 +97,7 @@ class GateQuestion(HITLOperator):
             kept_out = len(asked) - len(units)
             why = gate_tasks.why_kept_out(work, asked, given) if kept_out else ""
         if kept_out:
-            # Delete the kept answer, because the ledger has it now. After a clear, the task then asks again.
+            # Delete the kept answer, because the ledger has it now. So the task asks again after it is cleared.
             context["task_state_store"].delete(kept_answer.KEY)
             raise InputError(
                 f"{kept_out} of {len(asked)} units are not loaded: {why}. Clear this task to be asked again"

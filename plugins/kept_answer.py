@@ -1,8 +1,9 @@
-"""Keeps the answer to the gate's question if Airflow considers the task ``ask`` crashed.
+"""Keeps a person's answer to the question of the task ``ask`` if Airflow considers the task crashed.
 
-This happens if somebody answers quickly: the task then runs again before the scheduler has handled the end of the
-process that asked the question. When the task asks again, Airflow deletes its own record of the answer. So this plugin
-copies the answer into the task's state store, where the next try finds it.
+``ask`` asks whether to load units that the gate holds, because too many of their captions are rejected. If the person
+answers quickly, the task runs again before the scheduler has handled the end of the process that asked the question,
+and Airflow considers the task crashed. When the task asks again, Airflow deletes its own record of the answer. So this
+plugin copies the answer into the task's state store, where the next try finds it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class KeptAnswer:
         if session is None:
             return
         scope = TaskScope(task_instance.dag_id, task_instance.run_id, task_instance.task_id, task_instance.map_index)
-        # Find the task by its DAG, run, task and map index. The object already has the id of the next try, and that id
+        # Find the task by its DAG, run, name and map index. ``task_instance`` already has the id of the next try, which
         # is not in the database yet.
         found = session.execute(
             select(HITLDetail.chosen_options, HITLDetail.responded_by, HITLDetail.responded_at)

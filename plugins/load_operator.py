@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class LoadOperator(BaseOperator):
-    """Loads one unit's captions and marks the unit as loaded, in one transaction. Skipped if the gate holds the unit.
+    """Loads the captions of a work unit and marks the unit as loaded, in one transaction.
+
+    Skipped if the gate holds the unit, because too many of the captions are rejected.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """

@@ -1,6 +1,6 @@
 """The retry policy of the DAGs. The delay grows with the number of tries since the task was last cleared.
 
-Airflow's own backoff counts all tries of the run, including those before a clear.
+Airflow's own backoff counts all tries of the task, including those before a clear.
 """
 
 from __future__ import annotations

@@ -165,8 +165,8 @@ def _require_own_place(context: Context) -> None:
     logical, start = context.get("logical_date"), context.get("data_interval_start")
     if logical is None or start is None:
         return
-    # A manual run has the last interval that is over at its logical date. All other runs have their interval's start as
-    # their logical date.
+    # The data interval of a manual run is the last one that has ended by the logical date. The logical date of all
+    # other runs is the start of their data interval.
     manual = context["dag_run"].run_type == "manual"
     if logical == context.get("data_interval_end") if manual else logical != start:
         raise InputError(
@@ -199,7 +199,7 @@ def told_params(context: Context) -> str:
 
 
 def replay_of(context: Context, fusion_id: str) -> Replay:
-    """The replay of this run, named by the run's id. The Params select rejected captions of ``fusion_id``."""
+    """The replay of this run. Its name is the run's id. The Params select the rejected captions of ``fusion_id``."""
     from capsfusion_tasks.schemas import Replay
 
     params = params_of(context)

@@ -1,4 +1,4 @@
-"""Writes a run's report into its note, which the UI shows beside the run."""
+"""Writes the report of a run into the run's note, which the UI shows beside the run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from capsfusion_tasks.intervals import Interval
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
-# Key of the XCom with the text of the report, a headline and lines. The task "report" pushes it, even if the task fails
-# afterwards. The dict that the task returns must not have this key, because Airflow makes an XCom of each of its keys.
+# Key of the XCom with the text of the report: a headline and lines. The task "report" pushes this XCom, even if the
+# task fails afterwards. The dict that the task returns must not have the key "note", because Airflow makes an XCom of
+# each key of the dict.
 KEY = "note"
 CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: no result, because the task check failed"}
@@ -34,7 +35,7 @@ _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 
 _RUNNING = "running"
-# Airflow's UI sends the Params of a backfill only if this box of the form is ticked.
+# Airflow's UI sends the Params of a backfill only if the form's box "Override parameters on existing runs" is ticked.
 _NO_PARAMS = "To apply the Params of a backfill, tick Override parameters on existing runs in its form"
 
 
@@ -136,8 +137,8 @@ def as_text(line: str) -> str:
 
 def as_code(line: str) -> str:
     """``line`` as a code span of Markdown."""
-    # A code span ends at the first run of backticks that is as long as the run that opened it. So open it with a run
-    # that is longer than any run in the line.
+    # A code span ends at the first sequence of backticks that is as long as the opening sequence. So the opening
+    # sequence must be longer than any sequence of backticks in the line.
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"

@@ -18,12 +18,12 @@ def captions_of_run(dag_id: str, run_id: str) -> str:
 
 
 def run_page(dag_id: str, run_id: str) -> str:
-    """The address of the run's page, below ``base_path``."""
+    """The address of the run's page, relative to ``base_path``."""
     return f"dags/{dag_id}/runs/{quote(run_id, safe='')}"
 
 
 def absolute(page: str) -> str:
-    """The full URL of ``page``, a path below ``base_path``. For messages outside the UI."""
+    """The full URL of ``page``, a path relative to ``base_path``. For messages outside the UI."""
     return f"{_base_url().rstrip('/')}/{page}"
 
 

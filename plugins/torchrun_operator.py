@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TorchrunOperator(BaseOperator):
-    """Fuses one work unit. torchrun's ranks import torch; this process never does.
+    """Fuses one work unit. Only the processes that torchrun starts (ranks) import torch; this process never does.
 
     :param unit: the unit, as ``Unit.model_dump(mode="json")`` gives it
     """
@@ -26,7 +26,7 @@ class TorchrunOperator(BaseOperator):
 
     def __init__(self, *, unit: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(unit, dict):  # the DAG file gives the unit; execute checks units that other tasks return
+        if isinstance(unit, dict):  # check a unit from the DAG file now; execute checks units that other tasks return
             from capsfusion_tasks.schemas import Unit
 
             Unit(**unit)

@@ -1,7 +1,7 @@
 """Links on the pages of tasks: from ``fuse`` to the throughput of its run, from ``load`` to the run's captions.
 
 The links belong to the plugin, not to the operators, so that the API server computes them. Only this server knows the
-address under which users reach it. It computes a link on request, even while a task runs.
+address under which users reach it. The server computes a link on request, even while a task runs.
 """
 
 from __future__ import annotations

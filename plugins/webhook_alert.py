@@ -1,4 +1,4 @@
-"""Alerts: a message to the webhook of the Connection that CAPSFUSION_ALERT_CONN_ID names."""
+"""Sends alerts to the webhook of the Airflow Connection that CAPSFUSION_ALERT_CONN_ID names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WebhookAlert(BaseNotifier):
     """POSTs ``{"text": …}`` to a webhook. Slack, Mattermost and most other services accept this format.
 
     The webhook's URL is the password of the Connection, because such a URL is a secret and Airflow masks passwords in
-    logs. ``text`` may be a template.
+    logs. ``text`` may be a Jinja template.
     """
 
     template_fields = ("text",)
@@ -47,8 +47,8 @@ class WebhookAlert(BaseNotifier):
         await asyncio.to_thread(self._post, connection.password)
 
     def _post(self, url: str | None) -> None:
-        # Check this here, because urllib's error would show a part of the URL. The URL is a secret, and Airflow masks
-        # only the whole of it.
+        # Check the URL here, because urllib's error would show a part of the URL. The URL is a secret, and Airflow
+        # masks only the whole URL.
         if not url or not _is_web_address(url):
             raise InputError(
                 f"the password of Connection {self.conn_id} is not the http(s) URL of a webhook: correct it under"
@@ -59,17 +59,17 @@ class WebhookAlert(BaseNotifier):
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
             with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310
                 self.log.info("sent to the webhook of Connection %s: %s", self.conn_id, self.text)
-        except (ValueError, HTTPException) as error:  # their messages may have parts of the URL
+        except (ValueError, HTTPException) as error:  # do not show the error's message, which may have parts of the URL
             raise InputError(
-                f"the webhook of Connection {self.conn_id} gave no HTTP answer ({type(error).__name__}): see whether"
-                " its URL is that of a webhook"
+                f"the webhook of Connection {self.conn_id} gave no HTTP answer ({type(error).__name__}): check"
+                " that the Connection's password is the URL of a webhook"
             ) from None
 
 
 def _is_web_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  # raises ValueError if it is no number
+        parts.port  # noqa: B018  # raises ValueError if the port is not a number
     except ValueError:
         return False
     plain = url.isprintable() and " " not in url
@@ -112,7 +112,10 @@ def question(text: str) -> list[BaseNotifier]:
 
 
 def tell(context: Context, text: str) -> bool:
-    """Send ``text``, which is no template. Returns whether it was sent. Without CAPSFUSION_ALERT_CONN_ID it is not."""
+    """Send ``text``, which is not a template. Returns whether it was sent.
+
+    Sends nothing if CAPSFUSION_ALERT_CONN_ID is not set.
+    """
     if not (conn_id := os.environ.get("CAPSFUSION_ALERT_CONN_ID")):
         return False
     alert = TaskAlert(conn_id, text)
@@ -121,7 +124,7 @@ def tell(context: Context, text: str) -> bool:
 
 
 def deadline() -> DeadlineAlert | None:
-    """The deadline of a run: the average duration of the last ten runs plus a day.
+    """The deadline of a run: the average duration of the last ten runs plus a day. A run that misses it causes an alert.
 
     None if CAPSFUSION_ALERT_CONN_ID is not set. Before the first run has succeeded, Airflow sets no deadline. Does not
     use DAGRUN_QUEUED_AT, because with such a deadline Airflow 3.3.2 answers HTTP 500 when a task is cleared.

@@ -69,7 +69,7 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """A raw and a synthetic caption. `made` is the generated pair, with the expected caption; None for real pairs."""
+    """A raw and a synthetic caption. `made`: the generated pair with its expected caption; None for real pairs."""
 
     raw: str
     synthetic: str

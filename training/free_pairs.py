@@ -24,7 +24,7 @@ _PEOPLE = ("a man", "a woman", "two people", "a group of people", "a girl", "two
 # _ONE comes before a singular noun, _MANY before a plural noun.
 _ONE = ("a", "a", "the", "the", "an image of a", "a close up of a")
 _MANY = ("two", "three", "several", "some", "a group of", "the")
-# Phrases between "is" or "are" and a noun.
+# Phrases for the gap between the verb ("is" or "are") and a noun.
 _DOING = (
     "", "", "shown with", "sitting on", "standing in", "on display in", "made of", "lying on", "next to", "in front of",
 )  # fmt: skip
@@ -54,7 +54,7 @@ def _is_plural(noun: str) -> bool:
 
 
 class FreePairs:
-    """Makes pairs of random words. The function `word` draws a word, `doing` draws a participle such as "holding"."""
+    """Makes pairs of random words. The function `word` draws a word; `doing` draws a participle such as "holding"."""
 
     def __init__(self, rng: random.Random, word: Callable[[], str], doing: Callable[[], str]) -> None:
         self.rng, self.word, self.doing, self.free_words = rng, word, doing, FreeWords(rng, word)
@@ -94,8 +94,8 @@ class FreePairs:
     def _raw(self) -> tuple[str, str, str]:
         """Returns a raw caption, the part of it that goes into a frame, and sentences to append to the fused caption.
 
-        The part for the frame has no noise and no repeated phrase. Later sentences and keywords of a long raw caption
-        are left out.
+        The part for the frame has no noise and no repeated phrase. The fused caption leaves out the later sentences and
+        keywords of a long raw caption.
         """
         rng = self.rng
         count = rng.choice((rng.randint(1, 5), rng.randint(3, 9), rng.randint(5, 14), rng.randint(10, 26)))

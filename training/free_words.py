@@ -25,7 +25,7 @@ _SIGNS = ("!", "?", "%", "*", ";", "+", "=", "~", ">", "…", "™", "®", "°",
 
 
 def without_untold(text: str) -> str:
-    """`text` without the words that have a tag, an emoji or a letter that is not Latin: fused captions omit them."""
+    """`text` without words that have an HTML tag, an emoji or a letter that is not Latin. Fused captions omit these."""
     return repaired(" ".join(word for word in text.split(" ") if not _UNTOLD.search(word))).rstrip(".,:! ")
 
 
@@ -41,7 +41,7 @@ class FreeWords:
         capitals, names, repeats = rng.choice((0.0, 0.9, 0.9, 0.5)), rng.choice((0.05, 0.2, 0.4)), rng.random() < 0.25
         small, comma = rng.choice((0.0, 0.15, 0.35)), rng.choice((0.0, 0.0, 0.05, 0.3))
         odd = rng.choice((0.0, 0.0, 0.05, 0.2))
-        # A unit that the caption's numbers share.
+        # A unit of measurement, such as "cm", that several numbers of the caption share.
         unit = rng.choice((*_UNITS, self.word()[:2].upper())) if rng.random() < 0.12 else ""
         words: list[str] = [rng.choice(("A", "The", "a", "The"))] if rng.random() < 0.1 else []
         while len(words) < count:

@@ -1,6 +1,6 @@
 """LLaMA in plain torch, for training on a CPU.
 
-On a CPU it is faster than transformers' model. Its weights have the same names.
+On a CPU, this model is faster than that of the library transformers. The weights of both models have the same names.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class OtherWords:
     def word(self) -> str:
         """A random word: a common English word, a token, a word of the generator, or a nonsense word made of tokens."""
         kind = self.rng.random()
-        if kind < 0.55:  # favours common words
+        if kind < 0.55:  # draws the most frequent words more often
             return self.common[int(len(self.common) * self.rng.random() ** 2)]
         if kind < 0.7:
             return self.rng.choice(self.words).lower()

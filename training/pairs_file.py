@@ -40,7 +40,7 @@ def template_symbols() -> list[str]:
 def train_tokenizer(work: Path, vocab_size: int, texts: int, seed: int) -> None:
     """Train a SentencePiece BPE tokenizer on generated pairs, with LLaMA's settings.
 
-    These are: no normalization ("identity"), bytes for unknown characters, and a token for each digit.
+    These settings are: no normalization ("identity"), bytes for unknown characters, and a token for each digit.
     """
     rng = random.Random(seed)
 
@@ -160,7 +160,7 @@ class Pairs:
         """
         waiting: dict[int, list[int]] = {bucket: [] for bucket in BUCKETS}
         for row in order:
-            bucket = next((b for b in BUCKETS if self.whole[row] <= b + 1), None)  # inputs have one token less
+            bucket = next((b for b in BUCKETS if self.whole[row] <= b + 1), None)  # the last token is not an input
             if bucket is None:
                 continue
             waiting[bucket].append(row)

@@ -10,7 +10,7 @@ There are six steps. All but the last write their file to the folder --work:
     python training/train_demo_model.py export    --work /tmp/demo_model --out capsfusion_tasks/demo/model
 
 The step unlikelihood trains the model not to repeat phrases, and ends after --minutes. The step average mixes the
-checkpoint in --work with another checkpoint, here before.pt. Both replace checkpoint.pt.
+checkpoint in --work with another checkpoint, here before.pt. Both steps replace checkpoint.pt.
 
 The step train ends after --minutes or after --steps, whichever comes first, and the learning rate falls to 0 by then.
 On a machine with other load, set GOMP_SPINCOUNT=2000, so that threads do not spin while they wait for each other.

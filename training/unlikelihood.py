@@ -1,4 +1,4 @@
-"""Sequence-level unlikelihood training (Welleck et al., 2019) against loops.
+"""Sequence-level unlikelihood training (Welleck et al., 2019) against loops (repeated phrases in a caption).
 
 The model decodes captions of training pairs. If a caption repeats a phrase that its target does not repeat, the
 phrase's tokens get the loss -log(1 - p(token)). So that the model does not forget what it has learned, each step adds
@@ -36,8 +36,8 @@ LOOPS_A_STEP = 12  # maximum number of looping captions in a training step
 class Loop:
     """A decoded caption that loops. ``row`` is its pair in the pairs file.
 
-    ``ids`` are the tokens of the prompt and the caption, and ``prompt`` is the length of the prompt. ``places`` are the
-    positions in the caption of the tokens that loop.
+    ``ids`` are the tokens of the prompt and the caption, and ``prompt`` is the length of the prompt. ``places`` are
+    the positions, counted from the caption's start, of the tokens that repeat an earlier phrase.
     """
 
     row: int
@@ -68,7 +68,7 @@ def unlikelihood_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 class LoopFinder:
-    """Decodes captions for the pairs of a pairs file, and finds those that loop."""
+    """Decodes captions for the pairs of a pairs file, and finds the captions that loop."""
 
     def __init__(self, pairs: Pairs, eos: int, seed: int) -> None:
         self.pairs, self.eos, self.rng = pairs, eos, np.random.default_rng(seed)
@@ -79,7 +79,7 @@ class LoopFinder:
         self.weights = np.array([len(self.rows_of[length]) for length in self.prompt_lengths], float)
 
     def round(self, model: Backbone, dtype: torch.dtype) -> list[Loop]:
-        """Decode captions for `ROWS_A_ROUND` random pairs. Returns those that loop."""
+        """Decode captions for `ROWS_A_ROUND` random pairs. Returns the captions that loop."""
         found: list[Loop] = []
         for _ in range(ROWS_A_ROUND // ROWS_A_DECODING):
             length = int(self.rng.choice(self.prompt_lengths, p=self.weights / self.weights.sum()))
@@ -130,9 +130,10 @@ class Unlikelihood:
 
 @dataclass(frozen=True)
 class Round:
-    """Figures after a round. Steps, tokens and minutes are totals so far; the other figures are those of this round.
+    """Figures after a round of decoding and training. `steps`, `tokens` and `minutes` are totals of all rounds so far.
 
-    `loops` is the share of decoded captions that loop. `loss` and `unlikelihood` are mean losses.
+    The other figures are those of this round: `loops` is the share of decoded captions that loop, `loss` and
+    `unlikelihood` are mean losses.
     """
 
     steps: int

@@ -17,7 +17,7 @@ def rejected_count(connection: Connection, scope: Scope = EVERYTHING) -> int:
 
 
 def reasons_line(rejected: int, reasons: dict[str, int]) -> str:
-    """A line with the number of captions for each reason. A caption with several reasons counts under each."""
+    """A line with the number of captions for each reason. A caption with several reasons counts under each reason."""
     listed = " + ".join(f"{count} {reason}" for reason, count in reasons.items())
     total = sum(reasons.values())
     several = "; a caption can have several reasons" if total > rejected else ""

@@ -24,7 +24,7 @@ ABANDONED_AFTER = timedelta(days=30)
 
 
 def replaces(work: Interval | Replay, fusion_id: str, existing: Existing) -> bool:
-    """Whether the next plan of ``work`` can select pairs that loaded units of ``work`` already contain."""
+    """Whether the next plan of ``work`` (an interval or a replay) can select pairs that its loaded units contain."""
     return existing == "replace" if isinstance(work, Interval) else work.fusion_id == fusion_id
 
 

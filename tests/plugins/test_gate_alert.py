@@ -79,8 +79,8 @@ def test_the_first_held_unit_that_can_be_told_is_told_with_what_is_wrong_where_a
     assert text == (
         "capsfusion holds a unit of run run 1: 8 of 9 captions of unit 20261110-0 are rejected (copy, loop, short), and"
         " that is more than 25%. The unit is not loaded, and the run goes on with its other units. If the model, the"
-        " prompt or a source is wrong, mark the run as failed now, correct that, and trigger a new run. If not, wait"
-        " for the end of the run: it asks whether to load the held units. The run:"
+        " prompt or a source is wrong, mark the run as failed now, correct the mistake, and trigger a new run. If"
+        " not, wait for the end of the run: it asks whether to load the held units. The run's page:"
         " https://airflow.example.org/a/dags/capsfusion/runs/run%201 All verdicts:"
         " s3://b/{{ staging }}/units/20261110-0/validated.parquet"
     )
