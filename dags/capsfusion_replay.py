@@ -48,7 +48,7 @@ PARAMS = {
         title="Fusion",
         type=["null", "string"],
         minLength=1,
-        description="Replay captions of this fusion_id (model and decoding settings). Empty: the daily runs' fusion_id.",
+        description="Replay captions of this fusion_id (model and settings). Empty: the daily runs' fusion_id.",
     ),
     "start": Param(
         None,

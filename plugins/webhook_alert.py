@@ -124,7 +124,7 @@ def tell(context: Context, text: str) -> bool:
 
 
 def deadline() -> DeadlineAlert | None:
-    """The deadline of a run: the average duration of the last ten runs plus a day. A run that misses it causes an alert.
+    """The deadline of a run: the average duration of the last ten runs plus a day. A run that misses it sends an alert.
 
     None if CAPSFUSION_ALERT_CONN_ID is not set. Before the first run has succeeded, Airflow sets no deadline. Does not
     use DAGRUN_QUEUED_AT, because with such a deadline Airflow 3.3.2 answers HTTP 500 when a task is cleared.
