@@ -89,7 +89,7 @@ def on_failure() -> list[Callable[[Context], None]]:
 
 
 class TaskAlert(WebhookAlert):
-    """The message of a running task. If the webhook fails, the task continues, because the UI shows the same facts."""
+    """An alert of a running task. If the webhook fails, the task continues, because the UI shows the same facts."""
 
     sent = False
 

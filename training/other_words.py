@@ -18,7 +18,7 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def common_words() -> list[str]:
-    """Frequent English words of at least three letters, most frequent first, from package wordfreq."""
+    """Frequent English words of at least three letters, most frequent first, from the package wordfreq."""
     from wordfreq import top_n_list
 
     words = [word for word in top_n_list("en", _COMMON_WORDS) if word.isascii() and word.isalpha() and len(word) > 2]

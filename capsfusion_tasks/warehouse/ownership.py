@@ -65,7 +65,7 @@ def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
 def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.Event, ended: threading.Event) -> None:
     """Hold the unit's lock until ``ended`` is set.
 
-    Sets ``held`` when it has the lock. Sets ``taken`` if it must wait for another process that has the lock.
+    Sets ``held`` when this thread has the lock. Sets ``taken`` if the thread must wait for another process that has it.
     """
     while not ended.is_set():
         try:
@@ -109,7 +109,7 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
 
 @contextmanager
 def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
-    """A transaction during which no task can start to fuse the unit. Raises NotReadyError if a task is fusing it."""
+    """A transaction during which no task can start to fuse the unit. Raises NotReadyError if a task fuses the unit."""
     with engine.begin() as connection:
         keep_others_off(connection, unit_id)
         yield connection

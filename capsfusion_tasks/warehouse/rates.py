@@ -44,10 +44,10 @@ class Measured(NamedTuple):
 def fuses_all_rows() -> ColumnElement[bool]:
     """Whether all rows of a unit are fused, as SQL on the table ``work_units``.
 
-    False for a unit of a replay whose new captions have the same fusion_id as the rejected ones, unless ``existing`` is
-    replace. Such a unit fuses only a few rows, and validates the captions of the other rows again. The speed of such a
-    unit cannot be measured: the tokens of the validated captions were counted in earlier units, and the unit's device
-    seconds are only those of the few fused rows.
+    False for a unit of a replay whose new captions have the same fusion_id as the rejected captions, unless
+    ``existing`` is replace. Such a unit fuses only a few rows, and validates the captions of the other rows again. The
+    speed of such a unit cannot be measured: the tokens of the validated captions were counted in earlier units, and the
+    unit's device seconds are only those of the few fused rows.
     """
     units = work_units.c
     return or_(units.replay_of.is_distinct_from(units.fusion_id), units.existing == "replace")
