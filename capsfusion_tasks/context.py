@@ -22,12 +22,12 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    # In a task that continues units: the fusion_id with which they were planned. None: derive it from the settings.
+    # The fusion_id of the planned units that the task continues. None: derive the fusion_id from the settings.
     fusion_id: str | None = None
 
     @cached_property
     def decoding(self) -> Decoding:
-        """The decoding settings for new units. If the ledger already has equal settings, their fusion_id is used.
+        """The decoding settings for new work units. If the ledger already has equal settings, their fusion_id is used.
 
         For planning only. For a unit that is planned already, use ``decoding_of``.
         """

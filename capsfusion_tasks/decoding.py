@@ -1,4 +1,4 @@
-"""Decoding settings: model, dtype, beam search and prompt. The plan stage records them for the units that it makes."""
+"""Decoding settings: model, dtype, beam search and prompt. The plan stage records them for each work unit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def described(
 ) -> str:
     """Model and settings in one line.
 
-    ``bundled``: whether the model is the bundled demo model. ``own_prompt``: whether the prompt is not the paper's.
+    ``bundled``: whether the model is the bundled demo model. ``own_prompt``: whether the prompt differs from the
+    paper's prompt.
     """
     beams = "1 beam" if num_beams == 1 else f"{num_beams} beams"
     toy = " (the bundled demo model, a toy)" if bundled else ""
@@ -44,10 +45,11 @@ def described(
 
 
 class Decoding(BaseModel):
-    """The decoding settings of a fusion: how its captions are made. Each fusion is a row of the table ``fusions``.
+    """Decoding settings: how captions are made. A combination of these settings is called a fusion.
 
-    The plan stage derives decoding settings from settings and Params (``fusion/identity.py``), and records them in the
-    ledger. Tasks that fuse or report a unit read them there, so these tasks need no model settings.
+    Each fusion has a ``fusion_id`` and a row in the table ``fusions``. The plan stage derives decoding settings from
+    settings and Params (``fusion/identity.py``), and records them in the ledger. Tasks that fuse or report a unit read
+    them there, so these tasks need no model settings.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -6,7 +6,7 @@ import signal
 
 
 def main() -> None:
-    """Run the command line. Importing it takes a second or more. Ctrl-C during this time prints no traceback.
+    """Run the command line. The imports take a second or more. Ctrl-C during this time prints no traceback.
 
     If the program was started with Ctrl-C ignored, for example by a script in the background, Ctrl-C stays ignored.
     """

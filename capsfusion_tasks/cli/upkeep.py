@@ -20,7 +20,14 @@ def check(
     end: Annotated[
         datetime | None, time_option("Check only data intervals that end at or before this time (UTC).")
     ] = None,
-    footers: Annotated[bool, typer.Option("--footers", help="Open every bucket file and count its rows.")] = False,
+    footers: Annotated[
+        bool,
+        typer.Option(
+            "--footers",
+            help="Open every bucket file and count its rows. Bucket files contain the rows of shards, divided by a hash"
+            " of the URL.",
+        ),
+    ] = False,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -39,8 +46,8 @@ def check(
     safe_hours: Annotated[
         float,
         typer.Option(
-            help="Ignore files that are not in the ledger, if they are younger than this many hours: a running task"
-            " may own them.",
+            help="Ignore a file that is not in the ledger if the file is younger than this many hours: it may belong to"
+            " a running task.",
             min=0,
         ),
     ] = 6.0,
@@ -48,10 +55,10 @@ def check(
 ) -> None:
     """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if a problem is left.
 
-    Reads the ledger (the warehouse's tables of shards and units), shard lists, records of pulls, and the pairs in units
-    that are not loaded. Lists the files of the staging area. Counts each unit's captions in the warehouse. Reads bucket
-    files only with --footers or --pairs, and sources only with --sources. Changes nothing without --repair. Never
-    changes files of a running task.
+    Reads the ledger (the warehouse's tables of shards and work units), shard lists, records of pulls, and the pairs in
+    units that are not loaded. Lists the files of the staging area. Counts each unit's captions in the warehouse. Reads
+    bucket files only with --footers or --pairs, and sources only with --sources. Changes nothing without --repair.
+    Never changes files of a running task.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """
@@ -89,7 +96,8 @@ def gc(
     keep_days: Annotated[
         float | None,
         typer.Option(
-            help="Days to keep the files of a unit after its load. Default: CAPSFUSION_KEEP_UNITS_DAYS.", min=0
+            help="Days to keep the files of a work unit after its load. Default: CAPSFUSION_KEEP_UNITS_DAYS.",
+            min=0,
         ),
     ] = None,
     safe_hours: Annotated[
@@ -102,10 +110,10 @@ def gc(
 ) -> None:
     """List files that are no longer needed, in the staging area and this machine's scratch folder.
 
-    Deletes them only with --delete. No longer needed are files of loaded units, pairs of finished replays, files of
-    units that are not in the ledger (the warehouse's tables of shards and units), and files that killed processes left
-    behind. If an interval has a unit that is not loaded, all files of the interval are kept. Buckets, shard lists and
-    the pairs of each interval are always kept, because later runs need them.
+    Deletes them only with --delete. These files are no longer needed: files of loaded work units, pairs of finished
+    replays, files of units that are not in the ledger (the warehouse's tables of shards and units), and files that
+    killed processes left behind. If an interval has a unit that is not loaded, all files of the interval are kept.
+    Buckets, shard lists and the pairs of each interval are always kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete
     """

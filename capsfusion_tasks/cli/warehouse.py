@@ -28,7 +28,7 @@ def status() -> None:
 
 
 def sql(
-    statement: Annotated[str | None, typer.Argument(help="The query. Default: start psql.")] = None,
+    statement: Annotated[str | None, typer.Argument(help="The SQL query. Without a query, psql starts.")] = None,
     output_format: Annotated[
         Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Output format.")
     ] = "table",
@@ -54,7 +54,7 @@ def sql(
 def _interactive(argv: list[str], env: dict[str, str]) -> NoReturn:
     import subprocess
 
-    # A child process instead of exec, because this process must stop the embedded server afterwards.
+    # Run psql as a child process and not with exec, because this process must stop the embedded PostgreSQL afterwards.
     raise typer.Exit(subprocess.run(argv, env={**os.environ, **env}, check=False).returncode)
 
 
@@ -93,12 +93,14 @@ def export(
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Export at most this many captions: those with the lowest pair_ids. A pair_id is a hash, so they are a"
-            " random sample.",
+            help="Export at most this many captions: those with the lowest pair_ids. A pair_id is a hash, so these"
+            " captions are a random sample.",
             min=1,
         ),
     ] = None,
-    rows_per_file: Annotated[int, typer.Option(help="Rows in each file; the last one has fewer.", min=1)] = 1_000_000,
+    rows_per_file: Annotated[
+        int, typer.Option(help="Rows in each file. The last file may have fewer.", min=1)
+    ] = 1_000_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an export in DIR, finished or not.")] = False,
 ) -> None:
     """Export accepted captions as Parquet files with the columns of CapsFusion-120M. Repeat the command to resume.

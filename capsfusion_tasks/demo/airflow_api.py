@@ -26,7 +26,10 @@ class AirflowApiError(Exception):
 
 
 class AirflowApi:
-    """The API at ``url``, for a user of the simple auth manager. Raises NotReadyError if Airflow does not answer."""
+    """The REST API of the Airflow at ``url``.
+
+    Logs in as a user of Airflow's simple auth manager. Raises NotReadyError if Airflow does not answer.
+    """
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.url = url
@@ -61,7 +64,8 @@ class AirflowApi:
 
     def set_pool(self, name: str, slots: int) -> None:
         """Create the pool, or change its number of slots."""
-        pool = {"slots": slots, "include_deferred": False}  # both are required, even to change only one of them
+        # Airflow requires both fields, even to change only one of them.
+        pool = {"slots": slots, "include_deferred": False}
         try:
             self.request("POST", "/pools", {"name": name, **pool})
         except AirflowApiError as error:
@@ -82,7 +86,7 @@ class AirflowApi:
         backwards: bool = False,
         conf: Json | None = None,
     ) -> int:
-        """Start a backfill of the runs with logical dates in [start, end] and return its id.
+        """Start a backfill of the runs with logical dates in [start, end]. Returns the backfill's id.
 
         ``reprocess``: which of the existing runs are repeated: none, failed, or completed (failed and successful ones).
         """
@@ -113,7 +117,7 @@ class AirflowApi:
             try:
                 self.request("PUT", f"/backfills/{backfill['id']}/cancel")
             except AirflowApiError as error:
-                if error.status != HTTPStatus.CONFLICT:  # Airflow has already closed the backfill
+                if error.status != HTTPStatus.CONFLICT:  # a conflict: Airflow has already closed the backfill
                     raise
         return False
 
@@ -123,7 +127,7 @@ class AirflowApi:
         return runs
 
     def task_instances(self, run_id: str = "~", **query: Any) -> list[Json]:
-        """Task instances of one run, or of all runs. A mapped task has one for each map index."""
+        """Task instances of one run, or of all runs. A mapped task has one instance for each map index."""
         path = f"/dags/{DAG}/dagRuns/{quote(run_id, safe='~')}/taskInstances"
         found: list[Json] = []
         while True:
@@ -136,7 +140,9 @@ class AirflowApi:
         try:
             answer = self._http.request(method, self.url + path, json=body, params=query or None)
         except httpx2.TransportError as error:
-            raise NotReadyError(f"no answer from Airflow at {self.url}: {error}") from error
+            raise NotReadyError(
+                f"no answer from Airflow at {self.url}: {error}. Check that Airflow runs at this URL"
+            ) from error
         if answer.is_error:
             raise AirflowApiError(answer.status_code, f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json() if answer.content else None

@@ -1,4 +1,4 @@
-"""`capsfusion demo` and `capsfusion up`: the whole service on one machine, until the command ends."""
+"""`capsfusion demo` and `capsfusion up`: run Airflow and PostgreSQL on this machine until the command ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from capsfusion_tasks.warehouse.embedded import embedded_postgres, server_of
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded server
 ROWS_PER_DAY = 60  # with this size, the demo takes one to two minutes on two CPU cores
 SHARDS_PER_SIDE_PER_DAY = 1  # few, because Airflow runs a task for each shard
-FUSE_TASKS = 3  # on a CPU, one for each day; each takes a gigabyte of memory
+FUSE_TASKS = 3  # at the same time, on a CPU: one for each day; each task takes a gigabyte of memory
 POLL_SECONDS = 1.0
 
 
@@ -69,7 +69,7 @@ def run_demo(settings: Settings) -> int:
 
 
 def up(settings: Settings, port: int) -> int:
-    """Run Airflow with its UI on ``port`` until Ctrl-C. Runs are scheduled daily. Returns the exit code."""
+    """Run Airflow with its UI on ``port`` until Ctrl-C. Airflow starts a run every day. Returns the exit code."""
     console = Console(highlight=False, soft_wrap=True)
     if not {"laion2b", "laion_coco"} <= settings.model_fields_set:
         _write_sample(settings.home)
@@ -96,7 +96,7 @@ def _service(
     scheduled: bool = False,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[LocalAirflow]:
-    """Run PostgreSQL and Airflow with ``settings``. Without a warehouse URL, this PostgreSQL has the warehouse.
+    """Run PostgreSQL and Airflow with ``settings``. If they have no warehouse URL, this PostgreSQL has the warehouse.
 
     ``variables``: environment variables of the tasks, besides the settings.
     """
@@ -128,7 +128,10 @@ def _service(
 
 
 def _write_sample(home: Path) -> SampleReport:
-    """The demo's sample. If there is one, perhaps of another size and by an earlier version, it stays as it is."""
+    """Write the demo's sample shards.
+
+    A sample that already exists keeps its size, which may differ if an earlier version of the demo wrote it.
+    """
     if earlier := read_report(home / "sample"):
         return write_sample_data(home / "sample", **earlier.parameters.model_dump())
     return write_sample_data(
@@ -146,13 +149,13 @@ def _sample_sources(home: Path) -> dict[str, str]:
 def _on_sample(settings: Settings) -> tuple[Settings, int]:
     """Return ``settings``, changed to read the sample and to use the warehouse and the staging area in the home folder.
 
-    So made-up captions are never loaded into a warehouse with real captions. Also returns the number of fuse tasks that
-    should run at the same time.
+    Therefore made-up captions are never loaded into a warehouse with real captions. Also returns the number of fuse
+    tasks that should run at the same time.
     """
     demo: dict[str, Any] = {**_sample_sources(settings.home), "warehouse_url": None, "staging": None, "chunk_rows": 16}
-    # Without a GPU, fuse all days at the same time, with one rank and one thread each. On two cores, the backfill takes
-    # three quarters of the time that it takes if two ranks fuse one day after the other. For this small model, threads
-    # would be slower still.
+    # Without a GPU, fuse all days at the same time, with one rank (process) and one thread for each day. On two cores,
+    # this takes three quarters of the time of two ranks that fuse one day after the other. With two threads instead of
+    # two ranks, it would take even longer, because the model is small.
     parallel = settings.nproc_per_node == "auto" and not gpu_count()
     return settings.model_copy(update=demo), FUSE_TASKS if parallel else 1
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 STOP_SECONDS = 10
-# Components that have nothing to finish after the scheduler's tasks have ended.
+# Processes of Airflow that have no work to finish when the scheduler's tasks have ended. So they can be killed.
 _NOTHING_TO_FINISH = re.compile(r"airflow_components|\bairflow (api[-_]server|triggerer|dag-processor|serve-logs)\b")
 
 
@@ -33,7 +33,7 @@ def end_session(session: int) -> None:
         _wait_until_ended(waited)
         left = members(session)
         for process in left:
-            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            with suppress(psutil.NoSuchProcess):  # the process has ended meanwhile
                 process.kill()
         _wait_until_ended(left)
     finally:
@@ -42,7 +42,7 @@ def end_session(session: int) -> None:
 
 
 def members(session: int) -> list[psutil.Process]:
-    """Live processes of the session, and their descendants. A session keeps its id when its leader has ended."""
+    """Live processes of the session, and their descendants. A session keeps its id after its leader has ended."""
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -52,7 +52,10 @@ def members(session: int) -> list[psutil.Process]:
 
 
 def _wait_until_ended(processes: list[psutil.Process]) -> None:
-    """Wait at most STOP_SECONDS until all have ended. A zombie has ended, even if its parent has not reaped it."""
+    """Wait until all processes have ended, at most STOP_SECONDS.
+
+    A zombie process counts as ended, even if its parent has not reaped it yet.
+    """
     until = time.monotonic() + STOP_SECONDS
     while any(_command(process) for process in processes) and time.monotonic() < until:
         time.sleep(0.05)
@@ -67,7 +70,10 @@ def _command(process: psutil.Process) -> str:
 
 
 def end_orphans(file: Path, say: Callable[[str], None]) -> None:
-    """End the Airflow that a killed demo left running. No other demo uses it: this process holds the folder's lock."""
+    """End the Airflow that a killed demo left running. ``file`` contains the id of its session.
+
+    No other demo uses this Airflow, because this process holds the lock of Airflow's folder.
+    """
     try:
         session = int(file.read_text())
     except (FileNotFoundError, ValueError):
@@ -94,5 +100,5 @@ def end_with_parent(number: signal.Signals) -> None:
         _LIBC.prctl(1, number)
 
 
-# Loaded before the fork, because loading a library between fork and exec can deadlock.
+# The C library. It is loaded before the fork, because loading a library between fork and exec can deadlock.
 _LIBC = ctypes.CDLL(None)

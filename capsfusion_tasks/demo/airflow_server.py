@@ -49,7 +49,7 @@ class LocalAirflow:
     def check(self) -> None:
         """Raise ``NotReadyError`` if Airflow has ended."""
         if self.process.poll() is not None:
-            raise NotReadyError(f"Airflow has ended, exit code {self.process.returncode}; its log is {self.log}")
+            raise NotReadyError(f"Airflow has ended with exit code {self.process.returncode}: see its log {self.log}")
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def local_airflow(
     users: str = f"{USER}:admin",
     start_database: Callable[[], object] = lambda: None,
 ) -> Iterator[LocalAirflow]:
-    """Run Airflow with its state in ``home``/airflow. Airflow and all its processes end with the block.
+    """Run Airflow with its state in ``home``/airflow. All processes of Airflow end with the block.
 
     ``environment``: variables for Airflow and its tasks, besides those of this process. ``port``: port of the UI; None:
     any free port. ``scheduled``: start daily runs, not only requested runs. ``users``: value of Airflow's option
@@ -122,12 +122,12 @@ def _configuration(
             "execution_api_server_url": f"{url}/execution/",
         },
         "api": {"host": HOST, "port": port, "base_url": url},
-        # PostgreSQL runs on this machine as long as Airflow does. So a connection need not be tested before each use,
-        # which would take a tenth of Airflow's CPU time.
-        # The components start right after the migration, so they need not check whether the database is migrated.
         "database": {
             "sql_alchemy_conn": database_url,
+            # Do not test connections before each use: the tests would take a tenth of Airflow's CPU time. They are not
+            # needed, because PostgreSQL runs on this machine as long as Airflow does.
             "sql_alchemy_pool_pre_ping": False,
+            # The components need not check whether the database is migrated, because they start after its migration.
             "check_migrations": False,
         },
         "scheduler": {
@@ -137,8 +137,8 @@ def _configuration(
             # A shorter sleep starts tasks sooner, but takes CPU time from running tasks. Airflow's default is 1 s.
             "scheduler_idle_sleep_time": 0.5,
         },
-        # A skipped task ends only at its next heartbeat, and a day's run skips two tasks. They would end later with
-        # Airflow's default of 5 s.
+        # A skipped task ends only at its next heartbeat, and a day's run skips two tasks. With Airflow's default of 5 s
+        # between heartbeats, these tasks would end later.
         "workers": {"min_heartbeat_interval": 1},
         # Airflow parses a changed DAG file at once. It need not parse unchanged files every 30 s.
         "dag_processor": {"min_file_process_interval": 300},
@@ -221,11 +221,11 @@ def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> N
             say(f"{now - began:4.0f} s  {waiting}")
             printed = now
         time.sleep(0.3)
-    raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({waiting}); its log is {airflow.log}")
+    raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({waiting}): see its log {airflow.log}")
 
 
 def _not_ready(api: AirflowApi, started: datetime) -> str | None:
-    """A message about what is not ready yet. None if Airflow is ready."""
+    """A message that says which part of Airflow is not ready yet. None if Airflow is ready."""
     try:
         health = api.health()
     except NotReadyError:

@@ -1,4 +1,4 @@
-"""`capsfusion demo --airflow URL`: the demo on an Airflow that is already running, with this Airflow's workers."""
+"""`capsfusion demo --airflow URL`: runs the demo on an Airflow that is already running, and on its workers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 from capsfusion_tasks.settings import Settings
 
 ROWS_PER_DAY = 100
-DAG_SECONDS = 300  # limit for parsing the DAG; a scheduler that has just started takes up to a minute
+DAG_SECONDS = 300  # time limit until the DAG is parsed; a scheduler that has just started takes up to a minute
 
 
 def run_demo_on(settings: Settings, url: str) -> int:
     """Write sample shards to the workers' sources, backfill the sample's days, show results. Returns the exit code.
 
-    ``settings`` must have the workers' sources, staging area and warehouse. Raises InputError unless the sources are
-    the two folders of a sample, so that made-up shards never mix with real shards.
+    ``settings`` must name the same sources, staging area and warehouse as the workers' settings. Raises InputError
+    unless the sources are the two folders of a sample, so that made-up shards never mix with real shards.
     """
     console = Console(highlight=False, soft_wrap=True)
     api = AirflowApi(url.rstrip("/"), *_login())
@@ -64,7 +64,8 @@ def _wait_for_dag(api: AirflowApi) -> None:
             raise InputError(f"Airflow cannot import the DAG: {errors[0].strip().splitlines()[-1]}")
         if time.monotonic() > deadline:
             raise NotReadyError(
-                f"Airflow at {api.url} has no DAG capsfusion after {DAG_SECONDS} s: check that its DAGs folder is dags/"
+                f"Airflow at {api.url} has no DAG capsfusion after {DAG_SECONDS} s: check that its DAGs folder is"
+                " this repository's dags/"
             )
         time.sleep(POLL_SECONDS)
 

@@ -19,7 +19,8 @@ LEGEND = (
     '"fuse 0/1": 0 of 1 fuse tasks of that day have finished. "fuse ·": they have not started. A day has a pull task\n'
     "for each shard, and a fuse task for each work unit (half an hour of GPU work). In this demo, each day is one unit."
 )
-LINE_SECONDS = 3.0  # with the pause between two polls, a line comes every four to six seconds
+# Minimum time between two log lines. Because of the pause between two polls, a line comes every four to six seconds.
+LINE_SECONDS = 3.0
 
 _FAILED = ("failed", "upstream_failed")
 _WAITING = (None, "none", "scheduled", "queued")
@@ -69,7 +70,8 @@ class _LiveTable:
 
     def show(self, days: Sequence[DayRun]) -> None:
         table = table_of(days)
-        table.caption = f"{time.monotonic() - self._started:.0f} s"  # shows that the demo works while no task ends
+        # The seconds show that the demo is running, even while no task ends.
+        table.caption = f"{time.monotonic() - self._started:.0f} s"
         self._live.update(table)
 
 
@@ -100,7 +102,7 @@ class _LogLines:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Progress]:
-    """Show a live table if ``console`` is a terminal, otherwise lines."""
+    """Show a live table if ``console`` is a terminal, otherwise log lines."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4) as live:
             yield _LiveTable(live)

@@ -1,4 +1,4 @@
-"""The schemas of LAION's releases. They have different names and types for the same columns."""
+"""The schemas of LAION's releases, which have different names and types for the same columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ FILE_NAME: dict[Side, str] = {
     "laion_coco": "part-{:05}-2256f782-126f-4dc6-b9c6-e6757637749d-c000.snappy.parquet",
 }
 
-# A side's shards have these schemas in turn: with three schemas, shard 3 has the first one again.
+# The shards of a side (LAION-2B or LAION-COCO) have these schemas in turn. LAION-2B has three schemas, so its shards 0
+# and 3 have the first schema.
 RELEASES: dict[Side, tuple[pa.Schema, ...]] = {
     "laion_2b": (
         pa.schema(  # laion2B-en-joined

@@ -1,4 +1,4 @@
-"""Writes sample shards in LAION's schemas that arrive over several days, and how many pairs a run must find.
+"""Writes sample shards that arrive over several days, in LAION's schemas, and a report of the pairs to find.
 
 The expected results come from the code that makes the rows (``edge_cases.py``), not from the pipeline.
 """
@@ -133,9 +133,10 @@ def make_sample(parameters: SampleParameters) -> Sample:
 
 
 def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[Row], list[Pair], Counter[str]]:
-    """All rows and their pairs. Each day has its share of the edge cases, then plain pairs until it has enough pairs.
+    """All rows, their pairs, and how often each case occurs.
 
-    A case that is too rare for every day occurs once, and these cases are spread over the days.
+    Each day has its share of the edge cases, then plain pairs until the day has enough pairs. A case that is too rare
+    for every day occurs once in the sample. Such cases are spread over the days.
     """
     make = RowMaker(rng, last_day=parameters.days - 1)
     rows: list[Row] = []
@@ -158,7 +159,10 @@ def _make_cases(rng: random.Random, parameters: SampleParameters) -> tuple[list[
 
 
 def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> Iterator[SampleShard]:
-    """Deal the rows of each side and day to the day's shards at random, independent of where their matches are."""
+    """Distribute the rows of each side (LAION-2B or LAION-COCO) and day over the day's shards.
+
+    The shard is random, and does not depend on the shard of the matching row, unless ``Row.shard`` sets it.
+    """
     count = parameters.shards_per_side_per_day
     for side in SIDES:
         for day in range(parameters.days):
@@ -180,7 +184,11 @@ def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> 
 
 
 def _arrival(day: date, place: int, count: int) -> datetime:
-    """The arrival of shard ``place`` of a day: the first in the day's first second, the last in its last second."""
+    """The arrival of shard ``place`` of a day.
+
+    The first shard arrives in the day's first second, the last shard in the day's last second. A single shard arrives
+    at noon.
+    """
     seconds = 12 * 3600 if count == 1 else place * (24 * 3600 - 1) // (count - 1)
     return datetime.combine(day, time(), UTC) + timedelta(seconds=seconds)
 

@@ -32,12 +32,12 @@ class SampleParameters(BaseModel):
     unmatched: int = 0
 
     def copies_on(self, side: Side) -> int:
-        """How many copies of each row the files of ``side`` have, each with its own URL."""
+        """How many copies of each row the files of ``side`` have. Each copy has a different URL."""
         return self.copies * (1 + self.unmatched if side == "laion_2b" else 1)
 
 
 class SideCounts(BaseModel):
-    """Counts of one side's shards of one day. ``dropped``: reason → number of rows that a run must drop."""
+    """Counts of the shards of one side and one day. ``dropped``: reason → number of rows that a run must drop."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,7 +52,7 @@ class DayCounts(BaseModel):
     day: date
     laion_2b: SideCounts
     laion_coco: SideCounts
-    pairs: int  # pairs that a run finds on this day, if days run in order
+    pairs: int  # number of pairs that the run of this day finds, if the days run in order
 
 
 class SampleReport(BaseModel):

@@ -1,4 +1,4 @@
-"""The rows of sample shards, with what a run must do: find their pairs, and drop some rows for a reason."""
+"""The rows of sample shards, the pairs that a run must find in these rows, and the rows that it must drop."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from capsfusion_tasks.schemas import Side
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a shard, before it gets a release's column names and types."""
+    """A row of a shard, before it gets the column names and types of a LAION release."""
 
     side: Side
-    day: int  # from 0
+    day: int  # number of the day on which the row arrives, from 0
     url: str | None
     text: str | None
     synthetic: str | None  # LAION-COCO only
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair that a run must find on ``day``, if days run in order."""
+    """A pair that a run must find on ``day``, if the days run in order."""
 
     day: int
     url: str

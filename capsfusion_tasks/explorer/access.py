@@ -13,7 +13,7 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.warehouse.connection import Warehouse, open_warehouse
 from capsfusion_tasks.warehouse.reading import reading, writing
 
-SECONDS = 10  # time limit of a query: a longer query would make other users wait
+SECONDS = 10  # time limit of a query, because a longer query would make other users wait
 
 
 class WarehouseAccess:

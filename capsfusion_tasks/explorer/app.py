@@ -60,9 +60,10 @@ def create_app(
 ) -> FastAPI:
     """The web app for the warehouse of ``settings``.
 
-    ``guard`` is a FastAPI dependency that raises for users who may not read captions. It runs before every route,
-    including those of the page's own files. FastAPI's own API pages are off, because no guard runs before them.
-    ``judge`` is a FastAPI dependency that raises for users who may not judge captions, and returns the user's name.
+    ``guard`` is a FastAPI dependency that raises an error for users who may not read captions. It runs before every
+    route, including those of the page's own files. FastAPI's own API pages are off, because no guard runs before them.
+    ``judge`` is a FastAPI dependency that raises an error for users who may not judge captions. For other users, it
+    returns the user's name.
     """
     access = WarehouseAccess(settings)
 
@@ -225,7 +226,7 @@ def _add_runs(app: FastAPI, access: WarehouseAccess) -> None:
         with access.connection() as connection:
             found = figures(connection, query.key())
         if found is None:
-            raise HTTPException(404, "this run has no units: it found nothing new to fuse, or has not planned yet")
+            raise HTTPException(404, "this run has no work units: it found no new pairs, or has not planned them yet")
         return asdict(found)
 
 

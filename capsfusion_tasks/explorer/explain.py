@@ -10,7 +10,7 @@ from capsfusion_tasks.validation.evidence import evidence
 from capsfusion_tasks.validation.rules import MEANINGS, REASONS
 from capsfusion_tasks.validation.scores import Fused
 
-# Rules that compare a score with a threshold: the names of the score and of the setting.
+# Rules that compare a score with a threshold: rule → (name of the score, name of the threshold's setting).
 _MEASURED = {
     "too_short": ("caption_words", "min_words"),
     "too_long": ("caption_words", "max_words"),

@@ -15,10 +15,10 @@ from capsfusion_tasks.warehouse.queries import RunSummary, Scope, SideSummary
 
 @dataclass(frozen=True)
 class RunKey:
-    """A DAG run, a replay, or an interval that was run without Airflow. With all fields None: all runs.
+    """A DAG run, a replay of rejected captions, or an interval that was run without Airflow. All fields None: all runs.
 
-    A run that was repeated with another model or other settings has captions of several fusions. Without
-    ``fusion_id``, its figures are those of the fusion that was planned last.
+    A run that was repeated with another model or other settings has captions with several fusion_ids. Without
+    ``fusion_id``, its figures are those of the fusion_id that was planned last.
     """
 
     dag_run_id: str | None = None
@@ -34,7 +34,7 @@ class RunFigures:
     dag_run_id: str | None
     replay: str | None
     interval: Interval | None
-    fusion_id: str | None  # None: all fusions
+    fusion_id: str | None  # None: all fusion_ids
     sides: dict[str, SideSummary]
     found: PlannedPairs | None
     units: dict[str, int]  # state → number of units
@@ -58,7 +58,7 @@ def figures(connection: Connection, key: RunKey) -> RunFigures | None:
     units = queries.unit_counts(connection, scope)
     if key != RunKey() and interval is None and not any(units.values()):
         return None
-    shard_ids: list[str] | None = None if key == RunKey() else []  # None: all shards; a replay has none
+    shard_ids: list[str] | None = None if key == RunKey() else []  # None: all shards; a replay has no shards
     if interval is not None:
         shard_ids = funnels.interval_shards(connection, interval)
     return RunFigures(

@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.caption_tables import JUDGEMENTS
 
 
 class CaptionQuery(CaptionFilter):
-    """A page of captions. ``after`` is the value ``following`` that came with the previous page."""
+    """The query for a page of captions. ``after`` is the value ``following`` that came with the previous page."""
 
     after: Text | None = None
     limit: int = Field(25, ge=1, le=200)
@@ -38,7 +38,7 @@ class CaptionQuery(CaptionFilter):
 
 
 class FacetQuery(CaptionFilter):
-    """The facets of a filter, with the histogram of a score."""
+    """The query for the facets of a filter (counts by reason, flag, day, …), with the histogram of a score."""
 
     histogram: Score = "caption_words"
 
@@ -47,7 +47,7 @@ class FacetQuery(CaptionFilter):
 
 
 class ImageQuery(BaseModel):
-    """The address of an image."""
+    """The query for an image: its address."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ def as_text(position: Position | None) -> str | None:
 
 
 class TrendQuery(BaseModel):
-    """The fusion whose trends are shown. None: all fusions."""
+    """The query for trends of the captions with one fusion_id. None: all fusion_ids."""
 
     model_config = ConfigDict(extra="forbid")
 

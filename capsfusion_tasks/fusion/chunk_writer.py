@@ -1,6 +1,7 @@
-"""Writes the finished rows of a rank to chunk files. A chunk is open until it is full or 30 seconds old.
+"""Writes the finished rows of a rank (a process that torchrun starts) to chunk files.
 
-Each write replaces the file of the open chunk with a longer version.
+A chunk is open until it is full or 30 seconds old. Each write replaces the file of the open chunk with a longer
+version.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class ChunkWriter:
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 
     def _agree(self) -> tuple[int, str]:
-        """The number of this try's first chunk, and the try's name. All ranks get the values that were set first."""
+        """The number of this try's first chunk, and the try's name. All ranks get the values of the first rank."""
         names = (path.rpartition("/")[2] for path in self._storage.files(self._job.chunks))
         numbers = [int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)]
         first = self._store.compare_set("first chunk", "", str(max(numbers, default=-1) + 1))

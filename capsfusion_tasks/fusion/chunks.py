@@ -1,4 +1,4 @@
-"""Chunks are files of finished rows, in any order. A retry skips the rows in chunks. Later stages read the chunks."""
+"""Chunks are files of finished rows, in any order. A retry skips these rows. Later stages read the chunks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def input_digest(raw: str | None, synthetic: str | None) -> bytes:
 
 
 def publish(storage: Storage, path: str, rows: pa.Table, fusion_id: str, figures: Figures) -> None:
-    """Write a chunk file, or replace it with a longer version. ``rows`` have ``fused_schema``."""
+    """Write a chunk file, or replace it with a longer version. The schema of ``rows`` is ``fused_schema``."""
     storage.write_table(path, rows, metadata={"fusion_id": fusion_id, "figures": json.dumps(asdict(figures))})
 
 

@@ -76,7 +76,7 @@ class Occupancy:
     """How full the engine's batches were.
 
     ``busy`` counts the rows that still needed a token. ``slots`` counts all slots of the batch, with or without such a
-    row. Both are sums over all steps.
+    row. Both counts are sums over all steps.
     """
 
     busy: int = 0
@@ -127,9 +127,9 @@ NOT_FINITE = "error: the model's scores are not finite numbers (NaN)"
 def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
     """Completions of all ``requests``, even if the engine fails on some of them.
 
-    If the engine raises, the rows in flight are fused again. After an out-of-memory error, fewer rows are fused at
-    once. After other errors, the group of rows is halved until the failing row is alone. This row is set aside: it gets
-    the error instead of a caption. A row whose scores are not finite is set aside, too.
+    If the engine raises an error, the rows in flight are fused again. After an out-of-memory error, fewer rows are
+    fused at once. After other errors, the group of rows is halved until the failing row is alone. This row is set
+    aside: it gets the error instead of a caption. A row whose scores are not finite is set aside, too.
 
     The run ends with an error in these cases:
 

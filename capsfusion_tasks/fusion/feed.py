@@ -1,4 +1,7 @@
-"""Feeds a rank with rows: claims rows with a counter that all ranks share, and tokenizes their prompts in advance."""
+"""Feeds a rank (a process that torchrun starts) with rows.
+
+Claims rows with a counter that all ranks share, and tokenizes their prompts in advance.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _AHEAD = 2  # number of claims that a rank prepares in advance; more would leave
 
 @dataclass
 class Prepared:
-    """The unfinished rows of a claim: a range of rows that one rank has claimed.
+    """The unfinished rows of a claim (a range of rows that one rank has taken).
 
     ``inputs`` maps the number of each row to the digest of its captions. ``requests`` are the rows that the engine
     gets. The other rows cannot be fused, because a caption is empty: ``set_aside`` has a completion with this reason
@@ -60,7 +63,7 @@ class Feed:
         return FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
 
     def has_unfinished(self) -> bool:
-        """Whether there are unfinished rows that no rank has claimed yet. Claims nothing. Call this before ``next``.
+        """Whether there are unfinished rows that no rank has claimed yet. Claims none. Call this before ``next``.
 
         Waits for pairs that are not written yet.
         """

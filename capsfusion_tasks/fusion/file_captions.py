@@ -68,7 +68,7 @@ class FileCaptions:
                 yield None if failed else caption
 
     def _taken(self, piece: pa.Table, fused: list[dict[str, Any]]) -> list[str]:
-        """The chosen caption of each row. It need not be the best caption of the row's beam search."""
+        """The chosen caption of each row. The chosen caption need not be the best of the beam search."""
         if self._take_beam is None:
             return [made["capsfusion"] for made in fused]
         pairs, made = self._columns.pairs(piece), pa.Table.from_pylist(fused, self._schema)

@@ -52,7 +52,8 @@ def _keep(cache: Path, made: dict[str, list[Any]]) -> None:
     """Add ``made`` to ``cache``, which other processes may read and write now, also from other machines.
 
     Reads the cache again, because other processes may have written it while this process computed digests. If two
-    processes write at the same moment, the entries of one are lost, and the next start computes these digests again.
+    processes write at the same moment, the entries of one process are lost. The next start computes these digests
+    again.
     """
     try:
         with replacing(cache, ".tmp") as stream:

@@ -194,7 +194,7 @@ def _open(source: Path, columns: PairColumns) -> CaptionFile:
 def _check_writable(files: Sequence[InOut], out: Path, *, overwrite: bool, one: bool) -> None:
     """Raise InputError if a target cannot be written. ``one``: ``out`` is the only target, not the folder of targets.
 
-    ``one`` is an argument, because ``files`` may have only a part of the run's files, such as the new files.
+    ``files`` does not tell whether there is only one target, because it may have only some of the run's files.
     """
     for each in files:
         if one or each.target.parent.is_dir():

@@ -16,7 +16,7 @@ _AHEAD = 32_768
 
 
 class FinishedRows:
-    """Finished rows of one fusion, read from its chunks. Only chunks with rows near the requested range are in memory.
+    """Finished rows with one fusion_id, read from chunks. Only chunks with rows near the requested range are in memory.
 
     Request the ranges in row order, because chunks before the requested range are dropped.
     """

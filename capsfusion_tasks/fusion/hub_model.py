@@ -47,8 +47,8 @@ def download(model: str, *, weights: bool) -> Path:
 def require_complete(model: str, folder: Path, *, weights: bool) -> None:
     """Raise NotReadyError if ``folder``, a result of ``download``, lacks files that the hub has.
 
-    While the hub does not answer, ``download`` returns what is in the cache. That may be only the configuration and
-    the tokenizer, which are enough for planning, or the files of an interrupted download.
+    While the hub does not answer, ``download`` returns the folder in the cache. This folder may have only the
+    configuration and the tokenizer, which are enough for planning, or the files of an interrupted download.
     """
     patterns = list(_FILES)
     if weights:

@@ -107,7 +107,7 @@ def tokenizer_of(decoding: Decoding, settings: Settings) -> Tokenizer | None:
     try:
         folder = model_folder(settings.model, weights=False)
         same = tokenizer_digest(folder, template_of(decoding)) == decoding.tokenizer_digest
-    except (InputError, NotReadyError):  # planned units may use another model, so this one may be missing
+    except (InputError, NotReadyError):  # planned units may use another model, so CAPSFUSION_MODEL may be missing
         return None
     return load_tokenizer(folder) if same else None
 

@@ -60,8 +60,8 @@ class JsonTokenizer:
             if whole[place : place + len(plain)] == plain:
                 return list(whole[:place])
         raise InputError(
-            f"the post_processor in {self._file} changes a text's own tokens when it adds special tokens. This is not"
-            " supported: choose another model"
+            f"the post_processor in {self._file} does not only add special tokens, but also changes the tokens of the"
+            " text. This is not supported: choose another model"
         )
 
     def _named(self, name: str, *, otherwise: int) -> int:

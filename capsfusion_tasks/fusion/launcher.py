@@ -1,4 +1,4 @@
-"""Starts torchrun for a job, and stops it with all its ranks.
+"""Starts torchrun for a job, and stops torchrun with all its ranks (the processes that torchrun starts).
 
 Does not import torch, because Airflow tasks import this module.
 """

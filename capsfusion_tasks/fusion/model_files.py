@@ -52,7 +52,9 @@ def _require_files(folder: Path, *, weights: bool) -> list[Path]:
     for names in (("config.json",), FILES):
         if not any(_reached(folder / name, Path.is_file) for name in names):
             refuse_adapter(folder)
-            raise InputError(f"{folder} has no {' or '.join(names)}: it is not a checkpoint in Hugging Face's layout")
+            raise InputError(
+                f"{folder} has no {' or '.join(names)}: give a folder with a checkpoint in Hugging Face's layout"
+            )
     return weight_files(folder) if weights else []
 
 

@@ -22,15 +22,16 @@ _START = 4096  # number of bytes that are enough to recognise the format of a to
 def tokenizer_file(folder: Path) -> Path:
     """The file with the folder's tokenizer. Raises InputError if there is no such file.
 
-    If the folder has both tokenizer.model and tokenizer.json, the result is tokenizer.model, unless that is a tiktoken
-    file. tokenizer.model is read with sentencepiece, because transformers 5 gives wrong ids for it (``tokenizer.py``).
+    If the folder has both tokenizer.model and tokenizer.json, the result is tokenizer.model, unless tokenizer.model is
+    a tiktoken file. tokenizer.model is read with sentencepiece, because transformers 5 gives wrong ids for it
+    (``tokenizer.py``).
     """
     model, as_json = (folder / name for name in FILES)
     if model.is_file() and not (as_json.is_file() and _has_tiktoken(model)):
         return model
     if as_json.is_file():
         return as_json
-    raise InputError(f"{folder} has no {' or '.join(FILES)}: it is not a checkpoint in Hugging Face's layout")
+    raise InputError(f"{folder} has no {' or '.join(FILES)}: give a folder with a checkpoint in Hugging Face's layout")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

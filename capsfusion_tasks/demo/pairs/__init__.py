@@ -1,4 +1,7 @@
-"""Made-up caption pairs: raw, synthetic and fused. Training and held-out pairs never share a name."""
+"""Makes up pairs of a raw and a synthetic caption, each with its fused caption.
+
+Training and held-out pairs never share a made-up name.
+"""
 
 from capsfusion_tasks.demo.pairs.grammar import MadePair, make_pair
 from capsfusion_tasks.demo.pairs.names import SPLITS

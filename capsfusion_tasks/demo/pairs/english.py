@@ -56,7 +56,7 @@ def title_case(phrase: str) -> str:
     return " ".join(word if place and word in _SMALL else capital(word) for place, word in enumerate(words))
 
 
-# Modifiers that change how a slot is written, such as `.T` in `{thing.T}`.
+# Modifiers that change how a slot (a placeholder in a caption template) is written, such as `.T` in `{thing.T}`.
 WRITING: dict[str, Callable[[str], str]] = {
     "T": title_case,
     "C": capital,
@@ -66,8 +66,8 @@ WRITING: dict[str, Callable[[str], str]] = {
     "s": plural,
     "q": lambda text: text if '"' in text else f'"{text}"',
 }
-# Modifiers that write not the slot's text, but a word or an ending that agrees with it: `{thing.is}` becomes "is" or
-# "are". Modifier → (singular, plural).
+# Modifiers that write a word or an ending instead of the slot's text. The word agrees with this text: `{thing.is}`
+# becomes "is" or "are". Modifier → (singular, plural).
 AGREEMENT = {
     "is": ("is", "are"),
     "was": ("was", "were"),

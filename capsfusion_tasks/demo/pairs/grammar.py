@@ -78,7 +78,8 @@ def _pair(rng: random.Random, split: str, domain: str) -> MadePair | None:
         return None
     if repeats(synthetic):
         return None
-    fused = None if {"place", "country"} <= scene.drawn else _fused(scene)  # with both, a town may be in two countries
+    # With both slots, the caption may say that a town is in two countries.
+    fused = None if {"place", "country"} <= scene.drawn else _fused(scene)
     if fused is None:
         return None
     raw, fused = _with_more(scene, raw, fused)
@@ -106,7 +107,10 @@ def _root(slot: str) -> str:
 
 
 def _with_more(scene: Scene, raw: str, fused: str) -> tuple[str, str]:
-    """Sometimes add sentences to the raw caption. The fused caption gets the first and, if it is short, the second."""
+    """Sometimes add sentences to the raw caption.
+
+    The fused caption gets the first of these sentences. A short fused caption also gets the second.
+    """
     if scene.rng.random() > MORE_SHARE:
         return raw, fused
     extra = scene.entries("extra")
@@ -139,7 +143,7 @@ def _case(rng: random.Random) -> Callable[[str], str] | None:
 
 
 def _written(rng: random.Random, synthetic: str) -> str:
-    """The synthetic caption, usually with a capital and a full stop, as captioning models write them."""
+    """The synthetic caption, usually with a capital letter and a full stop, as in the output of captioning models."""
     synthetic = repaired(synthetic)
     if rng.random() < 0.8:
         synthetic = capital(synthetic)

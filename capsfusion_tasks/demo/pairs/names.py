@@ -1,7 +1,7 @@
 """Makes up names that sound real: persons, places, brands, codes, dates and sizes.
 
-Every made-up word and every code with a letter belongs to exactly one split by its CRC-32 (never by Python's `hash`,
-which changes with each process), so that training never sees a name of the held-out pairs.
+The CRC-32 of a made-up word or model number decides to which split (train, heldout or sample) it belongs, so that
+training never sees a name of the held-out pairs. Python's `hash` is not used, because it changes with each process.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def family(rng: random.Random, split: str) -> str:
 
 
 def person(rng: random.Random, split: str, sex: str = "m") -> str:
-    """A person's name such as `Anna K. Brenlow`. Both names usually come from the same culture."""
+    """A person's name such as `Anna K. Brenlow`. Given name and family name usually come from the same culture."""
     culture = rng.choice(CULTURES)
     given = rng.choice(culture[sex]) if rng.random() < 0.8 else _name(rng, split, "town")
     last = _name(rng, split, "family", culture if rng.random() < 0.8 else None)

@@ -1,4 +1,4 @@
-"""Web noise in raw captions: shop endings, numbers, hashtags, HTML entities. Fused captions leave it out."""
+"""Web noise in raw captions: shop endings, numbers, hashtags, HTML entities. Fused captions leave out this noise."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A scene: random facts that the raw, the synthetic and the fused caption describe.
 
-A fact is the value of a slot. Many have two forms, `specific=generic` ("sofa=couch"). The key `thing` stands for the
-specific form ("sofa"), `thing.g` for the generic one ("couch").
+A fact is the value of a slot (a placeholder in a caption template). Many facts have two forms, `specific=generic`
+("sofa=couch"). The key `thing` stands for the specific form ("sofa"), `thing.g` for the generic form ("couch").
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Scene:
         return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:
-        """Fill `template`, drawing the facts that it needs. Raises Untold if the domain does not use one of them."""
+        """Fill `template`, drawing the facts that it needs. Raises Untold for a fact that the domain does not use."""
         return "".join(self._draw(parse(template)))
 
     def tell(self, template: str) -> str:
-        """Fill `template` with the drawn facts. Raises Untold if it needs another fact or leaves one out."""
+        """Fill `template` with the drawn facts. Raises Untold if it needs another fact or leaves out a drawn one."""
         self.told = set()
         text = "".join(self._tell(parse(template)))
         if self._missing():
@@ -196,7 +196,10 @@ class Scene:
         return self.rng.choice(new or options)
 
     def _fits(self, sequence: Sequence, new: bool = False) -> bool:
-        """Whether a fused caption can state the facts of all slots outside inner brackets. `new`: not stated before."""
+        """Whether a fused caption can state the facts of all slots outside inner brackets.
+
+        With `new`, only facts that the fused caption has not stated yet count.
+        """
         for node in sequence:
             if isinstance(node, Slot) and not (node.is_macro or self._can_say(node, new)):
                 return False

@@ -13,7 +13,7 @@ from capsfusion_tasks.demo.pairs.english import AGREEMENT
 class Slot:
     """A fact of the scene, and how to write it (`modifiers`).
 
-    `root`: `name` without its number ("tens" for "tens2"). It names a word list or a generator.
+    `root`: `name` without its number ("tens" for "tens2"). The root names a word list or a generator.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Slot:
 
     @functools.cached_property
     def is_generic(self) -> bool:
-        """Whether the slot stands for the generic word of its fact."""
+        """Whether the slot stands for the generic form of its fact, such as "couch" for "sofa"."""
         return self.modifiers[:1] in (("g",), ("ga",))
 
     @functools.cached_property
@@ -39,7 +39,7 @@ class Slot:
 
     @functools.cached_property
     def agreement(self) -> str:
-        """The modifier that writes a verb, a pronoun or an article in agreement with the slot, instead of the slot."""
+        """The modifier that writes a verb, pronoun or article that agrees with the slot, instead of the slot's text."""
         return next((modifier for modifier in self.modifiers if modifier in AGREEMENT), "")
 
 

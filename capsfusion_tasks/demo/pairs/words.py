@@ -14,7 +14,7 @@ def _load(name: str) -> dict[str, dict[str, str]]:
     parser = configparser.ConfigParser(
         interpolation=None, delimiters=("=",), comment_prefixes=("#",), empty_lines_in_values=False
     )
-    parser.optionxform = str  # type: ignore[assignment,method-assign] # names of slots have capitals
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # keep the capitals in names of slots
     parser.read_string((_HERE / name).read_text(encoding="utf-8"), source=name)
     return {section: dict(parser[section]) for section in parser.sections()}
 
@@ -42,5 +42,5 @@ DOMAINS = {name: (tables, KINDS[KIND_OF[name]], COMMON) for name, tables in _SEC
 
 @functools.cache
 def words_of(name: str) -> tuple[str, ...]:
-    """A list of the common section. `~` stands for a leading or trailing space."""
+    """The word list `name` of common.ini. `~` stands for a leading or trailing space."""
     return tuple(entry.replace("~", " ") for entry in COMMON[name])

@@ -1,4 +1,4 @@
-"""The inputs of attention: the tokens, their slots, and the other tokens that each token sees.
+"""The inputs of attention: the tokens, their slots (a slot is a row's part of the cache), and what each token sees.
 
 There are two kinds of tokens. Tokens of new prompts see the prefix and, causally, their own prompt. Newly generated
 tokens of beams see the prefix, their prompt and their ancestors in the slot's tree of tokens. Both kinds attend only to
@@ -38,7 +38,7 @@ class Prompts:
     tokens: Tokens
     slots: Tensor  # [R] int64
     starts: Tensor  # [R + 1] int64, index of each prompt's first token among the T tokens, then the last prompt's end
-    lengths: list[int]  # on the host
+    lengths: list[int]  # [R], on the CPU
 
 
 @dataclass(frozen=True)
