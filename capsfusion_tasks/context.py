@@ -45,6 +45,6 @@ class Context:
 
 @contextmanager
 def open_context(settings: Settings) -> Iterator[Context]:
-    """A context whose warehouse is open until the block ends. Raises what ``open_warehouse`` raises."""
+    """A context whose warehouse is open until the block ends. Raises the same errors as ``open_warehouse``."""
     with open_warehouse(settings) as warehouse:
         yield Context(settings, Storage(settings.staging_uri), warehouse)

@@ -13,7 +13,7 @@ from capsfusion_tasks.errors import printable
 from capsfusion_tasks.settings import Settings, load_settings
 from capsfusion_tasks.variables import OTHER_VARIABLES, variables
 
-# The headings of docs/settings.md: the first variable below a heading → the heading.
+# Variable → the heading that docs/settings.md has above this variable.
 _PARTS = {
     "CAPSFUSION_HOME": "State",
     "CAPSFUSION_LAION2B": "Sources",

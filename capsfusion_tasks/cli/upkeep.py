@@ -1,4 +1,4 @@
-"""Commands that check and clean the staging area and the ledger: check, gc."""
+"""Commands that check and clean the staging area (files between stages) and the ledger (database): check, gc."""
 
 from __future__ import annotations
 
@@ -111,9 +111,10 @@ def gc(
     """List files that are no longer needed, in the staging area and this machine's scratch folder.
 
     Deletes them only with --delete. These files are no longer needed: files of loaded work units, pairs of finished
-    replays, files of units that are not in the ledger (the warehouse's tables of shards and units), and files that
-    killed processes left behind. If an interval has a unit that is not loaded, all files of the interval are kept.
-    Buckets, shard lists and the pairs of each interval are always kept, because later runs need them.
+    replays (a replay processes rejected captions again), files of units that are not in the ledger (the warehouse's
+    tables of shards and units), and files that killed processes left behind. If a data interval has a unit that is not
+    loaded, all files of the interval are kept. Buckets (the rows of shards), shard lists and the pairs of each interval
+    are always kept, because later runs need them.
 
     Example: capsfusion gc --keep-days 30 --delete
     """

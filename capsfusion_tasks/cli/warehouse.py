@@ -1,4 +1,4 @@
-"""Commands on the warehouse: status, sql, export, db upgrade."""
+"""Commands on the warehouse (PostgreSQL): status, sql, export, db upgrade."""
 
 from __future__ import annotations
 

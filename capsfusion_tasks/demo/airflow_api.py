@@ -117,7 +117,7 @@ class AirflowApi:
             try:
                 self.request("PUT", f"/backfills/{backfill['id']}/cancel")
             except AirflowApiError as error:
-                if error.status != HTTPStatus.CONFLICT:  # a conflict: Airflow has already closed the backfill
+                if error.status != HTTPStatus.CONFLICT:  # CONFLICT means that Airflow has already closed it
                     raise
         return False
 

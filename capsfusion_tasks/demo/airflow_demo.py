@@ -29,7 +29,7 @@ from capsfusion_tasks.warehouse.embedded import embedded_postgres, server_of
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded server
 ROWS_PER_DAY = 60  # with this size, the demo takes one to two minutes on two CPU cores
 SHARDS_PER_SIDE_PER_DAY = 1  # few, because Airflow runs a task for each shard
-FUSE_TASKS = 3  # at the same time, on a CPU: one for each day; each task takes a gigabyte of memory
+FUSE_TASKS = 3  # number of fuse tasks at the same time on a CPU: one for each day; each takes a gigabyte of memory
 POLL_SECONDS = 1.0
 
 
@@ -154,8 +154,8 @@ def _on_sample(settings: Settings) -> tuple[Settings, int]:
     """
     demo: dict[str, Any] = {**_sample_sources(settings.home), "warehouse_url": None, "staging": None, "chunk_rows": 16}
     # Without a GPU, fuse all days at the same time, with one rank (process) and one thread for each day. On two cores,
-    # this takes three quarters of the time of two ranks that fuse one day after the other. With two threads instead of
-    # two ranks, it would take even longer, because the model is small.
+    # this takes three quarters of the time of two ranks that fuse one day after the other. Two threads instead of two
+    # ranks would be even slower, because the model is small.
     parallel = settings.nproc_per_node == "auto" and not gpu_count()
     return settings.model_copy(update=demo), FUSE_TASKS if parallel else 1
 

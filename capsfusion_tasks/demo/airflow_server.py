@@ -64,7 +64,7 @@ def local_airflow(
     users: str = f"{USER}:admin",
     start_database: Callable[[], object] = lambda: None,
 ) -> Iterator[LocalAirflow]:
-    """Run Airflow with its state in ``home``/airflow. All processes of Airflow end with the block.
+    """Run Airflow with its state in ``home``/airflow. Airflow ends when the block ends.
 
     ``environment``: variables for Airflow and its tasks, besides those of this process. ``port``: port of the UI; None:
     any free port. ``scheduled``: start daily runs, not only requested runs. ``users``: value of Airflow's option

@@ -18,7 +18,7 @@ SILENCE_SECONDS = 120  # maximum time without an answer; on a busy machine, Airf
 
 
 def backfill(api: AirflowApi, days: list[date], console: Console, *, check: Callable[[], None]) -> list[DayRun]:
-    """Backfill ``days``. If an earlier demo has backfilled them, they run again, but their pairs are not fused again.
+    """Backfill ``days``. Days that an earlier demo has backfilled run again, but their pairs are not fused again.
 
     Calls ``check`` at each poll. ``check`` raises an error to stop the wait.
     """

@@ -107,7 +107,7 @@ def shard_table(rows: Sequence[Row], release: pa.Schema, rng: random.Random) -> 
 
 
 def _values(number: int, row: Row, rng: random.Random) -> dict[str, Any]:
-    """A row's values for the columns of all releases, by lower-case name."""
+    """A row's values for the columns of all releases: column name in lower case → value."""
     best = round(rng.uniform(0.28, 0.4), 4)
     synthetic = row.synthetic
     return {

@@ -25,9 +25,8 @@ class Row:
     width: int
     height: int
     dropped: str | None = None  # the reason for which a run must drop the row
-    shard: int | None = (
-        None  # number of the shard, within the day, that gets the row (modulo the day's shards); None: any shard
-    )
+    # Which shard of the day gets the row: a number from 0, modulo the number of shards per day. None: any shard.
+    shard: int | None = None
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class WarehouseAccess:
 
     @property
     def rules(self) -> RuleSettings:
-        """The rules' thresholds. They are read from the settings when the warehouse is opened."""
+        """The thresholds of the validation rules. They are read from the settings when the warehouse is opened."""
         return self._rules
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ class TrendQuery(BaseModel):
 
 
 class RunQuery(BaseModel):
-    """Selects a DAG run by its id, a replay by its name, or an interval. Default: all runs, of all fusions."""
+    """Selects a DAG run by its id, a replay by its name, or an interval. Default: all runs, with all fusion_ids."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -142,7 +142,7 @@ def _merge(chunks: Iterable[Chunk], rows: int, columns: list[str]) -> pa.Table:
 
 
 def what_is_missing(fused: pa.Table, rows: int) -> str | None:
-    """A sentence that lists those of the first ``rows`` rows that ``fused`` lacks. None if ``fused`` is complete.
+    """A sentence that lists which of the first ``rows`` rows ``fused`` lacks. None if ``fused`` is complete.
 
     The sentence counts rows from 1, as all messages do. The column ``row`` counts from 0.
     """

@@ -109,7 +109,7 @@ class StaticRequests:
 
 
 class Engine(Protocol):
-    """Generates a caption for each request, in any order. Takes requests when it has room for them."""
+    """Generates a caption for each request, in any order. Takes more requests as soon as it can process them."""
 
     occupancy: Occupancy
 

@@ -23,7 +23,7 @@ def content_digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
     """The BLAKE2b digest of each file's bytes, as hex.
 
     ``cache`` is a JSON file. A cached digest is valid while the file's path, size, times and inode are unchanged. If
-    the cache cannot be written, logs a warning, and the next start reads all files again. Raises NotReadyError for a
+    the cache cannot be written, logs a warning, and the next process reads all files again. Raises NotReadyError for a
     file that cannot be read.
     """
     known = _known(cache)
@@ -52,7 +52,7 @@ def _keep(cache: Path, made: dict[str, list[Any]]) -> None:
     """Add ``made`` to ``cache``, which other processes may read and write now, also from other machines.
 
     Reads the cache again, because other processes may have written it while this process computed digests. If two
-    processes write at the same moment, the entries of one process are lost. The next start computes these digests
+    processes write at the same moment, the entries of one process are lost. The next process computes these digests
     again.
     """
     try:
@@ -60,7 +60,7 @@ def _keep(cache: Path, made: dict[str, list[Any]]) -> None:
             stream.write(json.dumps(_known(cache) | made).encode())
     except OSError as error:
         log.warning(
-            "cannot keep the digests of the weights in %s (%s): each start computes them again; set"
+            "cannot keep the digests of the weights in %s (%s): each command and task computes them again; set"
             " CAPSFUSION_HOME to a writable folder",
             cache,
             error.strerror,

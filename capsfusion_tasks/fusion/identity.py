@@ -49,7 +49,7 @@ def decide(settings: Settings, device: Literal["cpu", "gpu"] | None = None) -> D
 
 
 def configured_model(settings: Settings) -> tuple[Path, Template]:
-    """The folder of the model and the template that the settings name, after a check of both.
+    """The folder of the model and the prompt template that the settings name, after a check of both.
 
     Reads no weights, and downloads none. Raises InputError in the same cases as ``decide``, and NotReadyError if
     the hub does not answer.
@@ -66,7 +66,7 @@ def _folder_name(folder: Path) -> str:
 
 
 def locate(decoding: Decoding, settings: Settings) -> str:
-    """The place of the model of ``decoding``: a folder on this machine, or a hub id with a commit.
+    """Where the model of ``decoding`` is: a folder on this machine, or a hub id with a commit.
 
     A hub model is not downloaded here, but by the ranks. For a local model, tries the folder that planning used, then
     CAPSFUSION_MODEL. The folder's files must have the digest that planning recorded. Raises InputError if neither
@@ -90,7 +90,7 @@ def locate(decoding: Decoding, settings: Settings) -> str:
 
 
 def configured_template(settings: Settings) -> Template:
-    """The template that the settings name. Raises InputError if the file is not a template."""
+    """The prompt template that the settings name. Raises InputError if its file is not a template."""
     return PAPER if settings.prompt is None else Template.read(settings.prompt)
 
 

@@ -87,7 +87,7 @@ def _load(file: Path) -> Backend:
     content = read_bytes(file)
     try:
         return Backend.from_str(content.decode())
-    except Exception as error:  # the library tokenizers raises no more specific class of error
+    except Exception as error:  # the library ``tokenizers`` raises no more specific class of error
         reason = str(error).replace("\n", " ")[:200]
         raise InputError(f"{file} is not a tokenizer of the library tokenizers: {reason}. Download it again") from error
 

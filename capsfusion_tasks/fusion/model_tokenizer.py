@@ -39,7 +39,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     file = tokenizer_file(folder)
     if file.name == FILES[0]:
         return LlamaTokenizer(file, _added_tokens(folder))
-    # Import the library tokenizers only here, because most models do not need it.
+    # Import the library ``tokenizers`` only here, because most models do not need this library.
     from capsfusion_tasks.fusion.json_tokenizer import JsonTokenizer
 
     return JsonTokenizer(folder)

@@ -21,7 +21,7 @@ MAX_FUSED_CHARACTERS = 280
 MAX_RAW_WORDS = 80
 MORE_SHARE = 0.08  # share of raw captions that get additional sentences
 SEVERAL_KEPT = 0.08  # of pairs whose fused caption has more sentences than the raw caption, keep this share
-# How often each kind of kinds.ini occurs, as a weight.
+# Kind in kinds.ini → its weight (relative frequency).
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
     "stock": 8, "home": 6, "howto": 3, "headline": 4,

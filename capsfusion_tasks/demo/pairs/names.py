@@ -19,7 +19,7 @@ SPLITS = ("train", "heldout", "sample")
 
 
 def split_of(word: str) -> str:
-    """The split to which a made-up word or code belongs. Case-insensitive."""
+    """The split to which a made-up word or model number belongs. Case-insensitive."""
     bucket = zlib.crc32(word.lower().encode("utf-8")) % 20
     return "heldout" if bucket == 0 else "sample" if bucket == 1 else "train"
 

@@ -45,7 +45,7 @@ class Scene:
         self.skip = frozenset(self.tables[0].get("skip", ()))  # slots that this domain does not use
 
     def entries(self, root: str) -> list[str]:
-        """The word list `root` of the domain, of its kind, or of all domains: the first of them that exists."""
+        """The word list `root` of the domain, of its kind, or of all domains: the first of these lists that exists."""
         return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:

@@ -54,8 +54,8 @@ class Choice:
 class Optional:
     """A sequence that raw and synthetic captions omit at random.
 
-    A fused caption contains it if the raw or the synthetic caption states its facts, and the fused caption has not
-    stated them yet.
+    A fused caption contains the sequence if the raw or the synthetic caption states its facts, and the fused caption
+    has not stated these facts yet.
     """
 
     sequence: Sequence
