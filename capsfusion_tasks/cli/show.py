@@ -27,7 +27,7 @@ def sample_data(
     rows_per_day: Annotated[int, typer.Option(help="Approximate number of pairs per day.", min=10)] = 250,
     days: Annotated[int, typer.Option(help="Number of days on which shards arrive.", min=1)] = 3,
     first_day: Annotated[datetime, time_option("First day on which shards arrive.")] = _FIRST_DAY,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers. The same seed gives the same files.")] = 0,
     copies: Annotated[
         int, typer.Option(help="Write the sample this many times, each time with different image URLs.", min=1)
     ] = 1,

@@ -42,7 +42,7 @@ def check(
             "--sources", help="List the sources again and look for shards that arrived after their interval was listed."
         ),
     ] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired safely.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair the problems that can be repaired safely.")] = False,
     safe_hours: Annotated[
         float,
         typer.Option(

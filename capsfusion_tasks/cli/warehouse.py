@@ -71,8 +71,8 @@ def export(
         str | None,
         typer.Option(
             metavar="all|NAME,…",
-            help="More columns, from the database view named captions. image_url, laion_2b, laion_coco and capsfusion"
-            " are always exported.",
+            help="More columns to export, from the database view named captions. image_url, laion_2b, laion_coco and"
+            " capsfusion are always exported.",
         ),
     ] = None,
     fusion: Annotated[

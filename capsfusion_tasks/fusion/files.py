@@ -113,7 +113,10 @@ def fuse_files(
     if another call is writing ``out``.
     """
     if columns.raw == columns.synthetic:
-        raise InputError(f"column {columns.raw} is named for both the raw and the synthetic caption: name two columns")
+        raise InputError(
+            f"column {columns.raw} is named for both the raw and the synthetic caption: name two different columns with"
+            " --raw-column and --synthetic-column"
+        )
     opened = {each: _open(each.source, columns) for each in files}
     for each in files:
         format_of(each.target, write=True)
