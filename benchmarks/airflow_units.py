@@ -121,18 +121,18 @@ def follow_run(airflow: LocalAirflow, seconds: float, every: float) -> None:
     table = Table(title="one run, totals so far")
     for heading in HEADINGS:
         table.add_column(heading, justify="right")
-    api, standalone = airflow.api, psutil.Process(airflow.process.pid)
+    api, parent = airflow.api, psutil.Process(airflow.process.pid)
     http = pages_client(airflow)
     api.request("POST", "/pools", {"name": "gpu", "slots": airflow_server.PARALLELISM})
     api.unpause()
     api.backfill(DAY.start, DAY.start, reprocess="completed", max_active_runs=1)
-    began, before = time.monotonic(), cpu_seconds(standalone)
+    began, before = time.monotonic(), cpu_seconds(parent)
     state, tasks = "", []
     while state not in ENDED and time.monotonic() < began + seconds:
         time.sleep(every)
         run = api.runs()[0]
         state, run_id = run["state"], run["dag_run_id"]
-        used = cpu_seconds(standalone)
+        used = cpu_seconds(parent)
         grid = timed(http, f"/ui/grid/ti_summaries/{DAG}", run_ids=run_id)
         listed = timed(http, f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances", limit=100, task_id="each_unit.fuse")
         tasks = api.task_instances(run_id)
@@ -174,10 +174,10 @@ def by_task(tasks: list[dict[str, Any]]) -> Table:
     return table
 
 
-def cpu_seconds(standalone: psutil.Process) -> Counter[str]:
+def cpu_seconds(parent: psutil.Process) -> Counter[str]:
     """CPU seconds used so far by the scheduler, by the API server, and by all of Airflow's processes together."""
     found: Counter[str] = Counter({"scheduler": 0, "api": 0, "all": 0})
-    for process in [standalone, *standalone.children(recursive=True)]:
+    for process in [parent, *parent.children(recursive=True)]:
         try:
             times, command = process.cpu_times(), " ".join(process.cmdline())
         except psutil.NoSuchProcess:

@@ -27,7 +27,7 @@ from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres, server_of
 
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded server
-ROWS_PER_DAY = 60  # with this size, the demo takes one to two minutes on two CPU cores
+ROWS_PER_DAY = 40  # with this size, the demo takes one to two minutes on two CPU cores
 SHARDS_PER_SIDE_PER_DAY = 1  # few, because Airflow runs a task for each shard
 FUSE_TASKS = 3  # number of fuse tasks at the same time on a CPU: one for each day; each takes a gigabyte of memory
 POLL_SECONDS = 1.0

@@ -228,6 +228,7 @@ def _not_ready(api: AirflowApi, started: datetime) -> str | None:
     """A message that says which part of Airflow is not ready yet. None if Airflow is ready."""
     try:
         health = api.health()
+        api.prepare_task_api()
     except NotReadyError:
         return "waiting for Airflow's API server"
     if missing := [part for part in ("metadatabase", "scheduler", "dag_processor") if health.get(part) != "healthy"]:

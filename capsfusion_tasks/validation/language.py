@@ -67,12 +67,13 @@ def is_foreign(words: Sequence[str], names: Collection[str]) -> bool:
     own = [word for word in words if word not in names]
     if len(own) < _WORDS_MIN:
         return False
-    language, confidence = _identifier().classify(" ".join(own))
+    language, confidence = identifier().classify(" ".join(own))
     return bool(language != "en" and confidence >= _CONFIDENCE_MIN)
 
 
 @cache
-def _identifier() -> LanguageIdentifier:
+def identifier() -> LanguageIdentifier:
+    """The model that recognizes languages, loaded once per process."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier  # only when needed: loading takes half a second
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

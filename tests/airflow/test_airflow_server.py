@@ -24,7 +24,7 @@ from capsfusion_tasks.errors import InputError, NotReadyError
 
 NO_DATABASE = "postgresql+psycopg2://nobody@/nothing?host=/nowhere"
 
-# Behaves like a killed `airflow standalone`: a child process in its session keeps running.
+# Behaves like a killed Airflow: a child process in its session keeps running.
 LEAVES_A_CHILD = """
 import subprocess, sys
 print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "airflow scheduler"]).pid, flush=True)
@@ -42,7 +42,7 @@ def left_over(tmp_path: Path) -> Iterator[psutil.Process]:
         time.sleep(0.01)
     dead.wait()
     dead.stdout.close()
-    (folder / "standalone.pid").write_text(str(dead.pid))
+    (folder / airflow_server.PID_FILE).write_text(str(dead.pid))
     yield child
     if child.is_running():
         child.kill()
@@ -60,14 +60,14 @@ def test_what_a_killed_airflow_left_running_is_ended_first(
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     said: list[str] = []
     # The start fails, because its Python is a program that fails, but only after it has ended the old processes.
-    with pytest.raises(NotReadyError, match=r"Airflow has ended.*standalone\.log"):
+    with pytest.raises(NotReadyError, match=r"Airflow has ended.*airflow\.log"):
         start(tmp_path, said.append)
     # It may still be a zombie, which has no command line, until init has noticed its end.
     assert not airflow_processes._command(left_over)
     assert said[0] == "ending the Airflow that an earlier run left behind (1 processes)"
 
 
-# Behaves like `airflow standalone` with a scheduler that finishes its tasks, and a triggerer that never ends.
+# Behaves like airflow_components.py with a scheduler that finishes its tasks, and a triggerer that never ends.
 ENDS_LATE = """
 import pathlib, signal, subprocess, sys, time
 finishing = "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: ("
@@ -86,7 +86,7 @@ def test_only_the_scheduler_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(airflow_processes, "STOP_SECONDS", 600)
     finished = tmp_path / "finished"
     service = subprocess.Popen(
-        [sys.executable, "-c", ENDS_LATE, str(finished), "airflow standalone"],
+        [sys.executable, "-c", ENDS_LATE, str(finished), "airflow_components"],
         stdout=subprocess.PIPE,
         start_new_session=True,
     )

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from capsfusion_tasks.demo.airflow_api import DAG, AirflowApiError
-from capsfusion_tasks.demo.airflow_server import USER
+from capsfusion_tasks.demo.airflow_server import LOG_FILE, USER
 from capsfusion_tasks.demo.sample_report import FOLDER
 from capsfusion_tasks.staging import layout
 from tests import object_store
@@ -166,7 +166,7 @@ def wait_for_question(service: Service, day: date) -> None:
             return False
         [[run_id, try_number]] = found
         event = f"task_id='ask', run_id='{run_id}', try_number={try_number}, map_index=-1)"
-        log = (service.folder / "airflow" / "standalone.log").read_text(errors="replace")
+        log = (service.folder / "airflow" / LOG_FILE).read_text(errors="replace")
         return any(event in line for line in log.splitlines() if "Received executor event with state success" in line)
 
     wait_until(f"the run of {day} asks", is_asked, RUN_SECONDS)

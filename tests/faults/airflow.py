@@ -54,7 +54,7 @@ class Service:
         return self.airflow.api
 
     def processes(self) -> list[psutil.Process]:
-        """Airflow's processes except ``standalone``. Finds them by session, even if their parent has died."""
+        """Airflow's processes except their parent. Finds them by session, even if their parent has died."""
         sessions = {self.airflow.process.pid, *(each.pid for each in self.restarted)}
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
