@@ -32,7 +32,7 @@ from capsfusion_tasks.warehouse import fusions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 
-AVERAGED = 5  # runs whose costs are averaged at each size
+AVERAGED = 5  # at each size of the warehouse, load this many runs and average their times and I/O
 _IO = """
 select coalesce(sum(read_bytes), 0), coalesce(sum(write_bytes), 0) from pg_stat_io where object = 'relation'
 """

@@ -129,9 +129,10 @@ class Settings(BaseSettings):
     )
     url_pairs_max: Literal["none"] | Annotated[int, Field(ge=1)] = Field(
         100,
-        description="Maximum number of pairs per URL, if `CAPSFUSION_JOIN_ON` is `url`. If a URL would have more pairs,"
-        " all its new pairs are left out. Such a URL belongs to a placeholder image, and its pairs multiply: 900 rows"
-        " on each side would make 810,000 pairs. Reports count the pairs that are left out. `none`: no limit.",
+        description="Maximum number of pairs per URL, if `CAPSFUSION_JOIN_ON` is `url`. A URL that would have more"
+        " pairs gets no new pairs; pairs of earlier runs stay. Such a URL usually belongs to a placeholder image, and"
+        " its pairs multiply: 900 rows on each side would make 810,000 pairs. Reports count the pairs that are left"
+        " out. `none`: no limit.",
     )
     pair_memory: Literal["auto"] | Annotated[int, Field(ge=96)] = Field(
         "auto",
@@ -159,7 +160,7 @@ class Settings(BaseSettings):
     unit_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="Size of a work unit, in estimated tokens. One fuse task fuses one unit. `auto`: as many tokens as"
-        " a GPU fuses in half an hour, at the measured rate.",
+        " a GPU fuses in half an hour at the measured rate; 400,000 if no rate has been measured yet.",
     )
     gpu_hour_price: float | None = Field(
         None, ge=0, description="Price of one GPU for one hour, in any currency. Used for estimates and for budgets."

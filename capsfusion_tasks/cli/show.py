@@ -40,7 +40,7 @@ def sample_data(
 
     Prints the number of pairs that a run on these shards must find.
 
-    For ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 190 --unmatched 3
+    For ten million LAION-2B rows: capsfusion sample-data DIR --rows-per-day 10000 --days 1 --copies 207 --unmatched 3
     """
     from capsfusion_tasks.demo.sample_data import write_sample_data
     from capsfusion_tasks.terminal import Working

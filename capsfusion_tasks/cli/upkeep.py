@@ -101,7 +101,12 @@ def gc(
         ),
     ] = None,
     safe_hours: Annotated[
-        float, typer.Option(help="Keep temporary files and scratch folders for at least this many hours.", min=0)
+        float,
+        typer.Option(
+            help="Keep for at least this many hours what a running task may use: temporary files, scratch folders,"
+            " and files that the ledger does not know.",
+            min=0,
+        ),
     ] = 6.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete the files. By default they are only listed.")

@@ -49,6 +49,6 @@ def check_model(
     if (empty := len(ids)) >= MAX_PROMPT_TOKENS:
         todo = "use the tokenizer that the model was trained with" if template == PAPER else "write a shorter prompt"
         raise InputError(
-            f"a prompt without captions has {empty} tokens with the tokenizer {file}, and the limit is"
-            f" {MAX_PROMPT_TOKENS}: {todo}"
+            f"the prompt alone, before captions are inserted, has {empty} tokens with the tokenizer {file}."
+            f" A prompt with captions may have at most {MAX_PROMPT_TOKENS}: {todo}"
         )

@@ -153,9 +153,10 @@ def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_floating(wanted):
         # Round to six decimals: the same score is 0.46 as float64 in one release and 0.46000000834 as float32 in
         # another.
-        scores = pc.round(column.cast(wanted, safe=False), 6)  # round integers above 2^53 instead of refusing them
-        # Replace NaN, which pandas writes for a missing score, by null. Otherwise comparisons would treat NaN as safe,
-        # and a join would prefer NaN to the score of the other side.
+        # safe=False: accept integers above 2^53, which become the nearest float. A safe cast would fail for them.
+        scores = pc.round(column.cast(wanted, safe=False), 6)
+        # Replace infinity and NaN, which pandas writes for a missing score, by null. Otherwise a row
+        # with the punsafe NaN would pass the check for unsafe images, and a join would prefer NaN to a number.
         return pc.if_else(pc.is_finite(scores), scores, None)
     if not pa.types.is_string(wanted):
         return column.cast(wanted)

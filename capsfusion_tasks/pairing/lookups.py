@@ -106,7 +106,9 @@ def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """Yield tables of the rows of ``shards`` whose key is in ``keys``, each with an array of its rows' shards.
+    """Find the rows of ``shards`` whose key is in ``keys``.
+
+    Yields tables of such rows, each with an array that names the shard of each row.
 
     ``keys`` is sorted, without duplicates, [n] int64.
     """

@@ -73,7 +73,7 @@ def _read(stream: pa.NativeFile, where: str, length: int, offset: int) -> bytes:
         data: bytes = stream.read_at(length, offset)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise NotReadyError(f"{where} cannot be read at the moment: {reason}: try again later") from error
+        raise NotReadyError(f"{where} cannot be read at the moment ({reason}): try again later") from error
     return data
 
 

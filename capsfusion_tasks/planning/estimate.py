@@ -115,8 +115,10 @@ class Estimate:
     price: float | None = None  # price of a GPU hour
     unpaired_shards: int = 0  # discovered shards whose pairs are not in ``work`` yet
     unpaired_bytes: int = 0
-    gone: Work = NOTHING  # pairs that are not in ``work`` because their images are gone
-    # Fusions that earlier versions of this project recorded incompletely. Their settings may be the current settings.
+    # Pairs that are not in ``work``, because img2dataset could not download their images.
+    gone: Work = NOTHING
+    # Fusions that earlier versions of this project recorded incompletely. If one of them used the current settings, its
+    # captions are fused again all the same; the estimate tells the user.
     earlier: Sequence[EarlierFusion] = ()
 
     @property

@@ -34,8 +34,8 @@ class _Unchanged(pa.OSFile):  # type: ignore[misc]
     def check(self) -> None:
         if _etag(os.fstat(self.fileno())) != self.etag:
             raise InputError(
-                f"{self.file} has changed since it was discovered: it counts as a new shard with its new modification"
-                " time"
+                f"{self.file} has changed since it was discovered: the new file counts as a new shard of the interval"
+                " in which it arrived"
             )
 
     def read_at(self, nbytes: int, offset: int) -> bytes:

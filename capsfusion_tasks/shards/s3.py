@@ -76,7 +76,7 @@ class S3Source:
                 raise self._nothing_there(client)
 
     def _nothing_there(self, client: Any) -> InputError:
-        """The error if there is no object below the prefix. On S3, a misspelt prefix looks like an empty one."""
+        """The error if there is no object below the prefix. S3 does not tell a misspelt prefix from an empty one."""
         key = self._prefix.rstrip("/")
         if any(sign in key for sign in "*?["):
             return InputError(

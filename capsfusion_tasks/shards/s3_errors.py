@@ -58,7 +58,8 @@ def _refusal(error: boto.ClientError, where: str, is_listing: bool, requester_pa
         return InputError(f"{where} is gone: the object was there when the shard was discovered; put it back")
     if status == 412:
         return InputError(
-            f"{where} has changed since it was discovered: it counts as a new shard with its new LastModified"
+            f"{where} has changed since it was discovered: the new object counts as a new shard of the interval"
+            " in which it arrived"
         )
     if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
         return InputError(f"{where} is in another region ({error}): set AWS_DEFAULT_REGION to the bucket's region")

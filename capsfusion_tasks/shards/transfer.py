@@ -162,7 +162,7 @@ def _read(
         if size not in (expected.size_bytes, None) or (expected.unchanged and not expected.unchanged(response)):
             raise InputError(
                 f"{address.where} has changed since it was discovered ({size} bytes now, {expected.size_bytes} then): "
-                "the new file counts as a shard of the interval in which it arrived"
+                "the new file counts as a new shard of the interval in which it arrived"
             )
         if response.status_code == 206 and first != part.position:
             raise InputError(

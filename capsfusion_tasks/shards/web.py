@@ -86,7 +86,7 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
         return InputError(f"{address.where} is not there (HTTP {status}): {address.gone}")
     if status == 416:
         return InputError(
-            f"{address.where} is shorter than when it was discovered: the new file counts as a shard"
+            f"{address.where} is shorter than when it was discovered: the new file counts as a new shard"
             " of the interval in which it arrived"
         )
     return InputError(f"cannot read {address.where}: the server answers HTTP {status}")

@@ -95,7 +95,7 @@ def _chunks(evidence: Evidence, unit: LedgerUnit, chunks: Iterable[Chunk | Broke
             partial(_put_back_without_rows, evidence, unit),
         )
     elif all(evidence.old(file) for file in evidence.listing.under(f"units/{unit.unit_id}")):
-        yield Finding("unit-waiting", unit.unit_id, "it is fused, but was neither validated nor loaded", finish(unit))
+        yield Finding("unit-waiting", unit.unit_id, "it is fused, but not loaded", finish(unit))
 
 
 def _validated(evidence: Evidence, unit: LedgerUnit) -> Finding | None:

@@ -25,7 +25,7 @@ NUMBER_WORDS = _EARLY | {word: str(number) for number, word in enumerate(_LATER_
 # ("nineteenth century" for 1850).
 COUNTS = {word: number for word, number in _EARLY.items() if number > "1" and word != "second"}
 
-# Words of a source that the caption may replace by a number.
+# Words of a source caption that the fused caption may replace by a number.
 _TWO = dict.fromkeys(["pair", "both", "double", "dual", "twin", "couple", "duo", "twice", "half"], "2")
 _MORE = {"triple": "3", "trio": "3", "quad": "4", "quarter": "4", "quartet": "4", "dozen": "12", "hundred": "100"}
 _ROMAN = {
@@ -34,7 +34,7 @@ _ROMAN = {
     for one, unit in enumerate(["", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix"])
     if tens + unit not in ("", "l", "xl")  # L and XL are sizes
 }
-# Word of a source → the number for which it may stand.
+# Word of a source caption → the number that the fused caption may have in its place.
 FORMS = {**_ROMAN, **_TWO, **_MORE, **NUMBER_WORDS}
 
 _COMPOUND = re.compile(rf"\b({'|'.join(TENS)})[ -]({'|'.join(_UNITS)})\b([ -]century\b)?", re.IGNORECASE)

@@ -20,7 +20,8 @@ from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.queries import Scope
 
 _DECODING = "decoding"  # the key in the column ``spec`` under which the whole Decoding is stored
-# Fields that earlier versions recorded reliably.
+# Fields of ``spec`` that earlier versions of this project recorded correctly. A fusion that differs in one of them has
+# other decoding settings for certain.
 _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new_tokens")
 
 

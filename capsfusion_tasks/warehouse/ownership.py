@@ -54,7 +54,9 @@ def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
     try:
         if not held.wait(_PATIENCE_SECONDS):
             if taken.is_set():
-                raise NotReadyError(f"another process plans or repairs unit {unit_id}; try again when it has ended")
+                raise NotReadyError(
+                    f"another process is planning or repairing unit {unit_id}; try again when it has ended"
+                )
             raise NotReadyError(f"the warehouse does not answer, so unit {unit_id} cannot be locked; try again")
         yield
     finally:

@@ -58,7 +58,7 @@ def _names(source: str) -> Iterator[str]:
         is_list = scheme in ("http", "https")
         folders = parts[:-1] if is_list else parts
         yield from ("/".join(folders[-length:]) for length in range(1, len(folders) + 1))
-        if is_list:  # add the list's name, because two lists can be in one folder
+        if is_list:  # the address of a file of URLs: also use the file's name, because a folder can have two such files
             yield from ("/".join(parts[-length:]) for length in range(2, len(parts) + 1))
     yield source
 

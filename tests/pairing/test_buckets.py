@@ -98,7 +98,7 @@ def test_a_shard_whose_disk_fails_is_tried_again(tmp_path: Path) -> None:
     shard, storage = shard_of(tmp_path / "shard.parquet"), Storage(str(tmp_path / "staging"))
     with (
         pa.PythonFile(FailingDisk(tmp_path / "shard.parquet"), "r") as stream,
-        pytest.raises(NotReadyError, match=r"shard\.parquet cannot be read at the moment: .*Input/output error"),
+        pytest.raises(NotReadyError, match=r"shard\.parquet cannot be read at the moment \(.*Input/output error"),
     ):
         buckets.split_shard(stream, shard, storage, SETTINGS)
 

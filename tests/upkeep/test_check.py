@@ -278,7 +278,7 @@ def test_a_fuse_task_does_not_wait_long_for_a_planning_that_has_its_unit(
     monkeypatch.setattr(ownership, "_PATIENCE_SECONDS", 0.2)
     unit = area.unit(area.planned)
     with open_warehouse(area.settings) as warehouse, ownership.alone_with(warehouse.engine, unit.unit_id):
-        expected = f"another process plans or repairs unit {unit.unit_id}"
+        expected = f"another process is planning or repairing unit {unit.unit_id}"
         with pytest.raises(NotReadyError, match=expected), unit_tasks.at_work(area.settings, unit):
             pass
 

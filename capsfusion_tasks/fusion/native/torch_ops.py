@@ -48,7 +48,10 @@ def rotate_and_store(qkv: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache,
 
 
 def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Prompts) -> Tensor:
-    """Attention of prompts to the prefix, and causally to themselves. ``queries`` [T, heads, D] → [T, heads * D]."""
+    """Causal attention of T tokens of several prompts, each to its own prompt and to the prefix that all share.
+
+    ``queries`` [T, heads, D] → [T, heads * D].
+    """
     p, longest = cache.prefix_keys.shape[2], max(prompts.lengths)
     # Token i sees the prefix and the first i + 1 tokens of its prompt.
     mask = queries.new_ones(longest, p + longest, dtype=torch.bool).tril(p)
