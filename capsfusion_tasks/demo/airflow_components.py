@@ -33,7 +33,6 @@ _JOBS = (
 # imports these modules before it forks, each task saves more than a second of CPU time.
 _TASKS = (
     "airflow.dag_processing.dagbag",
-    "airflow.providers.openlineage.plugins.openlineage",
     "airflow.providers.standard.operators.empty",
     "airflow.providers.standard.operators.hitl",
     "airflow.sdk.definitions.decorators",
