@@ -11,7 +11,7 @@ from capsfusion_tasks.settings import Settings
 
 # Increase this number when a change of pairing/columns.py makes it read different rows or columns from the same file.
 COLUMNS_VERSION = 3
-_KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pairs and units
+_KEY = "capsfusion.pull_rules"  # key in the footers of bucket files, pair files and unit files
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PullRules:
         return {_KEY: json.dumps(asdict(self), sort_keys=True)}
 
     def variables(self, other: PullRules) -> str:
-        """The variables whose values differ from those of ``other``, with the values of ``self``.
+        """The environment variables whose values differ from those of ``other``, with the values of ``self``.
 
         For example: ``CAPSFUSION_PUNSAFE_MAX=0.5``.
         """
@@ -60,7 +60,10 @@ class PullRules:
         )
 
     def against(self, now: PullRules) -> str:
-        """The differences to ``now`` as text: ``CAPSFUSION_PUNSAFE_MAX=0.5, now CAPSFUSION_PUNSAFE_MAX=0.1``."""
+        """Text with the settings that differ from ``now``, the current rules.
+
+        For example: ``CAPSFUSION_PUNSAFE_MAX=0.5, now CAPSFUSION_PUNSAFE_MAX=0.1``.
+        """
         if self.columns != now.columns:
             return f"version {self.columns} of the column rules, now version {now.columns}"
         return f"{self.variables(now)}, now {now.variables(self)}"

@@ -20,9 +20,9 @@ Existing = Literal["skip", "replace"]  # what to do with pairs that are fused al
 
 
 class Shard(BaseModel):
-    """A source file as the discover stage listed it.
+    """A Parquet file of a source, as the discover stage listed it.
 
-    Its identity is (source, path, etag); ``shard_id`` is a digest of these.
+    ``source``, ``path`` and ``etag`` identify the shard. ``shard_id`` is a digest of these three fields.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,7 +35,8 @@ class Shard(BaseModel):
     size_bytes: int
     arrived_at: datetime
     revision: str = ""  # the commit to read, if the source has commits, such as the Hugging Face hub
-    problem: str = ""  # why the shard cannot be read, if the discover stage found this out; its etag is empty
+    # Why the shard cannot be read, if the discover stage found this out. Such a shard has an empty etag.
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -98,7 +99,7 @@ class Replay(BaseModel):
 
     @property
     def key(self) -> str:
-        """The replay as a folder name."""
+        """The name of the replay's folder: a digest of ``name``."""
         return _digest(self.name)
 
 
@@ -202,7 +203,7 @@ VALIDATED = pa.schema(
         *CAPTION,
         *SCORES,
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the caption is rejected; empty: accepted
-        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts that do not reject the caption
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # doubts about the caption, which do not reject it
     ]
 )
 

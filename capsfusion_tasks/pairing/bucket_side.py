@@ -18,8 +18,8 @@ from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Use lookups (copies of old rows, lookups.py) only if they have more than this many rows for each different URL of the
-# new rows. With fewer rows, reading all old rows from the bucket files is as fast.
+# Lookups are copies of old rows (see lookups.py). A join uses them only if they have more than this many rows for each
+# distinct URL of the new rows. If they have fewer rows, reading all old rows from the bucket files is as fast.
 _SAVES_FROM = 1.0
 _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_new", pa.bool_()))
 
@@ -28,8 +28,9 @@ _ROWS = BUCKET_ROWS.append(pa.field("shard", pa.int32())).append(pa.field("is_ne
 class BucketSide:
     """The files of one side in a bucket, one file per shard. Rows of the shards in ``new`` are new, all others are old.
 
-    An old row that is in ``lookups`` is read from there, and only if the key of its URL is in ``keys``. All other rows
-    are read from the files. Raises InputError if a file was pulled with settings that differ from ``rules``.
+    Old rows that are in ``lookups`` are read from these lookups, and only if the keys of their URLs are in ``keys``.
+    All other rows are read from the files. Reading raises InputError if a file was pulled with settings that differ
+    from ``rules``.
     """
 
     storage: Storage
@@ -53,7 +54,10 @@ class BucketSide:
         return self.only(self.new)
 
     def with_lookups(self, found: list[Lookup]) -> BucketSide:
-        """Return a copy of this side that reads old rows from the lookups ``found``. Drops lookups without old rows."""
+        """Return a copy of this side that reads old rows from the lookups ``found``.
+
+        The copy ignores lookups without old rows, and lookups whose shards are all in larger lookups.
+        """
         used = (lookup for lookup in lookups.needed(found) if lookup.shards.keys() - self.new)
         return replace(self, lookups=tuple(used))
 
@@ -63,7 +67,7 @@ class BucketSide:
 
     @property
     def shards(self) -> list[str]:
-        """The ids of the shards, sorted."""
+        """The ids of the shards that have a file here, sorted."""
         return sorted(_shard(path) for path in self.files)
 
     @property
@@ -72,7 +76,7 @@ class BucketSide:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Shard → bytes of its file."""
+        """Id of each shard → bytes of its file."""
         return {_shard(path): size for path, size in self.files.items()}
 
     @property

@@ -1,4 +1,7 @@
-"""Splits each shard once into buckets, by a stable hash of the URL. Rows with the same URL are in the same bucket."""
+"""Splits each shard (a Parquet file with captions) into buckets, by a stable hash of the URL.
+
+Rows with the same URL are in the same bucket.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the rows of each row group in a file
+_HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the rows of each row group of a bucket file
 _HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time; long rows reach this limit before _HELD_ROWS
 _BATCH_ROWS = 1 << 16  # rows of a decoded batch; the next batch is decoded while this one is split
 _WRITERS = 4  # number of bucket files to write in parallel; on S3 each file takes up to three round trips
@@ -52,8 +55,8 @@ def split_shard(stream: pa.NativeFile, shard: Shard, storage: Storage, settings:
             path = layout.bucket_file(shard.side, bucket, shard.shard_id)
             storage.write_tables(path, BUCKET_ROWS, together(spill.rows(bucket), _HELD_ROWS), rules.as_footer())
 
-        # Another task may have split the shard meanwhile. Keep its files: if this task died while replacing them, no
-        # interval could be paired until the shard is pulled again.
+        # Another task may have split the shard meanwhile. Keep the files of that task: if this task died while
+        # replacing them, no interval could be paired until the shard is pulled again.
         if (done := split_counts(shard, storage, settings)) is not None:
             return done
         rows_of_buckets = {layout.bucket_name(bucket): rows for bucket, rows in sorted(spill.counts.items())}
@@ -102,7 +105,7 @@ def _where(shard: Shard) -> str:
 
 
 def together(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield larger tables: each concatenates ``tables`` until it has ``rows`` rows or ``_HELD_BYTES`` bytes.
+    """Concatenate consecutive ``tables`` into larger tables of at least ``rows`` rows or ``_HELD_BYTES`` bytes.
 
     The last table may be smaller.
     """

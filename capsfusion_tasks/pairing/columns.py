@@ -14,7 +14,8 @@ from capsfusion_tasks.pairing.image_status import is_gone
 from capsfusion_tasks.schemas import BUCKET_ROWS, Side
 from capsfusion_tasks.settings import Settings
 
-# Column names in laion2B-en, laion2B-en-joined, laion-coco and their Re-LAION successors. Case is ignored.
+# Canonical name of a column → its names in laion2B-en, laion2B-en-joined, laion-coco and their Re-LAION successors.
+# Case is ignored.
 _NAMES = {
     "url": ("url",),
     "text": ("text", "caption", "alt_text"),
@@ -52,7 +53,7 @@ class Counts:
 
 
 def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str) -> dict[str, str]:
-    """Map the canonical names of this side's columns to the file's own column names.
+    """Map the canonical names of the columns of ``side`` to the column names in the file.
 
     Raises InputError if a required column is missing, if a column has the wrong type, or if the file has a column twice
     (ignoring case).
@@ -155,8 +156,8 @@ def as_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
         # another.
         # safe=False: accept integers above 2^53, which become the nearest float. A safe cast would fail for them.
         scores = pc.round(column.cast(wanted, safe=False), 6)
-        # Replace infinity and NaN, which pandas writes for a missing score, by null. Otherwise a row
-        # with the punsafe NaN would pass the check for unsafe images, and a join would prefer NaN to a number.
+        # Replace infinity and NaN, which pandas writes for a missing score, by null. Otherwise a row whose punsafe is
+        # NaN would pass the check for unsafe images, and a join would prefer NaN to a number.
         return pc.if_else(pc.is_finite(scores), scores, None)
     if not pa.types.is_string(wanted):
         return column.cast(wanted)

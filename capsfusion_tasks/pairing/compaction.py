@@ -26,8 +26,9 @@ from capsfusion_tasks.pairing.records import dictionary_name, ends_and_data, fro
 from capsfusion_tasks.staging import layout
 from capsfusion_tasks.staging.storage import Storage
 
-# Each join reads all old rows that are in no lookup. These rows get a lookup when they have more bytes than the
-# bucket's new rows and exceed one of the two limits below. So the cost of lookups stays proportional to the new rows.
+# Each join reads all old rows that are in no lookup. These rows get a lookup when their bucket files have more bytes
+# than those of the new rows, and are more than _FEW_FILES files or have more than _FEW_BYTES bytes. So the cost of
+# creating lookups stays proportional to the number of new rows.
 _FEW_FILES, _FEW_BYTES = 16, 1 << 20
 _MERGED = 4  # merge when this many lookups have about the same size, so that rows are rarely copied
 _MOST_ROWS = 4 << 20  # maximum rows of a merged lookup; they take half a gigabyte of memory
@@ -133,8 +134,8 @@ def _publish(
 def _delete_unused(storage: Storage, folder: str, lookups: list[Lookup]) -> None:
     """Delete files that are older than _UNUSED and that no join reads. ``lookups``: all valid lookups.
 
-    Keep a lookup whose shards are all in larger lookups, as long as these larger lookups are younger than _UNUSED. A
-    join that began before the larger lookups existed can still be reading the smaller one.
+    Keep a lookup whose shards are all in larger lookups, as long as one of these larger lookups is younger than
+    _UNUSED. A join that began before the larger lookups existed can still be reading the smaller lookup.
     """
     with storage.answering():
         infos = storage.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))

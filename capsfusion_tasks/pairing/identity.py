@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 
 def pair_ids(urls: pa.Array, raw: pa.Array, synthetic: pa.Array) -> pa.Array:
-    """The ids of pairs, [rows] binary(16): digests of URL, raw and synthetic caption.
+    """The ids of pairs, [rows] binary(16). An id is a digest of the pair's URL, raw caption and synthetic caption.
 
-    The digests include the lengths of URL and raw caption. Otherwise "a b" + "c" and "a" + "b c" would get equal ids.
+    The digest includes the lengths of URL and raw caption. Otherwise "a b" + "c" and "a" + "b c" would get equal ids.
     """
     lengths = [pc.binary_length(texts).cast(pa.string()) for texts in (urls, raw)]
     said = pc.binary_join_element_wise(*lengths, urls, raw, synthetic, " ")

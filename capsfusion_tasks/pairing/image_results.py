@@ -1,9 +1,10 @@
-"""Image results: for each URL, whether the image is gone according to img2dataset. Planning reads these results.
+"""Image results: for each URL, whether the image is gone, because img2dataset could not download it.
 
-Many result files become one batch. A batch has one data file per bucket, with a hash in place of each URL, and one
-``.json`` file. The ``.json`` is written last and lists the result files of the batch. A batch is valid only for the
-source that it was read from: an address and file patterns. If a URL has several results, the image counts as
-existing if at least one of them says that it exists.
+Planning reads these results. img2dataset writes many result files, and many of them become one batch. A batch has one
+data file per bucket, with a hash in place of each URL, and one ``.json`` file. The ``.json`` is written last and lists
+the result files of the batch. A batch is valid only for the source that its result files were read from: an address
+and file patterns. If a URL has several results, the image counts as existing if at least one result says that it
+exists.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ _SPILLED = IMAGE_RESULTS.append(pa.field("file", pa.int32(), nullable=False))  #
 
 @dataclass(frozen=True)
 class Batch:
-    """The content of a batch's ``.json``. ``source``: address and patterns. ``files``: id of a file → row counts."""
+    """The content of a batch's ``.json``.
+
+    ``source``: the address and file patterns that the batch was read from. ``files``: id of a result file → its counts.
+    """
 
     name: str
     source: dict[str, Any]
@@ -112,7 +116,7 @@ def read_results(stream: pa.NativeFile, where: str, buckets: int, number: int, c
 
 
 def _columns(schema: pa.Schema, where: str) -> dict[str, str]:
-    """Map ``url`` and ``status`` to the file's own column names, which may have capitals."""
+    """Map ``url`` and ``status`` to the names of these columns in the file, which may have capitals."""
     found = {}
     for wanted in ("url", "status"):
         match [name for name in schema.names if name.lower() == wanted]:
@@ -152,7 +156,8 @@ def publish_batch(
     """Publish the results of several files as a batch. ``folder`` is scratch space.
 
     ``tables`` come from ``read_results``. ``files``: number of a completely read file → its id and counts. ``files`` is
-    used only after the last table. Until then, the caller can remove files that could not be read to the end.
+    used only after the last table. Until then, the caller can remove its entries for files that could not be read to
+    the end.
     """
     spill = BucketSpill(folder, _SPILLED)
     for table in together(tables, _SPILLED_ROWS):
@@ -189,8 +194,8 @@ class BucketResults:
     def are_gone(self, pairs: pa.Table) -> np.ndarray:
         """Whether each pair's image is gone, [rows] bool. ``pairs``: ``schemas.FOUND_PAIRS``.
 
-        For a URL without a result, the column ``gone`` decides. It comes from the status in LAION's release, which may
-        be outdated.
+        For a URL without a result, the column ``gone`` of ``pairs`` decides. This column comes from the status in
+        LAION's release, which may be outdated.
         """
         gone: np.ndarray = pairs["gone"].fill_null(False).to_numpy().astype(bool)
         if not len(self.gone) and not len(self.there):

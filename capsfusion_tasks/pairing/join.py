@@ -1,4 +1,7 @@
-"""Joins the two sides (LAION-2B, LAION-COCO) of each bucket: new rows of each side with all rows of the other side."""
+"""Joins the two sides (LAION-2B, LAION-COCO) of each bucket: new rows of each side with all rows of the other side.
+
+New rows are the rows of the shards of the interval that is joined.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 _PASS_BYTES = 192 << 20
 _IN_MEMORY = 8
 _HALVINGS = 5  # a pass that does not fit in memory is halved at most this many times
-_READERS = 16  # footers read in parallel: on S3 each takes a round trip
+_READERS = 16  # number of footers to read in parallel; on S3 each footer takes a round trip
 
 # Rows of a side with the same URL and captions count once, even if they are in different shards or their scores differ.
 # Of these rows, the row with the highest similarity provides the scores, the license, the shard and the row number. On
@@ -50,8 +53,8 @@ group by {columns}
 # First drop the LAION-2B rows that have no partner (a LAION-COCO row with the same URL): three of four rows have none.
 # Compare only URLs here, because this is faster than comparing URLs and texts.
 _HAS_PARTNER = "and exists (from coco where raw_rows.url = coco.url)"
-# If both sides have a similarity, take the raw side's. If both sides have a punsafe or a pwatermark, take the higher
-# one, because higher is worse.
+# If both sides have a similarity, take the similarity of LAION-2B (``raw``). If both sides have a punsafe or a
+# pwatermark, take the higher value, because a higher value is worse.
 _PAIRS = """
 select
     raw.url as image_url, raw.text as laion_2b, coco.synthetic as laion_coco,
@@ -77,7 +80,10 @@ where is_new
 
 @dataclass(frozen=True)
 class Joined:
-    """The result of joining a bucket: the number of its new pairs, and counts of what the limit per URL leaves out."""
+    """The result of joining a bucket: the number of its new pairs, and counts of what the limit per URL leaves out.
+
+    The limit per URL (CAPSFUSION_URL_PAIRS_MAX) is the maximum number of pairs that a URL may have.
+    """
 
     pairs: int
     left_out: LeftOut
@@ -149,7 +155,7 @@ def _joined(raw: BucketSide, coco: BucketSide, settings: Settings) -> Iterator[t
 def _passes(
     raw: BucketSide, coco: BucketSide, number: int, passes: int, settings: Settings, most: int
 ) -> Iterator[tuple[pa.Table, LeftOut]]:
-    """Join the rows of pass ``number`` (from 0) of ``passes``.
+    """Join the rows of pass ``number`` (from 0) of ``passes``. Each pass joins the rows of one part of the URLs.
 
     If the rows do not fit in memory, split the pass into two halves. Halves are split further, up to ``most`` passes.
     """
@@ -190,7 +196,7 @@ def _join(raw: BucketSide, coco: BucketSide, number: int, passes: int, settings:
 
 @contextmanager
 def _errors_of_readers() -> Iterator[list[Exception]]:
-    """Yield a list to which readers add their errors.
+    """Yield a list to which the readers of rows (``BucketSide.rows``) add their errors.
 
     If DuckDB raises an error because a reader failed, raise the first error in the list instead.
     """
@@ -204,7 +210,7 @@ def _errors_of_readers() -> Iterator[list[Exception]]:
 
 
 def _with_identity(joined: pa.Table, raw_shards: list[str], coco_shards: list[str]) -> pa.Table:
-    """``joined`` in the schema FOUND_PAIRS: with pair ids and shard ids, sorted by ``pair_id``."""
+    """``joined`` in the schema FOUND_PAIRS: with pair ids, and shard ids in place of numbers. Sorted by ``pair_id``."""
     for name, shards in {"laion_2b_shard": raw_shards, "laion_coco_shard": coco_shards}.items():
         ids = pa.array(shards, pa.string()).take(joined[name].combine_chunks())
         joined = joined.set_column(joined.column_names.index(name), name, ids)

@@ -60,7 +60,7 @@ class Lookup:
 
     @property
     def path(self) -> str:
-        """The path of the lookup's files, without an ending."""
+        """The path of the lookup's files, without their endings (``.rows``, ``.parquet``, ``.json``)."""
         return f"{layout.lookups_folder(self.side, self.bucket)}/{self.name}"
 
     def publish(self, storage: Storage, rules: PullRules) -> None:
@@ -106,11 +106,10 @@ def url_keys(urls: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def find(storage: Storage, lookup: Lookup, keys: np.ndarray, shards: set[str]) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """Find the rows of ``shards`` whose key is in ``keys``.
+    """Find the lookup's rows that belong to one of ``shards`` and whose key is in ``keys``.
 
-    Yields tables of such rows, each with an array that names the shard of each row.
-
-    ``keys`` is sorted, without duplicates, [n] int64.
+    Yields the rows as pairs: a table of rows, and an array with the shard id of each of these rows. ``keys`` is sorted,
+    without duplicates, [n] int64.
     """
     table = storage.read_table(f"{lookup.path}.parquet")
     mine, ends = table["key"].to_numpy(), table["end"].to_numpy()

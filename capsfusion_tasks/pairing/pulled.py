@@ -38,7 +38,7 @@ def is_whole(mark: dict[str, Any]) -> bool:
 
 
 def rules_of(mark: dict[str, Any]) -> PullRules | None:
-    """The rules in the mark. None: an older version of this project wrote the mark, or a task replaces the files."""
+    """The rules in the mark. None if an older version of this project wrote it, or a task is replacing the files."""
     return PullRules(**mark["rules"]) if mark.get("rules") else None
 
 

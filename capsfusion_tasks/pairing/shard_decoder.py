@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 READ = b"R"  # content: offset and length of the bytes that the caller must send
 SCHEMA = b"S"  # content: an Arrow schema; the caller answers with a JSON list of columns, or null to end the job
 ROWS = b"B"  # content: an Arrow stream of one batch
-END = b"E"
-TOO_LARGE = b"M"
+END = b"E"  # no content: the file is decoded, or the caller ended the job
+TOO_LARGE = b"M"  # no content: decoding needs more memory than the limit
 BROKEN = b"X"  # content: the reason why the file cannot be read
 
 RANGE = struct.Struct("<QQ")
@@ -35,7 +35,7 @@ RANGE = struct.Struct("<QQ")
 
 def _send(caller: Connection, kind: bytes, content: bytes | pa.Buffer = b"") -> None:
     caller.send_bytes(kind)
-    # Send kind and content in two writes, because joining them would copy the content.
+    # Kind and content are sent separately, because concatenating them would copy the content.
     caller.send_bytes(memoryview(content))
 
 
@@ -80,7 +80,7 @@ class _RemoteFile:
 
 
 def _decode(caller: Connection, size: int, batch_rows: int, batch_bytes: int) -> None:
-    # Pre-buffering would fetch all row groups at once.
+    # Without pre-buffering, because it would fetch all row groups at once.
     with pq.ParquetFile(pa.PythonFile(_RemoteFile(caller, size), "r"), pre_buffer=False) as file:
         _send(caller, SCHEMA, file.schema_arrow.serialize())
         columns = json.loads(caller.recv_bytes())
@@ -109,7 +109,7 @@ def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _parts(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
-    """``batch`` in parts of about ``most_bytes``.
+    """Split ``batch`` into parts of about ``most_bytes``.
 
     ``_rows_at_once`` alone does not limit a batch's size, because it uses sizes in the footer, which may be wrong.
     """
@@ -119,7 +119,7 @@ def _parts(batch: pa.RecordBatch, most_bytes: int) -> Iterator[pa.RecordBatch]:
 
 
 def _limit_memory(extra: int) -> None:
-    """Limit this process to ``extra`` bytes more than it uses now."""
+    """Limit the memory of this process to ``extra`` bytes more than it uses now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = pages * resource.getpagesize() + extra
@@ -127,7 +127,7 @@ def _limit_memory(extra: int) -> None:
 
 
 def main() -> None:
-    # The caller handles Ctrl-C. This process ends when the caller ends.
+    # Ignore Ctrl-C (SIGINT), because the caller handles it. This process ends when the caller ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     caller = Connection(int(sys.argv[1]))
     with suppress(EOFError, ConnectionError):

@@ -89,7 +89,8 @@ class _Decoder:
                 [sys.executable, "-P", decoder.__file__, str(its.fileno())],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Arrow's own allocator reserves a gigabyte at once, which would count towards the memory limit.
+                # Arrow must use the system's malloc. Arrow's own allocator reserves a gigabyte at once, which would
+                # count towards the memory limit.
                 env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"},
             )
         self._connection = Connection(ours.detach())
@@ -116,7 +117,10 @@ _lock = threading.Lock()
 
 @contextmanager
 def _decoder() -> Iterator[_Decoder]:
-    """Yield a process that decodes a file. Starting takes 0.3 s, so the process is reused unless the block fails."""
+    """Yield a process that decodes a file.
+
+    If the block succeeds, later calls reuse the process, because starting another one takes 0.3 s.
+    """
     with _lock:
         kept = _idle.setdefault(os.getpid(), [])
         process = kept.pop() if kept else None

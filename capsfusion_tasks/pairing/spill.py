@@ -15,8 +15,8 @@ from capsfusion_tasks.schemas import BUCKET_ROWS
 class BucketSpill:
     """Takes tables, and returns their rows by bucket. Rows of a bucket keep their order.
 
-    Each table becomes a file in ``folder`` with one record batch of Arrow per bucket. The file has no footer, unlike
-    files in Arrow's file format, because the footer would be read again for each bucket.
+    Each table becomes a file in ``folder`` with one record batch of Arrow per bucket. Unlike files in Arrow's file
+    format, these files have no footers, because each call of ``rows`` would read the footers again.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema = BUCKET_ROWS) -> None:

@@ -1,9 +1,10 @@
 """Limits the number of pairs per URL. The URL of a placeholder picture is in very many rows, which form too many pairs.
 
-If the old and new rows of a URL can form more pairs than the limit, no new pairs of the URL are written. Later runs
-write none either, because buckets only grow (unless a shard is removed). Earlier runs wrote pairs of the URL only while
-its rows could form at most that many pairs. So no URL gets more pairs than the limit, whatever the order and
-number of runs. The order of the runs only decides which pairs of the URL are written.
+New rows are the rows of this run's shards, and old rows are those of all other shards. If the old and new rows of a URL
+can form more pairs than the limit, no new pairs of the URL are written. Later runs write none either, because buckets
+only grow (unless a shard is removed). Earlier runs wrote pairs of the URL only while its rows could form at most as
+many pairs as the limit. So no URL gets more pairs than the limit, whatever the order and number of runs. The order of
+the runs only decides which pairs of the URL are written.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _KEY = "capsfusion.left_out"  # key in the footer of a pair file; the value coun
 _SHOWN = 3  # number of URLs that a message names
 _URL_SHOWN = 200  # maximum characters of a URL in a message
 
-# Finds the URLs over the limit in the tables ``raw`` and ``coco``, whose rows are distinct.
+# Finds the URLs over the limit in the tables ``raw`` (LAION-2B) and ``coco`` (LAION-COCO), whose rows are distinct.
 _OVER = """
 create temp table over_limit as
 select
@@ -38,7 +39,8 @@ from over_limit where new_pairs > 0
 _LARGEST = """
 select url, raws, cocos, new_pairs from over_limit where new_pairs > 0 order by new_pairs desc, url limit ?
 """
-# Delete the rows of these URLs before the join. Otherwise DuckDB may make all their pairs and drop them afterwards.
+# Delete the rows of the URLs over the limit before the join. With a condition in the join instead, DuckDB might make
+# all pairs of these URLs and drop them afterwards.
 _LEAVE_OUT = "delete from raw where url in (select url from over_limit)"
 
 

@@ -1,4 +1,4 @@
-"""Estimates the GPU hours, the cost and the duration of fusing. Checks GPU hours and cost against a budget.
+"""Estimates the GPU hours, the cost and the duration of fusing pairs. Checks GPU hours and cost against a budget.
 
 The estimate uses measured rates. A GPU hour is one hour of one GPU: four GPUs use four GPU hours in an hour. On a CPU,
 each rank (process of torchrun) counts as a GPU.
@@ -20,10 +20,10 @@ from capsfusion_tasks.warehouse.rates import Measured, Spread
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The rate of one device, measured in a benchmark.
+    """The rate at which one device fuses rows, measured in a benchmark.
 
     ``tokens_per_row``: mean number of tokens of a row, measured with the model's tokenizer on the pairs that the
-    paper's authors published.
+    paper's authors published. ``source``: text that says where the rate is from.
     """
 
     rows_per_second: float
@@ -117,8 +117,8 @@ class Estimate:
     unpaired_bytes: int = 0
     # Pairs that are not in ``work``, because img2dataset could not download their images.
     gone: Work = NOTHING
-    # Fusions that earlier versions of this project recorded incompletely. If one of them used the current settings, its
-    # captions are fused again all the same; the estimate tells the user.
+    # Fusions that earlier versions of this project recorded incompletely. The pipeline fuses their pairs again, even
+    # if one of these fusions used the current settings. So ``text`` tells the user how to avoid this.
     earlier: Sequence[EarlierFusion] = ()
 
     @property
@@ -131,7 +131,7 @@ class Estimate:
 
     @property
     def gpu_hours_saved(self) -> Spread | None:
-        """GPU hours that are saved by leaving out pairs whose images are gone."""
+        """GPU hours that are saved by leaving out the pairs in ``gone``."""
         return self._hours_for(self.gone)
 
     def _hours_for(self, work: Work) -> Spread | None:

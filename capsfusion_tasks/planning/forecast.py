@@ -41,7 +41,7 @@ def estimate(
     gpus: int | None = None,
     rows_per_second: float | None = None,
 ) -> Estimate:
-    """Estimate all waiting work, or only the work of the intervals inside ``within``. Plans nothing.
+    """Estimate all waiting work, or only the work of the intervals inside ``within``. Plans no units.
 
     ``gpus``: devices that work in parallel. ``rows_per_second``: rate of one device, instead of the measured rate.
     """
@@ -154,8 +154,8 @@ def _is_planned(storage: Storage, interval: Interval, in_units: int, last: Whole
     """Whether all pairs of the interval are certainly in its units. Does not read the pairs.
 
     Comparing numbers of pairs is not enough: if the interval was paired again with other settings or shards, its units
-    have other pairs than its pair files. So the last plan must have seen these files and must have left none of their
-    pairs out.
+    have other pairs than its pair files. So the last plan must be newer than the pair files, and must have planned all
+    of their pairs.
     """
     paired = waiting.paired_rows(storage, interval)
     if not paired:

@@ -16,9 +16,9 @@ from capsfusion_tasks.staging.storage import Storage
 
 BUCKETS_KEY = "capsfusion.buckets"  # key in the footer of a unit's file: the buckets that its pairs are from
 
-# Ids are compared in two steps: first only this many bits at their beginning, then whole ids. The four million ids of a
-# batch have about a quarter of all 24-bit beginnings, so the first step excludes about three quarters of the ids that
-# are not in the batch.
+# The ids of a batch of pairs are compared with the ids of units in two steps: first only this many bits at their
+# beginning, then whole ids. The four million ids of a batch have about a quarter of all 24-bit beginnings, so the first
+# step excludes about three quarters of the unit's ids that are not in the batch.
 _BEGIN_BITS = 24
 
 
@@ -36,7 +36,7 @@ class PairsInFlight:
         Each call reads all units that have pairs of these buckets, so call it with many ids. Raises NotReadyError if
         the file of a unit is missing.
         """
-        # First compare only the first bits of the ids. This excludes most pairs of the units, so that the second step,
+        # First compare only the first bits of the ids. This step excludes most pairs of the units, so the second step,
         # which compares whole ids, needs a hash table of only a few ids.
         begins = np.zeros(1 << _BEGIN_BITS, bool)
         begins[_beginnings(pair_ids)] = True

@@ -28,9 +28,9 @@ class NewPairs:
     """The new pairs in a file of pairs: their row numbers and their estimated tokens, [rows] int32 each.
 
     ``digest``: a digest of all ids in the file (``digest_of``). The row numbers are right only while the file has this
-    digest. ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: work of the
-    new rows that are left out because their images are gone. ``over_limit``: number of the file's new rows that exceed
-    the limit of the run.
+    digest. ``taken``: number of the file's rows that are fused already or in an unfinished unit. ``gone``: number and
+    tokens of the new rows that are left out, because their images could not be downloaded. ``over_limit``: number of
+    the file's new rows that exceed the limit of the run.
     """
 
     path: str
@@ -89,7 +89,8 @@ def count_new_pairs(
 ) -> tuple[Work, Work]:
     """Count the intervals' new pairs: pairs to fuse, and pairs whose images are gone according to ``images``.
 
-    A pair that is in several intervals counts once: as a pair to fuse, unless its image is gone in all these intervals.
+    A pair that is in several intervals counts once: as a pair to fuse, unless the image is gone according to the pair
+    files of all these intervals.
     """
     by_bucket: dict[str, list[str]] = defaultdict(list)
     for interval in within:

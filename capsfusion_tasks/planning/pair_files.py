@@ -1,4 +1,7 @@
-"""Reads the files of pairs of an interval or a replay in batches, and finds the new pairs of a batch."""
+"""Reads pair files in batches, and finds the new pairs of a batch.
+
+An interval and a replay (which fuses rejected pairs again) each have one pair file per bucket.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ IsKnown = Callable[[pa.FixedSizeBinaryArray], pa.BooleanArray | None]
 
 @dataclass(frozen=True)
 class PairFile:
-    """The pairs of a file. ``tokens``: estimates, [rows] int32. ``gone``: whether the image is gone, [rows] bool."""
+    """The pairs of a file. ``tokens``: estimates for prompt and caption, [rows] int32.
+
+    ``gone``: whether the pair's image is gone, [rows] bool.
+    """
 
     path: str
     pair_ids: pa.FixedSizeBinaryArray
@@ -97,7 +103,8 @@ def _require_rules(where: str, schema: pa.Schema, rules: PairRules) -> None:
 def are_new(batch: list[PairFile], in_flight: PairsInFlight, is_known: IsKnown) -> list[np.ndarray]:
     """For each file of ``batch``, whether its pairs are new: neither in an unfinished unit nor in the warehouse."""
     pair_ids = pa.concat_arrays([file.pair_ids for file in batch])
-    # Read units before the warehouse. A unit that is loaded between the two reads is then found twice, not missed.
+    # Read units before the warehouse. So a unit that is loaded into the warehouse between the two reads is found in
+    # both places. In the other order, it would be missed.
     is_new = ~in_flight.contain(pair_ids, {file.bucket for file in batch})
     known = is_known(pair_ids.filter(pa.array(is_new)))
     if known is not None:

@@ -130,7 +130,7 @@ def plan_units(
             _warn_of_left(left, most, work, existing)
         known = {part.path: part.rows_in_file for part in pairs}
         paired = waiting.paired_rows(storage, work, known) if isinstance(work, Interval) else 0
-        # A replay selects at most ``limit`` rows, so it does not know whether more rows match.
+        # A replay selects at most ``limit`` rows. If it selected that many, further rows may match and would be left.
         exhausts_limit = isinstance(work, Replay) and total.rows == limit
         leaves_pairs = rows < total.rows or exhausts_limit or any(part.over_limit for part in pairs)
         with session.transaction() as connection:

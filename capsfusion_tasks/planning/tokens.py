@@ -22,7 +22,7 @@ from capsfusion_tasks.warehouse.known_pairs import Transactions
 
 _SAMPLE_ROWS = 500  # tokenizing 500 rows takes 0.1 s and gives the characters per token to within 2%
 _SAMPLE_FILES = 16
-_SAMPLE_CHARACTERS = 1000  # longer captions are cut to this length; a prompt has no room for more
+_SAMPLE_CHARACTERS = 1000  # longer captions are cut to this length, because prompts have no room for longer ones
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ DEFAULT = TokenEstimate()
 
 
 def estimate_for(context: Context, begin: Transactions, paths: Iterable[str]) -> TokenEstimate:
-    """The estimate for the pairs in the files ``paths``.
+    """Averages for estimating the tokens of the pairs in the files ``paths``.
 
     Tokenizes a sample of the pairs. Takes the length of fused captions from the last units that were fused with the
     current settings.

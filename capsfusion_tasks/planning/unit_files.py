@@ -28,7 +28,7 @@ MAX_UNITS = 1024  # maximum units of a run: Airflow's default limit for a mapped
 # would go into starting the ranks (processes of torchrun), which took 43 s for a 13B model on an H200.
 UNIT_SECONDS = 1800
 LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit, in seconds: half the time limit of a fuse task
-UNIT_TOKENS_AT_FIRST = 400_000  # size of a unit while no rate is measured
+UNIT_TOKENS_AT_FIRST = 400_000  # estimated tokens of a unit while no rate is measured
 
 _UNREADABLE = (pa.ArrowException, FileNotFoundError)  # errors when a damaged or missing file is read
 
@@ -82,7 +82,7 @@ def may_be_of(unit_id: str, fusion_id: str) -> bool:
 
 
 def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
-    """The rules of the unit. None if its file cannot be read, or has no rules, like the file of a replay."""
+    """The rules that the unit was planned with. None if its file cannot be read, or has no rules, as for replays."""
     try:
         return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
     except _UNREADABLE:  # not reported here, because the fuse task reports this error
@@ -125,7 +125,7 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
 
     def read(part: NewPairs) -> pa.Table:
         table = with_columns_of(PAIRS, storage.read_table(part.path)).select(PAIRS.names)
-        # No lock covers files of pairs: a parallel run of the same days may have written this file again.
+        # No lock protects pair files: a parallel run of the same days may have written this file again.
         if digest_of(table["pair_id"].combine_chunks()) != part.digest:
             raise NotReadyError(
                 f"the pairs in {storage.path(part.path)} were written again while units were planned: try again"
@@ -135,7 +135,7 @@ def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[
     filled_parts = [part for part in pairs if len(part.rows)]
     for part, table in zip(filled_parts, read_ahead(read, filled_parts), strict=True):
         ends = np.cumsum(part.tokens)  # cumulative estimated tokens of the file's rows
-        start, before = 0, 0  # the first row that is in no unit yet, and the tokens of the rows before it
+        start, before = 0, 0  # the file's first row that is in no unit yet, and the tokens of the rows before this row
         while (last := int(np.searchsorted(ends, before + target - filled))) < len(ends):
             tokens = filled + int(ends[last]) - before
             rows = pa.concat_tables([*parts, table.slice(start, last + 1 - start)])
