@@ -89,8 +89,8 @@ def count_new_pairs(
 ) -> tuple[Work, Work]:
     """Count the intervals' new pairs: pairs to fuse, and pairs whose images are gone according to ``images``.
 
-    A pair that is in several intervals counts once: as a pair to fuse, unless the image is gone according to the pair
-    files of all these intervals.
+    A pair that is in several intervals counts once: as a pair to fuse, unless its image counts as gone in every one of
+    these intervals.
     """
     by_bucket: dict[str, list[str]] = defaultdict(list)
     for interval in within:

@@ -82,7 +82,10 @@ def may_be_of(unit_id: str, fusion_id: str) -> bool:
 
 
 def rules_of(storage: Storage, unit_id: str) -> UnitRules | None:
-    """The rules that the unit was planned with. None if its file cannot be read, or has no rules, as for replays."""
+    """The rules that the unit was planned with.
+
+    None if the unit's file cannot be read or records no rules. The files of a replay's units record none.
+    """
     try:
         return UnitRules.recorded(storage.footer(layout.unit_pairs(unit_id))[0])
     except _UNREADABLE:  # not reported here, because the fuse task reports this error

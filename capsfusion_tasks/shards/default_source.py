@@ -13,7 +13,7 @@ from capsfusion_tasks.shards.source import Source, SourceFile, Unreadable
 
 
 class DefaultSource:
-    """Wraps ``source``, which is used because ``variable`` is not set."""
+    """Wraps ``source``, which is used because the environment variable ``variable`` is not set."""
 
     def __init__(self, source: Source, variable: str) -> None:
         self._source, self._variable = source, variable

@@ -38,14 +38,15 @@ def discover(
     some of its files were unreadable, or if its source had no shard at all: someone may still copy shards with old
     modification times into the source.
 
-    A shard is late if it appears after its interval has ended and has a list, even an empty one. The next interval that
-    is listed takes the late shards: ``claim`` gets the late shards that were found, and returns the ids of those that
-    this interval may take. An interval must also claim its own late shards, so that no other interval takes them.
+    A shard belongs to the interval in which it arrived. The shard is late if it appears after this interval has ended
+    and has a list, even an empty list. The next interval that is listed takes the late shards: ``claim`` gets the late
+    shards that were found, and returns the ids of those that this interval may take. An interval must also claim its
+    own late shards, so that no other interval takes them.
 
     If the sources or patterns changed, the list is made again, and ``remove`` is called with the shards that are no
-    longer in it. Raises InputError instead if a source cannot be listed or has no readable shard (its address may be
-    mistyped), or if the interval already has units (``units`` is their number). ``relist`` adds the shards of the new
-    sources to the list.
+    longer in the list. Raises InputError instead if a source cannot be listed or has no readable shard (its address may
+    be mistyped), or if the interval already has units (``units`` is their number). With ``relist``, the old list is
+    kept, and the shards of the new sources are added.
 
     Raises InputError if a file is in the sources of both sides, or is one of the ``image_results``.
 
@@ -94,9 +95,10 @@ def discover(
 
 
 def _with_new_revisions(known: Iterable[Shard], arrived: Iterable[Shard]) -> list[Shard]:
-    """The listed shards. A shard that was listed again gets its new revision, and keeps its arrival time.
+    """The shards in ``known``. Those that are also in ``arrived`` get the revision (commit) from there.
 
-    The shard's content is the same, because the etag is part of its id. The earlier revision may no longer exist.
+    The new revision has the same content of the shard, because the etag is part of the shard's id. The earlier revision
+    may no longer exist. The shards keep their arrival times.
     """
     revisions = {shard.shard_id: shard.revision for shard in arrived}
     return [shard.model_copy(update={"revision": revisions.get(shard.shard_id, shard.revision)}) for shard in known]

@@ -40,7 +40,7 @@ _ADVICE = {
 def system_error(what: str, error: OSError | ValueError) -> InputError | NotReadyError:
     """The error for a failed action. ``what`` describes the failure, as in "cannot read /a/b.parquet"."""
     code = error.errno if isinstance(error, OSError) else None
-    # Leave out Arrow's own text, because it repeats the path.
+    # For errors with a code, use the operating system's text. Arrow's text would repeat the path.
     reason = os.strerror(code) if code is not None else str(error).strip()
     if isinstance(error, OSError) and error.filename and str(error.filename) not in what:
         reason += f" ({error.filename})"

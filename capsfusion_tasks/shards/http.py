@@ -28,9 +28,10 @@ _MOST_FAILURES = 3  # with more failed files than this, the whole server counts 
 
 
 class HttpSource:
-    """The files in a list at ``https://…/list.txt`` or ``….json``.
+    """The files that a list at ``https://…/list.txt`` or ``….json`` names.
 
-    A file's arrival time is the ``arrived_at`` of a JSON list, or else the server's Last-Modified.
+    A file's arrival time is its ``arrived_at`` in a JSON list. Without this, it is the Last-Modified that the server
+    sends.
 
     Credentials are in ~/.netrc, or in the query of a signed address. Queries are not stored, because they may be
     secret. If an address has a query, the stored name of the shard ends in "?", and each read looks up the current
@@ -76,7 +77,10 @@ class HttpSource:
             yield stream
 
     def _named(self, path: str) -> str:
-        """The current address of the file whose stored name is ``path``. The address may be relative to the list's."""
+        """The current address of the file whose stored name is ``path``.
+
+        The address may be relative to the address of the list.
+        """
         if not path.endswith("?"):
             return path
         with web.client() as client:

@@ -22,10 +22,10 @@ from capsfusion_tasks.shards.sources import SideSource, image_results_source
 
 log = logging.getLogger(__name__)
 
-# Control characters, line breaks and bytes that are not UTF-8. Names must not have them, because some logs, databases
-# and URLs cannot contain them.
+# Control characters, line breaks and bytes that are not UTF-8. Files with such names are skipped, because some logs,
+# databases and URLs cannot contain these characters.
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
-_DAYS_TOLD = 7
+_DAYS_TOLD = 7  # number of days for which a message gives the number of shards
 # Maximum bytes of source, path and etag together. They form one key in PostgreSQL, which limits a key to 2,704 bytes.
 _LONGEST_NAME = 2000
 
@@ -46,7 +46,7 @@ def all_shards(side: Side, place: SideSource) -> Iterator[Shard]:
 
 
 def image_result_files(settings: Settings) -> list[Shard]:
-    """All files of image results, including unreadable files. A file with an unknown time counts as arrived now.
+    """All files of image results, including unreadable files. Files with an unknown arrival time count as arrived now.
 
     Empty if no source is configured. Raises InputError if the source has no file of image results, for example because
     its disk is not mounted. Without this error, pairs whose images are gone would be fused.
@@ -72,9 +72,9 @@ def image_result_files(settings: Settings) -> list[Shard]:
 
 
 def dates(side: Side, place: SideSource, shards: Iterable[Shard]) -> str:
-    """Text with the number of the source's ``shards``, and the number that arrived on each of the last days (UTC).
+    """Text with the number of the source's readable ``shards``, and the number that arrived on each day (UTC).
 
-    Counts no shard with a problem.
+    Gives numbers only for the last ``_DAYS_TOLD`` days on which shards arrived.
     """
     times = (shard.arrived_at for shard in shards if not shard.problem)
     by_day = Counter(f"{time.astimezone(UTC):%Y-%m-%d}" for time in times)
@@ -95,7 +95,7 @@ def _earlier(days: Sequence[str]) -> str:
 
 
 def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Shard]:
-    """All shards of the source. Unreadable shards with an unknown time count as arrived in ``interval``.
+    """All shards of the source. Unreadable shards with an unknown arrival time count as arrived in ``interval``.
 
     Logs the reason if the source has no readable shard. Logs the arrival times if no shard arrived in ``interval``.
     """
@@ -160,7 +160,10 @@ def _unreadable(side: Side, place: SideSource, file: Unreadable, arrived_at: dat
 
 
 def _files(place: SideSource, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
-    """The source's files. Leaves out unreadable files that are hidden or excluded."""
+    """The source's files. Leaves out unreadable files that are hidden or that an exclude pattern matches.
+
+    Sources also yield unreadable folders and links that ``wanted`` rejects.
+    """
     excluded = path_matcher(place.patterns.get("exclude", ()))
     with system_errors(f"cannot list {place.source.uri}"):
         for file in place.source.files(wanted):

@@ -23,9 +23,9 @@ def _etag(status: os.stat_result) -> str:
 
 
 class _Unchanged(pa.OSFile):  # type: ignore[misc]
-    """An open file. If the file was overwritten in place, a read fails instead of returning a mix of both versions.
+    """An open file. If the file is overwritten in place, reads fail instead of returning a mix of old and new bytes.
 
-    If another file was renamed to this file's path, the file that was opened is read to its end.
+    If another file is renamed to this file's path, reads still return the bytes of the file that was opened.
     """
 
     file: Path
@@ -67,7 +67,7 @@ class LocalSource:
         def leave_out(path: str, entry: os.DirEntry[str]) -> bool:
             # Leave out hidden files and folders. But follow a link to a hidden folder if the link's name is not hidden.
             if is_hidden(entry.name):
-                wanted(path)  # this call counts the hidden file; if the list is empty, the count explains why
+                wanted(path)  # this call counts the hidden file; if no shard is found, a message gives the count
                 return True
             return False
 
@@ -81,7 +81,7 @@ class LocalSource:
     def _problem(
         self, path: str, error: OSError, entry: os.DirEntry[str] | None, wanted: Callable[[str], bool]
     ) -> Unreadable | None:
-        """A file or folder that cannot be read. None if it was deleted meanwhile, or is no shard."""
+        """Describe a file or folder that cannot be read. None if it was deleted meanwhile, or is no shard."""
         gone = isinstance(error, FileNotFoundError)
         if entry is None:
             # Do not report the folder lost+found, which only root can read.

@@ -1,4 +1,4 @@
-"""Retries a step after temporary failures, such as broken connections, timeouts and busy servers."""
+"""Retries a step (a function) after temporary failures, such as broken connections, timeouts and busy servers."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def retrying(
 ) -> T:
     """The result of ``step``. Retries ``step`` with growing waits if it raises MayPass or one of ``on``.
 
-    If ``progress()`` has grown since the last failure, the count of failures starts again. Raises NotReadyError after
-    ``tries`` consecutive failures without progress, or when ``stop`` is set.
+    ``where``: the file or server, as errors and logs name it. ``progress``: returns a number that grows with the work
+    that is done, such as the bytes that were read. If this number has grown since the last failure, the count of
+    failures starts again. Raises NotReadyError after ``tries`` consecutive failures without progress, or when ``stop``
+    is set.
     """
     passing: tuple[type[Exception], ...] = (MayPass, *on)
     stop = stop or threading.Event()

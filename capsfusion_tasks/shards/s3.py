@@ -1,4 +1,4 @@
-"""Shards on S3 or an S3-compatible store. They are read in byte ranges, without a local copy."""
+"""Shards on S3 or an S3-compatible store. Shards are read in byte ranges, without a local copy."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class S3Source:
                 raise self._nothing_there(client)
 
     def _nothing_there(self, client: Any) -> InputError:
-        """The error if there is no object below the prefix. S3 does not tell a misspelt prefix from an empty one."""
+        """The error if there is no object below the prefix. In S3, a misspelt prefix looks like an empty prefix."""
         key = self._prefix.rstrip("/")
         if any(sign in key for sign in "*?["):
             return InputError(
@@ -99,8 +99,8 @@ class S3Source:
         explain = partial(explained, where, requester_pays=bool(self._payer))
         with explain():
             client = self._client
-        # Each request names the ETag. If the object is replaced during a read, the read fails instead of mixing both
-        # versions.
+        # Each request names the ETag. If the object is replaced while it is read, the requests fail, so a shard never
+        # has bytes of both objects.
         this = {"Bucket": self._bucket, "Key": self._prefix + shard.path, "IfMatch": f'"{shard.etag}"', **self._payer}
 
         def piece(start: int, end: int) -> bytes:

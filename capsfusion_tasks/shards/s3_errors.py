@@ -34,7 +34,10 @@ ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 
 @contextmanager
 def explained(where: str, *, is_listing: bool = False, requester_pays: bool = False) -> Iterator[None]:
-    """Turn boto3's errors into InputError, or into NotReadyError for failures that remain after boto3's retries."""
+    """Turn boto3's errors into InputError, or into NotReadyError for temporary failures.
+
+    boto3 itself has already retried after these failures.
+    """
     try:
         yield
     except boto.ClientError as error:

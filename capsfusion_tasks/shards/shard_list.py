@@ -66,7 +66,10 @@ class ShardList(BaseModel):
 
 
 class ListSummary(BaseModel):
-    """The parts of a list that other intervals need. ``closed``: ``ShardList.is_closed``. ``uris``: side → URI."""
+    """The parts of an interval's shard list that other intervals need to find late shards.
+
+    ``closed``: the value of ``ShardList.is_closed``. ``uris``: side → URI of its source.
+    """
 
     closed: bool = Field(validation_alias=AliasChoices("closed", "frozen"))  # "frozen": the name in older versions
     shard_ids: list[str]
@@ -128,6 +131,6 @@ def write(interval: Interval, storage: Storage, listed: ShardList) -> None:
 
 
 def told(these: dict[Side, Origin], others: dict[Side, Origin]) -> str:
-    """Text for messages: the sources of ``these`` that differ from the sources of ``others``."""
+    """Text for messages: the sources in ``these`` that differ from those in ``others``, such as "laion_2b /data"."""
     differing = [f"{side} {origin}" for side, origin in these.items() if origin != others.get(side)]
     return " and ".join([*differing, *(f"no {side}" for side in others if side not in these)])

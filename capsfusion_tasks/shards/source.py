@@ -1,4 +1,4 @@
-"""The interface of a source of shards."""
+"""The interface of a source of shards, such as a folder, an S3 bucket or a web server."""
 
 from __future__ import annotations
 
