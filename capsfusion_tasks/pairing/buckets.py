@@ -27,8 +27,8 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_HELD_ROWS = 1 << 18  # maximum rows of a shard in memory at a time; also the rows of each row group of a bucket file
-_HELD_BYTES = 256 << 20  # maximum bytes of a shard in memory at a time; long rows reach this limit before _HELD_ROWS
+_HELD_ROWS = 1 << 18  # rows of each table that is split or written; a table becomes a row group of a bucket file
+_HELD_BYTES = 256 << 20  # bytes of such a table; if rows are long, a table reaches this limit before _HELD_ROWS
 _BATCH_ROWS = 1 << 16  # rows of a decoded batch; the next batch is decoded while this one is split
 _WRITERS = 4  # number of bucket files to write in parallel; on S3 each file takes up to three round trips
 

@@ -94,7 +94,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
 
 
 def _captions(side: Side, settings: Settings) -> list[str]:
-    """The captions that a row of this side needs to make a pair."""
+    """The caption columns that a row of ``side`` needs to form a pair."""
     if side == "laion_2b":
         return ["text"]
     return ["synthetic", "text"] if settings.join_on == "url_text" or settings.self_paired else ["synthetic"]

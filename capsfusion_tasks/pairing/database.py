@@ -13,7 +13,7 @@ from capsfusion_tasks.pairing.machine import available_memory
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
 
-JOINS_AT_ONCE = 3  # joins that a pair task runs at the same time: one reads, one joins and one writes
+JOINS_AT_ONCE = 3  # joins that a pair task runs at the same time, so that one reads while another joins and a third writes
 _MOST_MEMORY = 6 << 30
 
 

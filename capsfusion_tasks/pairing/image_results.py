@@ -1,4 +1,4 @@
-"""Image results: for each URL, whether the image is gone, because img2dataset could not download it.
+"""Image results: for each URL, whether its image is gone. An image is gone if img2dataset could not download it.
 
 Planning reads these results. img2dataset writes many result files, and many of them become one batch. A batch has one
 data file per bucket, with a hash in place of each URL, and one ``.json`` file. The ``.json`` is written last and lists
@@ -206,7 +206,7 @@ class BucketResults:
 
 @dataclass(frozen=True)
 class ImageResults:
-    """The image results in all valid batches."""
+    """Reads the image results in ``batches``, one bucket at a time."""
 
     storage: Storage
     batches: tuple[Batch, ...] = ()

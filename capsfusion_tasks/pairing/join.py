@@ -92,8 +92,8 @@ class Joined:
 def pair_bucket(bucket: int, new: set[str], interval: Interval, storage: Storage, settings: Settings) -> Joined:
     """Write the bucket's new pairs to ``runs/<interval>/pairs/<bucket>.parquet``.
 
-    ``new``: the ids of the interval's shards. Rows match if their URLs and raw texts are equal; nothing is normalised.
-    With ``join_on = url``, rows match if their URLs are equal. Without a LAION-2B source, each row of LAION-COCO
+    ``new``: the ids of the interval's shards. Rows match if their URLs and raw texts are exactly equal. With
+    ``join_on = url``, rows match if their URLs are exactly equal. Without a LAION-2B source, each row of LAION-COCO
     provides both captions. A bucket that is too large for memory is joined in several passes. Each row group has the
     pairs of one pass, sorted by ``pair_id``. The footer counts the pairs that the limit per URL leaves out.
     """

@@ -38,7 +38,10 @@ def is_whole(mark: dict[str, Any]) -> bool:
 
 
 def rules_of(mark: dict[str, Any]) -> PullRules | None:
-    """The rules in the mark. None if an older version of this project wrote it, or a task is replacing the files."""
+    """The rules in the mark.
+
+    None if an older version of this project wrote the mark, or if a task is replacing the shard's files.
+    """
     return PullRules(**mark["rules"]) if mark.get("rules") else None
 
 
@@ -115,8 +118,8 @@ def require_rules(storage: Storage, rules: PullRules, *, but: set[str], mend: st
     """Raise InputError if a shard was pulled with rules that differ from ``rules``. Ignore the shards in ``but``.
 
     Raise NotReadyError if a task is replacing the files of a shard. ``mend``: the advice in both errors. Call this
-    before a join, because a join reads the bucket files of all shards. Opens only marks that are new, or that changed
-    since their rules were stored in a summary file.
+    before a join, because a join reads the bucket files of all shards. To be fast, opens only marks that are new or
+    have changed, and takes the rules of all other marks from a summary file.
     """
     others = []
     for side, shard_id, mark in _marks(storage):

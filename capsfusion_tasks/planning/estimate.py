@@ -94,7 +94,8 @@ def measured_rate(found: Measured) -> Rate:
 
 def benchmark_rate(decoding: Decoding) -> Rate | None:
     """The rate to use before a unit is measured. None if there is no benchmark of these settings."""
-    if decoding.max_new_tokens > LONGEST_CAPTION:  # longer captions are slower, and leave memory for fewer rows
+    # Longer captions are slower, and leave memory for fewer rows. So no benchmark applies to them.
+    if decoding.max_new_tokens > LONGEST_CAPTION:
         return None
     found = BENCHMARKS.get((decoding.model, decoding.engine, decoding.dtype, decoding.num_beams))
     return None if found is None else found.rate
@@ -203,7 +204,7 @@ class Estimate:
         if rate is None or hours is None:
             return [
                 "GPU hours: unknown, no unit with these settings is measured yet. To measure a unit, run once with a"
-                " limit"
+                " limit on the number of pairs"
             ]
         speed = rate.tokens_per_second
         wide = f" ({_number(hours.low)} to {_number(hours.high)})" if hours.low < hours.high else ""
@@ -252,8 +253,8 @@ class Budget:
             if found is None:
                 raise InputError(
                     f"the budget ({name}: at most {most:g}) cannot be checked, because no unit with these"
-                    " settings is measured yet: run once with a limit and without a budget to measure a unit. No GPU"
-                    " was used"
+                    " settings is measured yet: to measure a unit, run once with a limit on the number of pairs and"
+                    " without a budget. No GPU was used"
                 )
             if found > most:
                 fitting = int(total.rows * most / found)

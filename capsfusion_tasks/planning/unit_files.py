@@ -77,7 +77,7 @@ def cut_units(
 
 
 def may_be_of(unit_id: str, fusion_id: str) -> bool:
-    """Whether a unit with this id may belong to this fusion: ids have only the first characters of the fusion_id."""
+    """Whether the unit may belong to the fusion. The id of a unit has only the first six characters of a fusion_id."""
     return f"-{fusion_id[:6]}-" in unit_id
 
 

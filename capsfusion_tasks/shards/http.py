@@ -30,8 +30,8 @@ _MOST_FAILURES = 3  # with more failed files than this, the whole server counts 
 class HttpSource:
     """The files that a list at ``https://…/list.txt`` or ``….json`` names.
 
-    A file's arrival time is its ``arrived_at`` in a JSON list. Without this, it is the Last-Modified that the server
-    sends.
+    A file's arrival time is its ``arrived_at`` in a JSON list. If the list gives no ``arrived_at``, the arrival time is
+    the file's Last-Modified on the server.
 
     Credentials are in ~/.netrc, or in the query of a signed address. Queries are not stored, because they may be
     secret. If an address has a query, the stored name of the shard ends in "?", and each read looks up the current

@@ -121,7 +121,7 @@ def listed_shards(side: Side, place: SideSource, interval: Interval) -> list[Sha
 
 
 def require_one_source(shards: Iterable[Shard]) -> None:
-    """Raise InputError if a file is in the sources of two sides. The ledger stores only one side for each shard id."""
+    """Raise InputError if a file is in the sources of two sides. The warehouse stores one side per shard id."""
     seen: dict[str, Shard] = {}
     for shard in shards:
         other = seen.setdefault(shard.shard_id, shard)

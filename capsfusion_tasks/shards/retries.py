@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TRIES = 6  # maximum number of consecutive failures without progress
-_FIRST_WAIT = 1.0  # seconds to wait after the first failure; doubles with each failure
+_FIRST_WAIT = 1.0  # seconds to wait after the first failure; each further failure doubles the wait, up to 60 s
 # Longest wait, in seconds, that a server may request. If a server requests a longer wait, the task fails and is retried
 # later.
 _LONGEST_WAIT = 300.0

@@ -39,7 +39,7 @@ class Source(Protocol):
     uri: str
 
     def files(self, wanted: Callable[[str], bool]) -> Iterator[SourceFile | Unreadable]:
-        """All current files whose path ``wanted`` accepts, and all files and folders that cannot be read.
+        """All current files whose path ``wanted`` accepts. Also files, folders and links that cannot be read.
 
         Raises InputError if the source itself cannot be listed, NotReadyError if it does not answer.
         """

@@ -112,7 +112,7 @@ def test_more_than_the_budget_is_refused_with_what_to_do(budget: Budget, said: s
 
 
 def test_a_budget_that_cannot_be_checked_is_no_permission() -> None:
-    with pytest.raises(InputError, match=r"cannot be checked.*run once with a limit and without a budget"):
+    with pytest.raises(InputError, match=r"cannot be checked.*run once with a limit .* without a budget"):
         Budget(max_gpu_hours=5).check(Estimate({"a": HOUR}, None, NOW))
     with pytest.raises(InputError, match="needs a price: set CAPSFUSION_GPU_HOUR_PRICE"):
         Budget(max_cost=5).check(Estimate({"a": HOUR}, RATE, NOW))
