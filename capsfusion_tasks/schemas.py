@@ -44,7 +44,7 @@ class Shard(BaseModel):
 
 
 class Unit(BaseModel):
-    """A work unit: the pairs that one fuse task handles. They are in ``units/<unit_id>/pairs.parquet``."""
+    """A work unit: the pairs that one fuse task handles. The pairs are in ``units/<unit_id>/pairs.parquet``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -187,11 +187,11 @@ SCORES = pa.schema(
         pa.field("synthetic_recall", pa.float64()),  # share of the synthetic caption's words in the fused caption
         # Share of the raw caption's names and numbers that are in the fused caption; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
-        pa.field("novelty", pa.float64()),  # share of the fused caption's words that are in neither source
-        # Share of the fused caption's names and numbers that are in neither source; null if the fused caption has none.
+        pa.field("novelty", pa.float64()),  # share of the fused caption's words that are in neither source caption
+        # Share of the fused caption's names and numbers that are in neither source caption; null if it has none.
         pa.field("invention", pa.float64()),
-        pa.field("repetition", pa.float64()),  # share of the fused caption's trigrams that repeat an earlier one
-        pa.field("source_overlap", pa.float64()),  # Jaccard index of the two sources' words
+        pa.field("repetition", pa.float64()),  # share of trigrams (three words in a row) that repeat an earlier one
+        pa.field("source_overlap", pa.float64()),  # Jaccard index of the words of the two source captions
         pa.field("caption_words", pa.int32()),
     ]
 )

@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     keep_beams: bool = Field(
         False,
         description="Keep all captions that the beam search finishes. Validation takes the best one that passes"
-        " ([validation.md](validation.md)). Changes the `fusion_id` of new captions.",
+        " ([validation.md](validation.md)). Changes the `fusion_id` (id of model and settings) of new captions.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = Field(
         "auto",

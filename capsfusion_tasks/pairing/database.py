@@ -13,7 +13,8 @@ from capsfusion_tasks.pairing.machine import available_memory
 from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.staging.scratch import ROOM, temporary_folder
 
-JOINS_AT_ONCE = 3  # joins that a pair task runs at the same time, so that one reads while another joins and a third writes
+# Number of joins that a pair task runs at the same time, so that one reads while another computes and a third writes.
+JOINS_AT_ONCE = 3
 _MOST_MEMORY = 6 << 30
 
 

@@ -33,7 +33,7 @@ def read_batches(
     messages. Also raises the errors of ``stream`` and ``choose``.
     """
     extra = min(_MOST, available_memory() // 2)
-    refused: InputError | None = None  # raised after the block below: an error inside the block would stop the decoder
+    refused: InputError | None = None  # raised after the block, because an error inside it would stop the decoder
     with _decoder() as process:
         try:
             job = {"extra": extra, "size": stream.size(), "batch_rows": batch_rows, "batch_bytes": batch_bytes}

@@ -21,8 +21,8 @@ from capsfusion_tasks.schemas import FOUND_PAIRS, with_columns_of
 from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
-# Pairs per batch. A large number, because the ids of all unfinished units are read again for each batch. A pair takes
-# 20 bytes in memory.
+# Number of pairs per batch. It is large, because the ids of all unfinished units are read again for each batch. A pair
+# takes 20 bytes in memory.
 BATCH_ROWS = 4_000_000
 
 _GONE = pa.schema([FOUND_PAIRS.field("gone")])

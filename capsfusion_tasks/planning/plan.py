@@ -32,9 +32,11 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 log = logging.getLogger(__name__)
 
 OnEstimate = Callable[[Estimate], None]
-# A function that finds the pairs to plan. Its arguments are the database session that holds the planning lock; the ids
-# of the unfinished units that are dropped, so that their pairs count as new; and the ids of the loaded units of an
-# unfinished replacement, whose pairs are already replaced (see ``replacements``).
+# A function that finds the pairs to plan. Its three arguments:
+# - the database session that holds the planning lock
+# - the ids of unfinished units that are dropped. Their pairs count as new.
+# - the ids of loaded units of an unfinished replacement of captions. Their pairs are already replaced, so they are left
+#   out (see ``replacements``).
 FindPairs = Callable[[LockedSession, Set[str], Sequence[str]], list[NewPairs]]
 
 
@@ -55,14 +57,14 @@ def plan_units(
     """The units to fuse: the unfinished units of an earlier try, or else new units of the pairs from ``find_pairs``.
 
     Calls ``on_estimate`` with the estimate. Raises InputError and plans nothing if the estimate exceeds ``budget``.
-    ``needs_gpu`` is false if the captions already exist: then the estimate is zero.
+    ``needs_gpu`` is false if the captions already exist. In this case, the estimate is zero.
 
     Drops unfinished units that were planned with other rules (``pull_rules.UnitRules``) than the current ones, and
     plans their pairs again. If one of these units was started, raises InputError instead, unless ``replan`` is set.
 
-    Plans at most ``max_units`` new units, and leaves the remaining pairs for further runs. If the runs replace
-    captions, each run continues with the pairs that are left. When no pair is left, the next run replaces all captions
-    again.
+    Plans at most ``max_units`` new units, and leaves the remaining pairs for further runs. If the runs replace captions
+    (``existing`` is "replace"), each run continues with the pairs that the earlier runs left. When no pair is left, the
+    next run starts a new replacement of all captions.
 
     Raises NotReadyError if the planning lock is lost, or if a task works on a unit that would be dropped. After any
     error, no new unit is registered.
