@@ -88,7 +88,7 @@ class BucketSide:
         """All rows, with columns ``shard`` (an index into ``shards``) and ``is_new``. Reads one batch after another.
 
         Old rows from lookups are included only if a new row has the same URL. If reading fails, the error is also added
-        to ``failures``, because DuckDB, which calls the reader, raises another error in its place.
+        to ``failures``, because DuckDB, which calls the reader, raises its own error instead.
         """
 
         def batches() -> Iterator[pa.RecordBatch]:

@@ -31,7 +31,7 @@ class DoesNotFit(NotReadyError):
 
 @contextmanager
 def database(settings: Settings, what: str = "the rows of a join") -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory DuckDB with the limit ``join_memory``. Data that do not fit go to a folder on scratch disk.
+    """Open an in-memory DuckDB with the memory limit ``join_memory``. Data that do not fit go to a scratch folder.
 
     Raises DoesNotFit if the data, which ``what`` names, fit neither in memory nor on scratch disk.
     """

@@ -75,7 +75,7 @@ def invalidate(storage: Storage, side: Side, shard_id: str) -> None:
 
 
 def begin(storage: Storage, shard: Shard, rules: PullRules, buckets: Iterable[str]) -> set[str]:
-    """Mark the shard as incomplete, with the buckets that a task will write. Return the buckets of earlier pulls.
+    """Mark the shard as incomplete, and record the buckets that a task will write. Return the buckets of earlier pulls.
 
     If the task is killed, the next pull or ``remove`` finds all files of the shard by this mark. If an earlier pull
     made the files with other rules, ``require_rules`` prevents joins until the new pull is complete.
@@ -86,7 +86,7 @@ def begin(storage: Storage, shard: Shard, rules: PullRules, buckets: Iterable[st
         mark = {**asdict(Counts()), "rules": asdict(rules)}
     elif rules_of(mark) != rules:
         mark["rules"] = None
-    # 0: the numbers of rows per bucket are recorded only when the pull is complete.
+    # Until the pull is complete, the mark gives 0 rows for each bucket that only this pull writes.
     mark |= {"whole": False, "buckets": {**dict.fromkeys(buckets, 0), **before}}
     _write(storage, shard.side, shard.shard_id, mark)
     return set(before)

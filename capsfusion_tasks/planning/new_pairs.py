@@ -1,4 +1,4 @@
-"""Finds new pairs, which are neither in the warehouse nor in an unfinished unit."""
+"""Finds new pairs, which are neither in the warehouse nor in an unfinished work unit (the pairs of one GPU task)."""
 
 from __future__ import annotations
 

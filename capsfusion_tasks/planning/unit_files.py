@@ -119,7 +119,7 @@ def record_rules(storage: Storage, unit_id: str, rules: UnitRules) -> None:
 
 
 def _cut(storage: Storage, pairs: list[NewPairs], unit_tokens: int) -> Iterator[tuple[pa.Table, int, list[str]]]:
-    """Rows, tokens and buckets of each unit. All units have about the same number of tokens."""
+    """Yield the rows, tokens and buckets of each unit. All units have about the same number of tokens."""
     total = sum(int(part.tokens.sum()) for part in pairs)
     target = total / max(1, -(-total // unit_tokens))
     parts: list[pa.Table] = []

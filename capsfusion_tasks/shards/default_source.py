@@ -1,4 +1,4 @@
-"""The default source of raw or synthetic captions. Its errors name the variable that sets another source."""
+"""The default source of raw or synthetic captions. Errors name the environment variable that sets another one."""
 
 from __future__ import annotations
 

@@ -83,7 +83,10 @@ def discover(
     found |= {shard.shard_id: shard for shard in _with_new_revisions(known, arrived)}
     shards = sorted(found.values(), key=lambda shard: (shard.side, shard.path, shard.arrived_at))
     if gone := [shard for shard in leaving if shard.shard_id not in found]:
-        remove(gone)  # before the list is written, because joins read all pulled rows, even those of unlisted shards
+        # Remove the shards before the new list is written. If this task is killed before that, the old list still has
+        # the shards, and a retry removes them. In the other order, shards that are in no list could keep their rows,
+        # and joins would read these rows.
+        remove(gone)
     made = ShardList(
         frozen=frozen or over, shards=shards, sources=now, empty=tuple(side for side in there if not there[side])
     )

@@ -14,7 +14,7 @@ from capsfusion_tasks.staging.summaries import Summaries
 
 
 class Origin(BaseModel):
-    """The source and the patterns from which a side's shards were listed."""
+    """The source and the patterns from which the shards of a side (such as LAION-2B) were listed."""
 
     model_config = ConfigDict(frozen=True)
 
