@@ -124,8 +124,8 @@ class Settings(BaseSettings):
     )
     join_on: Literal["url_text", "url"] = Field(
         "url_text",
-        description="Columns on which both sources are joined. `url_text`: URL and raw caption. `url`: only the URL,"
-        " for a LAION-COCO release without the raw caption.",
+        description="Columns on which LAION-2B and LAION-COCO are joined. `url_text`: URL and raw caption. `url`: only"
+        " the URL, for a LAION-COCO release without the raw caption.",
     )
     url_pairs_max: Literal["none"] | Annotated[int, Field(ge=1)] = Field(
         100,

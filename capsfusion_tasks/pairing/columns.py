@@ -72,7 +72,7 @@ def source_columns(schema: pa.Schema, side: Side, settings: Settings, where: str
         hint = "; with CAPSFUSION_JOIN_ON=url, LAION-COCO needs no text" if optional else ""
         raise InputError(
             f"{where} lacks a column for {wanted}; it has {', '.join(schema.names)}: replace the file (the new file"
-            f" counts as a new shard), or name another source{hint}"
+            f" counts as a new shard), or set another source{hint}"
         )
     unread = [name for name in _EXTRAS if name in found and not is_text(schema.field(found[name]).type)]
     for name in [*unread, *(["synthetic"] if side == "laion_2b" else [])]:

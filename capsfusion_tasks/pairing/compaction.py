@@ -90,7 +90,7 @@ def _similar(lookups: list[Lookup]) -> list[Lookup]:
 
 
 def _merged(side: BucketSide, lookups: list[Lookup]) -> Lookup:
-    """Merge the lookups. Records are copied unchanged."""
+    """Merge the lookups into one. Copies the records without decoding them."""
     keys, shards, records = [], [], []
     done: dict[str, int] = {}
     for lookup in sorted(lookups, key=lambda one: one.name):

@@ -156,8 +156,8 @@ def publish_batch(
     """Publish the results of several files as a batch. ``folder`` is scratch space.
 
     ``tables`` come from ``read_results``. ``files``: number of a completely read file → its id and counts. ``files`` is
-    used only after the last table. Until then, the caller can remove its entries for files that could not be read to
-    the end.
+    used only after the last table, so that the caller can still remove the entries of files that cannot be read to the
+    end.
     """
     spill = BucketSpill(folder, _SPILLED)
     for table in together(tables, _SPILLED_ROWS):

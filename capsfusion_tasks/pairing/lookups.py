@@ -29,11 +29,11 @@ from capsfusion_tasks.staging.storage import Storage
 VERSION = 3  # increase this number when records or keys change: lookups of other versions are not used
 
 # Keys have 40 bits. In a bucket of a million rows, one URL in a million shares its key with another URL. A shared key
-# leads to no wrong pair, because the join compares URLs.
+# cannot cause a wrong pair, because the join compares URLs.
 _KEY_MASK = (1 << 40) - 1
 _ROWS_AT_ONCE = 1 << 14
-# Records that are less than this many bytes apart are read together in one request. On S3 a request takes as long as
-# reading 64 KiB.
+# Records that are less than this many bytes apart are read together in one request. On S3, another request takes as
+# long as reading 64 KiB, so it is faster to read smaller gaps too.
 _GAP, _REMOTE_GAP = 256, 64 << 10
 _REMOTE_READERS = 16
 

@@ -24,10 +24,11 @@ from capsfusion_tasks.staging.read_ahead import read_ahead
 from capsfusion_tasks.staging.storage import Storage
 
 MAX_UNITS = 1024  # maximum units of a run: Airflow's default limit for a mapped task (core.max_map_length)
-# Intended work of a unit, in seconds. Longer units would lose more work if a task fails. With shorter units, more time
-# would go into starting the ranks (processes of torchrun), which took 43 s for a 13B model on an H200.
+# Intended time to fuse a unit on one device, in seconds. Longer units would lose more work if a task fails. With
+# shorter units, more time would go into starting the ranks (processes of torchrun), which took 43 s for a 13B model on
+# an H200.
 UNIT_SECONDS = 1800
-LONGEST_UNIT_SECONDS = 3600  # maximum work of a unit, in seconds: half the time limit of a fuse task
+LONGEST_UNIT_SECONDS = 3600  # maximum time to fuse a unit, in seconds: half the time limit of a fuse task
 UNIT_TOKENS_AT_FIRST = 400_000  # estimated tokens of a unit while no rate is measured
 
 _UNREADABLE = (pa.ArrowException, FileNotFoundError)  # errors when a damaged or missing file is read

@@ -100,8 +100,8 @@ def discover(
 def _with_new_revisions(known: Iterable[Shard], arrived: Iterable[Shard]) -> list[Shard]:
     """The shards in ``known``. Those that are also in ``arrived`` get the revision (commit) from there.
 
-    The new revision has the same content of the shard, because the etag is part of the shard's id. The earlier revision
-    may no longer exist. The shards keep their arrival times.
+    The shard has the same content in both revisions, because its etag is part of its id. The earlier revision may no
+    longer exist. The shards keep their arrival times.
     """
     revisions = {shard.shard_id: shard.revision for shard in arrived}
     return [shard.model_copy(update={"revision": revisions.get(shard.shard_id, shard.revision)}) for shard in known]
