@@ -180,7 +180,7 @@ OTHER_BEAMS = pa.field(
 )
 FUSED_WITH_BEAMS = pa.schema([*FUSED, OTHER_BEAMS])
 
-# The scores that validation computes, as columns of the warehouse, so that users can filter by SQL.
+# The scores that validation computes. They are also columns of the warehouse, so that users can filter captions by SQL.
 SCORES = pa.schema(
     [
         pa.field("raw_recall", pa.float64()),  # share of the raw caption's words that are in the fused caption
@@ -188,9 +188,11 @@ SCORES = pa.schema(
         # Share of the raw caption's names and numbers that are in the fused caption; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
         pa.field("novelty", pa.float64()),  # share of the fused caption's words that are in neither source caption
-        # Share of the fused caption's names and numbers that are in neither source caption; null if it has none.
+        # Share of the fused caption's names and numbers that are in neither source caption. Null if the fused caption has
+        # no names or numbers.
         pa.field("invention", pa.float64()),
-        pa.field("repetition", pa.float64()),  # share of trigrams (three words in a row) that repeat an earlier one
+        # Share of the fused caption's trigrams (three words in a row) that repeat an earlier trigram.
+        pa.field("repetition", pa.float64()),
         pa.field("source_overlap", pa.float64()),  # Jaccard index of the words of the two source captions
         pa.field("caption_words", pa.int32()),
     ]

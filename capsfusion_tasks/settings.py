@@ -265,7 +265,7 @@ class Settings(BaseSettings):
 
     @property
     def fusing_device(self) -> Literal["cpu", "gpu"]:
-        """The device that fuses units. It is a setting, because the machine that plans may have no GPU."""
+        """The device that fuses units. Settings decide this, because the machine that plans units may have no GPU."""
         if self.device != "auto":
             return self.device
         return "cpu" if self.model == str(BUNDLED_MODEL) else "gpu"

@@ -22,7 +22,7 @@ _KEY = "capsfusion.left_out"  # key in the footer of a pair file; the value coun
 _SHOWN = 3  # number of URLs that a message names
 _URL_SHOWN = 200  # maximum characters of a URL in a message
 
-# Finds the URLs over the limit in the tables ``raw`` (LAION-2B) and ``coco`` (LAION-COCO), whose rows are distinct.
+# Finds the URLs over the limit in the tables ``raw`` (LAION-2B) and ``coco`` (LAION-COCO), which have distinct rows.
 _OVER = """
 create temp table over_limit as
 select

@@ -160,7 +160,7 @@ def _is_planned(storage: Storage, interval: Interval, in_units: int, last: Whole
     paired = waiting.paired_rows(storage, interval)
     if not paired:
         return True
-    if last is None or last.pairs != paired or in_units < paired:  # a unit can be lost after the plan
+    if last is None or last.pairs != paired or in_units < paired:  # fewer: a unit was lost after the plan
         return False
     written = waiting.paired_at(storage, interval)
     return written is not None and written <= last.planned_at

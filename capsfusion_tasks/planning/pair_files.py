@@ -1,6 +1,6 @@
 """Reads pair files in batches, and finds the new pairs of a batch.
 
-An interval and a replay (which fuses rejected pairs again) each have one pair file per bucket.
+An interval has one pair file per bucket. So has a replay, which fuses the pairs of rejected captions again.
 """
 
 from __future__ import annotations
