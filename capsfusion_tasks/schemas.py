@@ -188,8 +188,8 @@ SCORES = pa.schema(
         # Share of the raw caption's names and numbers that are in the fused caption; null if the raw caption has none.
         pa.field("fact_recall", pa.float64()),
         pa.field("novelty", pa.float64()),  # share of the fused caption's words that are in neither source caption
-        # Share of the fused caption's names and numbers that are in neither source caption. Null if the fused caption has
-        # no names or numbers.
+        # Share of the fused caption's names and numbers that are in neither source caption. Null if the fused
+        # caption has no names or numbers.
         pa.field("invention", pa.float64()),
         # Share of the fused caption's trigrams (three words in a row) that repeat an earlier trigram.
         pa.field("repetition", pa.float64()),
