@@ -14,8 +14,9 @@ PREFIX = "CAPSFUSION_"
 OTHER_VARIABLES = {
     "CAPSFUSION_AWS_CONN_ID": "Airflow only: the id of the Connection with the keys and the endpoint for S3.",
     "CAPSFUSION_ALERT_CONN_ID": "Airflow only: the id of the Connection whose password is the URL of a webhook"
-    " (Slack, Mattermost, …). The webhook gets a message when a run fails, asks a question, or takes a day longer than"
-    " usual, and when the quality gate holds back (does not load) a unit for the first time in a run.",
+    " (Slack, Mattermost, …). The webhook gets a message when a run fails, waits for a person's answer, or takes 24"
+    " hours longer than usual, and when the quality gate holds back (does not load) a unit for the first time in a"
+    " run.",
     "CAPSFUSION_GPU_POD": "Airflow with KubernetesExecutor only: the file that describes the pods of fuse tasks"
     " ([operations.md](operations.md)).",
     "CAPSFUSION_SCREENSHOTS": "Tests only: the folder for pictures of the captions view.",

@@ -36,7 +36,7 @@ _PORTUGUESE = "o os uma com para em não do da dos das é no na ao"
 _DUTCH = "het een van met op en voor bij zijn niet aan naar"
 _FOREIGN = frozenset(f"{_GERMAN} {_FRENCH} {_SPANISH} {_ITALIAN} {_PORTUGUESE} {_DUTCH}".split()) - FUNCTION_WORDS
 
-# Words that are in nearly every English caption, and rarely in other languages with Latin letters.
+# Nearly every English caption has at least one of these words. They are rare in other languages with Latin letters.
 _ENGLISH_WORDS = "the an is are of and with was has that which from this it be by on"
 _ENGLISH = frozenset(_ENGLISH_WORDS.split())
 _CONFIDENCE_MIN = 0.5
@@ -49,14 +49,14 @@ def words_not_latin(text: str) -> list[str]:
 
 
 def is_foreign(words: Sequence[str], names: Collection[str]) -> bool:
-    """Whether a text with the words ``words`` is not in English. Words in ``names`` are ignored.
+    """Whether ``words``, the words of a text, are not English. Ignores words in ``names``, which may be foreign names.
 
     A text is foreign if it has at least three grammar words of German, French, Spanish, Italian, Portuguese and Dutch
-    together, unless it has at least twice as many English grammar words. If a text has no English grammar word, but at
-    least four other words, the library py3langid decides: the text is foreign if py3langid names another language with
-    a confidence of at least 0.5. This library knows 97 languages and takes 110 µs per text. 2.6% of CapsFusion's
-    published captions have no English grammar word. Of these captions, py3langid calls one French and all others
-    English.
+    together, unless it has at least twice as many English grammar words as foreign ones. If a text has no English
+    grammar word, but at least four other words, the library py3langid decides: the text is foreign if py3langid names
+    another language with a confidence of at least 0.5. This library knows 97 languages and takes 110 µs per text. 2.6%
+    of CapsFusion's published captions have no English grammar word. Of these captions, py3langid calls one French and
+    all others English.
     """
     if not _FOREIGN.isdisjoint(words):
         foreign = sum(word in _FOREIGN and word not in names for word in words)

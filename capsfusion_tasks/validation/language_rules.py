@@ -1,4 +1,4 @@
-"""Rules about the language of a caption. By default, captions must be in English, even if their sources are not."""
+"""Rules about a caption's language. By default, captions must be in English, even if the source captions are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rules about text from the model's training or prompt: leaks, refusals, an assistant's phrases, special tokens."""
+"""Rules about text that comes from the model's prompt or training, not from the source captions.
+
+Examples: phrases of the prompt, refusals, phrases of a chat assistant, special tokens.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from capsfusion_tasks.thresholds import RuleSettings
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import word_set
 
-# Phrases from the prompt's instruction, which calls the captions "sentences". Good captions do not need these phrases.
+# Phrases from the prompt's instruction, which calls the source captions "sentences". Good captions do not need these
+# phrases.
 INSTRUCTION_PHRASES = (
     "real-world",
     "in the real world, there",
@@ -40,9 +44,9 @@ INSTRUCTION_PHRASES = (
     "grammatical flaws",
     "grammatical errors",
 )
-# Each phrase above contains one of these words, so captions without these words are not searched for the phrases. A
-# pattern below that has a set ``…_HINTS`` is also searched only in captions with a word of its set. Looking up words in
-# a set is faster than searching for phrases or patterns.
+# Each phrase above contains one of these words, so captions without these words are not searched for the phrases. Some
+# patterns below have such a set, too (``…_HINTS``): only captions with a word of the set are searched for the pattern.
+# Looking up words in a set is faster than searching for phrases or patterns.
 _PHRASE_HINTS = word_set(
     "real sentence sentences structured information details depth concatenating grammar grammatical"
 )
@@ -50,7 +54,7 @@ _PHRASE_HINTS = word_set(
 _HONEST_REAL_WORLD = re.compile(
     r"real-world (?:scenarios|problems|applications|issues?|challenges|experiences|engineering)"
 )
-# Paraphrases of the instruction: statements about the knowledge, truth, grammar or structure of a text.
+# Words that mean a caption, for the pattern PARAPHRASE.
 _TEXT = r"(?:captions?|descriptions?|sentences?|texts?)"
 # Like _TEXT, but without "text", because "the original text" may be a text in the picture.
 _TEXT_OF_TASK = r"(?:captions?|descriptions?|sentences?)"
@@ -59,6 +63,7 @@ _PARAPHRASE_HINTS = word_set(
     " caption captions description descriptions sentence sentences text texts detail details information style depth"
     " specifics factual grammatically syntactically structurally"
 )
+# Paraphrases of the instruction: statements about the knowledge, truth, grammar or structure of a text.
 PARAPHRASE = re.compile(
     r"\b(?:detailed|in-depth|accurate|factual|rich)(?:,? (?:and |but )?\w+)? (?:knowledge|facts)\b"
     rf"|\b(?:structure|grammar|wording|phrasing) of (?:the|this|its|their|both|each) {_TEXT}\b"
@@ -92,7 +97,7 @@ REFUSAL = re.compile(
     r"|\bi (?:don't|do not) (?:have (?:enough|sufficient|access)|see (?:an?|any|the) (?:image|picture|photo))\b"
 )
 
-# Phrases with which an assistant introduces its answer.
+# Phrases with which a chat assistant introduces its answer.
 LABEL = re.compile(
     r"\s*[\"'*#\[(]*(?:(?:new|merged|fused|combined|refined|final|revised|rewritten|resulting) )?"
     r"(?:image |output )?(?:caption|sentence|output|answer|response|result|assistant|description|fused"
@@ -124,8 +129,8 @@ def prompt_leakage(fused: Fused, _: RuleSettings) -> bool:
     """``prompt_leakage``: a phrase of the prompt's instruction, as it is or paraphrased, that neither source has.
 
     BLIP3-KALE (Awadalla et al., 2024) removes sentences with such phrases. Common phrases such as "real-world
-    problems" are allowed. 90% of the published captions that this rule rejects contain "real-world" ("provides detailed
-    real-world knowledge about …").
+    problems" are allowed. Of CapsFusion's published captions that this rule rejects, 90% contain "real-world", as in
+    "provides detailed real-world knowledge about …".
     """
     caption = fused.caption_lower
     hinted = not _PHRASE_HINTS.isdisjoint(fused.caption_set)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from capsfusion_tasks.validation import titles
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, QUOTATION, word_set
 
-# Only captions with one of these words are searched, because looking up words in a set is faster than running patterns.
+# Only captions with one of these words are searched for a narrator, because looking up words in a set is faster than
+# running patterns.
 HINTS = word_set("i i'm i've i'd i'll we we're we've we'd we'll my our me us myself ourselves")
 _PRONOUN = re.compile(
     r"(?<![\w'’&#@/.-])(I|[Ww]e|[Mm]y|[Oo]ur|me|us|myself|ourselves)(['’](?:m|ve|d|ll|re))?(?![\w'’-])"
@@ -35,7 +36,7 @@ _LAST_WORD = re.compile(r"([\w'’-]+) \Z")
 _NEXT_IS_LOWER = re.compile(r"(?: |, )[a-z]")
 _NEXT_CAPITAL = re.compile(r" ([A-Z][\w'’-]*)")
 
-# A narrator's "I" or "we" does not follow one of these words. In a slogan, a pronoun may: "the I love you mug".
+# A narrator's "I" or "we" does not follow one of these words, but the pronoun of a slogan may: "the I love you mug".
 _NO_SUBJECT_AFTER = word_set("a an the this with of by for to at on from")
 # These words follow the numeral of "Henry I of England" or "Charles I is", but not the subject "I".
 _NO_VERBS = word_set("of in on at by from for with to and or nor is has as the a an vs until through during into era")
@@ -88,7 +89,7 @@ _NARRATOR_IS_OBJECT = {
 
 
 class _Place(NamedTuple):
-    """A pronoun in a caption. ``before`` and ``after``: the text on its two sides."""
+    """A pronoun in a caption. ``before``, ``after``: the text on its two sides. ``sources``: both source captions."""
 
     pronoun: str
     short: bool  # written together with a verb: "I'm"
@@ -107,7 +108,10 @@ class _Place(NamedTuple):
 
 
 def first_persons(text: str, sources: str) -> Iterator[tuple[int, int]]:
-    """The spans where ``text`` speaks in the first person, except in quotations and in titles."""
+    """The spans (start, end) where ``text`` speaks in the first person, except in quotations and in titles.
+
+    ``sources``: both source captions. They show which words are a title, or are printed in the picture.
+    """
     own = _narration(text)
     for match in _PRONOUN.finditer(own):
         start, end = match.span()
@@ -122,7 +126,7 @@ def first_persons(text: str, sources: str) -> Iterator[tuple[int, int]]:
 
 
 def _narration(text: str) -> str:
-    """``text`` with a quotation mark in place of each character of what others say, so the length stays the same."""
+    """``text`` with each character of quoted or reported speech replaced by a quotation mark. Keeps the length."""
     for pattern in (QUOTATION, _SINGLE_QUOTES, _SPEECH):
         text = pattern.sub(lambda said: '"' * len(said[0]), text)
     return text
@@ -139,7 +143,8 @@ def _is_printed(words: str, sources: str) -> bool:
 def _is_subject(place: _Place) -> bool:
     """Whether "I" or "we" is the subject of a statement.
 
-    A word in lower case must follow, and no article or preposition may precede ("the I love you mug").
+    If so, the next word is in lower case, and the previous word is no article or preposition. The "I" of a slogan may
+    follow an article: "the I love you mug".
     """
     word = place.last_word
     if word.lower() in _NO_SUBJECT_AFTER or _begins_a_title(place):

@@ -32,7 +32,7 @@ _ROMAN = {
     tens + unit: str(10 * ten + one)
     for ten, tens in enumerate(["", "x", "xx", "xxx", "xl", "l", "lx", "lxx", "lxxx", "xc"])
     for one, unit in enumerate(["", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix"])
-    if tens + unit not in ("", "l", "xl")  # L and XL are sizes
+    if tens + unit not in ("", "l", "xl")  # L and XL are mostly sizes of clothes
 }
 # Word of a source caption → the number that the fused caption may have in its place.
 FORMS = {**_ROMAN, **_TWO, **_MORE, **NUMBER_WORDS}
@@ -53,7 +53,7 @@ def compounds(text: str) -> set[str]:
 
 
 def without_compounds(text: str, known: Collection[str]) -> str:
-    """``text`` without the two-part number words ("twenty-five") whose value is in ``known``.
+    """``text`` without the two-part number words ("twenty-five") whose value is in ``known``, the sources' numbers.
 
     Also removes a century ("twenty-first century") if a year of this century is in ``known``.
     """

@@ -48,6 +48,8 @@ def _invented_counts(
 ) -> list[str]:
     """The number words in ``counted`` that neither source has in any form.
 
+    ``known``: all forms of the sources' numbers. ``digits``: the caption's runs of digits.
+
     The word "two" is usually left out, because it may count items that a source lists ("two smartphones"). If the
     caption drops a number word of a source, "two" counts as invented, because it probably replaces the source's number.
     """
@@ -60,7 +62,10 @@ def _invented_counts(
 
 
 def _known(text: str, runs: list[str], words: Collection[str]) -> set[str]:
-    """All forms of the numbers in ``text``, as digits without separators, with and without leading zeros."""
+    """All forms of the numbers in ``text``, as digits without separators, with and without leading zeros.
+
+    ``runs``: the runs of digits in ``text``. ``words``: its words.
+    """
     # A long run of digits may begin with a date, as in file names ("061208"). So its first pairs of digits ("06", "12",
     # "08") also count as numbers.
     runs = [*runs, *(run[i : i + 2] for run in runs if len(run) >= 6 for i in range(0, 8, 2))]

@@ -1,4 +1,7 @@
-"""Writes a copy of a caption file that also has the verdicts. The ending of the copy's name determines its format."""
+"""Writes a copy of a caption file with added columns: the verdicts of validation on each caption.
+
+The ending of the copy's name determines the copy's format.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ Verdict = tuple[Any, ...]  # one value for each column of ``JUDGED``
 
 
 def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwrite: bool) -> None:
-    """Raise InputError if an output has a wrong ending, is ``source``, or exists and must not be replaced."""
+    """Raise InputError if the file ``out`` or the file ``report`` cannot be written.
+
+    Examples: its name has a wrong ending; the file is ``source``; the file exists, and ``overwrite`` is false.
+    """
     if out:
         format_of(out, write=True)
         check_writable(out, overwrite=overwrite, but=source)
@@ -33,7 +39,7 @@ def check_outputs(source: Path, out: Path | None, report: Path | None, *, overwr
 
 
 def check_columns(source: CaptionFile) -> None:
-    """Raise InputError if verdicts would replace columns of ``source`` that contain something else.
+    """Raise InputError if verdicts would replace columns of ``source`` that contain something other than verdicts.
 
     If ``source`` has all columns of ``SCORES``, these columns contain verdicts of an earlier validation and may be
     replaced. Exported captions have such columns. Reads the whole file if it is JSON.
@@ -47,7 +53,7 @@ def check_columns(source: CaptionFile) -> None:
 
 
 def write_verdicts(target: Path, source: CaptionFile, verdicts: Iterable[Verdict]) -> None:
-    """Write the columns of ``source`` in their order, then the columns of ``JUDGED`` with the new verdicts.
+    """Write ``target``: the columns of ``source`` in their order, then the columns of ``JUDGED`` with the new verdicts.
 
     If ``source`` has columns of ``JUDGED``, they are left out, because they contain older verdicts (the caller has
     ensured this with ``check_columns``). ``verdicts`` has one verdict for each row. The file appears complete or not at

@@ -58,7 +58,7 @@ svg rect { fill: var(--bar); } .ends { display: flex; justify-content: space-bet
 
 
 def report_page(name: str, verdicts: FileVerdicts) -> str:
-    """The whole page for a file called ``name``."""
+    """The whole report as HTML. ``name``: the name of the validated caption file."""
     tally = verdicts.tally
     return "\n".join(
         [
@@ -179,7 +179,10 @@ def _example(example: Example, code: str) -> str:
 
 
 def _marked(caption: str, raw: set[str], synthetic: set[str], spans: list[tuple[int, int]]) -> str:
-    """The caption as HTML. Each word has the colour of its source, and ``spans`` are marked."""
+    """The caption as HTML. Each word has the colour of the source captions that have this word.
+
+    ``raw``, ``synthetic``: the base forms of these captions' words. ``spans``: (start, end) of each part to mark.
+    """
     parts, end = [], 0
     for start, stop in spans:
         parts.append(_coloured(caption[end:start], raw, synthetic))

@@ -54,7 +54,7 @@ class Fused:
         )
         self.repetition = repeated_share(self.caption_words)
         self.digits = len(_DIGIT.findall(self.caption))
-        # Only a caption with a dot inside a word can have an address or a file name.
+        # Only a caption with a dot inside a word can have a web address or a file name.
         self.has_inner_dot = _INNER_DOT.search(self.caption_lower) is not None
 
     @cached_property

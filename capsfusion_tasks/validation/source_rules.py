@@ -133,9 +133,9 @@ def same_caption(fused: Fused, settings: RuleSettings) -> bool:
     """``same_caption``: the model made the same caption for more than five different raw captions.
 
     The rule counts the raw captions of the validated table. If the table has the captions of a work unit (rows that one
-    GPU task fuses), the rule also counts raw captions of the warehouse. LVD-2M (Xiong et al., 2024) found refined
-    captions that repeat in thousands of rows. Rejects none of CapsFusion's published captions, because all 5,000 are
-    different.
+    GPU task fuses), the rule also counts raw captions of the warehouse. The authors of the data set LVD-2M (Xiong et
+    al., 2024) found refined captions that repeat in thousands of rows. Rejects none of CapsFusion's published captions,
+    because all 5,000 are different.
     """
     return fused.raws_with_caption > settings.same_caption_max
 

@@ -1,4 +1,7 @@
-"""Writes the verdicts for a work unit's captions to ``units/<unit_id>/validated.parquet``."""
+"""Validates the captions of a work unit (rows that one GPU task fuses).
+
+Writes the verdicts to ``units/<unit_id>/validated.parquet``.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ def validate_unit(
     settings: RuleSettings = DEFAULTS,
     loaded: RawsByCaption | None = None,
 ) -> pa.Table:
-    """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of its pairs.
+    """Judge all captions of ``unit`` and publish ``units/<unit_id>/validated.parquet``, in the order of the pairs.
 
-    ``fused`` has all rows of the unit, in order (``schemas.fused_schema``). If ``fused`` has captions of other beams,
-    each row gets its best caption that the rules accept. ``loaded`` looks up captions in the warehouse for the rule
-    ``same_caption``. Returns the published table (``schemas.validated_schema``).
+    ``fused`` has all rows of the unit, in order (``schemas.fused_schema``). If ``fused`` also has the other captions of
+    each row's beam search, each row gets its best caption that the rules accept. ``loaded`` looks up captions in the
+    warehouse for the rule ``same_caption``. Returns the published table (``schemas.validated_schema``).
     """
     with_beams = has_beams(fused)
     rows = with_columns_of(PAIRS, storage.read_table(layout.unit_pairs(unit.unit_id)))
@@ -44,12 +47,13 @@ def validate_unit(
 
 
 def different_rules(validated: pa.Table, settings: RuleSettings) -> str:
-    """How the rules that judged ``validated`` differ from the current rules with ``settings``. Empty if they do not."""
+    """How the rules that judged ``validated`` differ from the current rules with ``settings``. Empty: no difference."""
     noted_at = validated.schema.metadata or {}
     noted, version = noted_at.get(_RULES.encode()), int(noted_at.get(_VERSION.encode(), b"1"))
     if version != RULES_VERSION:
         return f"version {version} of the rules, now version {RULES_VERSION}"
-    # Files of older versions contain no thresholds. Assume that they were judged with the current thresholds.
+    # Files that older versions of this program wrote do not record the thresholds. Assume that the rows of such a file
+    # were judged with the current thresholds.
     then = json.loads(noted) if noted else {}
     now = settings.model_dump(mode="json")
     return ", ".join(

@@ -29,8 +29,8 @@ def validate_table(
     """Add the columns of ``schemas.SCORES``, ``reasons`` and ``flags``. Replaces columns with these names.
 
     ``table`` must have ``laion_2b``, ``laion_coco`` and ``caption_column``, and may have ``finish_reason``. A null
-    counts as an empty text. For the rule ``same_caption``, equal captions are counted in the table and in ``loaded``.
-    Raises InputError for a column that is missing or does not contain text.
+    counts as an empty text. For the rule ``same_caption``, equal captions are counted in the table and, if ``loaded``
+    is given, in the warehouse. Raises InputError for a column that is missing or does not contain text.
     """
     raws, synthetics, captions = (_texts(table, name) for name in ("laion_2b", "laion_coco", caption_column))
     known = "finish_reason" in table.column_names
@@ -52,7 +52,10 @@ def _judge(fused: Fused, settings: RuleSettings) -> tuple[object, ...]:
 
 
 def _raws_with_caption(captions: list[str], raws: list[str], loaded: RawsByCaption | None) -> list[int]:
-    """For each row, the number of different raw captions with the same fused caption, in ``raws`` and ``loaded``."""
+    """For each row, the number of different raw captions that share the row's fused caption.
+
+    Counts the raw captions in ``raws`` and those that ``loaded`` finds in the warehouse.
+    """
     found: dict[str, set[str]] = {}
     for caption, raw in zip(captions, raws, strict=True):
         found.setdefault(caption, set()).add(raw)

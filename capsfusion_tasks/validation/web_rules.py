@@ -77,7 +77,7 @@ _YEARS = re.compile(r"(?:19|20)\d\d(?:[-/](?:19|20)?\d\d)?")
 def markup(fused: Fused, _: RuleSettings) -> bool:
     """``markup``: HTML, Markdown, a web address, a file name or a tag of a chat template, if neither source has it.
 
-    An address is also allowed if a source writes its host without dots ("Galleryhip Com" for galleryhip.com).
+    A web address is also allowed if a source has the address's host without dots ("Galleryhip Com" for galleryhip.com).
     """
     caption = fused.caption_lower
     if fused.has_inner_dot and any(not _is_of_sources(name, fused) for name in _names_with_dots(caption)):
@@ -115,7 +115,8 @@ def personal_data(fused: Fused, _: RuleSettings) -> bool:
 
 
 def broken_text(fused: Fused, _: RuleSettings) -> bool:
-    """``broken_text``: mojibake ("cafÃ©"), an entity ("&#x27;", "&nbsp") or an escape ("\\u00e9") in place of a letter.
+    """``broken_text``: mojibake ("cafÃ©"), an HTML entity ("&#x27;", "&nbsp") or an escape sequence ("\\u00e9") in
+    place of a letter.
 
     Rejects none of CapsFusion's published captions.
     """

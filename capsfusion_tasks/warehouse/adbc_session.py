@@ -21,7 +21,7 @@ WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
 @contextmanager
 def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[Any]:
-    """Open a connection for the block. With ``read_only``, the block cannot change any data.
+    """Open a connection that lasts until the block ends. With ``read_only``, the block cannot change any data.
 
     Raises NotReadyError if the connection is lost, and InputError if the server refuses a statement.
     """
@@ -29,7 +29,8 @@ def adbc_session(warehouse: Warehouse, *, read_only: bool = False) -> Iterator[A
         connection = adbc.connect(warehouse.adbc_uri, autocommit=False)
     except adbc.Error as error:
         problem = unreachable(warehouse.url, message(error))
-        if isinstance(problem, NotReadyError):  # the warehouse answered a moment ago, so users need not check its URL
+        # ``open_warehouse`` has reached the server a moment ago. So use a message without the advice to check the URL.
+        if isinstance(problem, NotReadyError):
             problem = user_error(warehouse.url, message(error), None)
         raise problem from error
     with connection:
@@ -51,7 +52,7 @@ def stream(
     """
     cursor.execute(query)
     # Use the driver's own reader. The reader that fetch_record_batch returns raises OSErrors without an SQLSTATE. Such
-    # errors do not show whether the query was cancelled, or is refused by the server. The driver's own reader has no
+    # errors do not show whether the query was cancelled or the server refused it. The driver's own reader has no
     # public name (adbc-driver-manager 1.13).
     reader = cursor._results.reader
     return reader.schema, _batches(warehouse, connection, reader)

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 def among(column: ColumnElement[Any], values: Iterable[Any]) -> ColumnElement[bool]:
     """Whether ``column`` is one of ``values``, which are sent as one array.
 
-    ``column.in_(values)`` sends each value as a parameter, and PostgreSQL allows at most 65,535 parameters.
+    Use this for long lists. ``column.in_(values)`` would send each value as a parameter, and PostgreSQL allows at most
+    65,535 parameters.
     """
     return column == any_(literal([*values], ARRAY(column.type)))

@@ -62,7 +62,10 @@ class Caption:
 
 @dataclass(frozen=True)
 class CaptionPage:
-    """``sql`` selects the same rows in psql. ``following``: where the next page starts; None on the last page."""
+    """A page of captions. ``sql``: a query that selects the same rows in psql.
+
+    ``following``: the position after which the next page starts. None on the last page.
+    """
 
     rows: list[Caption]
     following: Position | None

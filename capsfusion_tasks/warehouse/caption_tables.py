@@ -1,6 +1,7 @@
 """The tables of captions and of judgements of captions. A test compares them with the migrations.
 
-``metadata`` has all tables of the warehouse, because this module also imports the ledger's tables.
+A fusion_id stands for a model and its decoding settings (table ``fusions``). ``metadata`` has all tables of the
+warehouse, because this module also imports the ledger's tables.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ replayed_captions = Table(
     Index(None, "replayed_by"),
 )
 
-# People's judgements of captions. ``capsfusion``: the judged caption, which may have been replaced since.
+# People's judgements of captions. ``capsfusion``: the judged caption. The pair may have another caption by now.
 judgements = Table(
     "judgements",
     metadata,

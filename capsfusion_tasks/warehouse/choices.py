@@ -1,4 +1,4 @@
-"""The values that the captions view offers in its filter: fusions, shards, DAG runs."""
+"""The values that the captions view offers in its filter: fusions, shards (source files), DAG runs."""
 
 from __future__ import annotations
 

@@ -24,10 +24,11 @@ class UnclearFilter(InputError):
 
 @dataclass(frozen=True)
 class Conditions:
-    """A filter, with facts from the ledger: the shards and runs that match, and when the selected units were loaded.
+    """A filter, with facts from the ledger: the shards and runs that match, and when the matching units were loaded.
 
-    ``loaded``: the times when the first and the last of these units were loaded. None if the filter does not select
-    captions by unit, or if no selected unit is loaded.
+    A filter by day or by run selects captions by unit, because the ledger has the day and the run of each unit.
+    ``loaded``: the times when the first and the last matching unit were loaded. None if the filter has no day and no
+    run, or if no matching unit is loaded.
     """
 
     wanted: CaptionFilter
@@ -37,7 +38,7 @@ class Conditions:
 
     @property
     def nothing_loaded(self) -> bool:
-        """Whether the filter selects by unit, but no such unit is loaded. A query would scan all captions in vain."""
+        """Whether no unit of the filter's day or run is loaded. No caption can match then, so no query is needed."""
         return self.wanted.by_unit and self.loaded is None
 
     @property
@@ -59,7 +60,7 @@ class Conditions:
     def by_row(self) -> bool:
         """Whether the filter has a condition on single captions, such as a word or a score.
 
-        If not, the number of matches is the sum of the ledger's counts of units.
+        If not, the number of matches is a sum over the ledger, which has the number of captions of each unit.
         """
         return self.rare_with_index or self.wanted.score is not None
 

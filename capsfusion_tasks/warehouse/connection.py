@@ -40,7 +40,7 @@ class Warehouse:
 
 @contextmanager
 def open_warehouse(settings: Settings, *, migrate: bool | None = None) -> Iterator[Warehouse]:
-    """The warehouse of ``settings``, with a current schema. The embedded server runs until the block ends.
+    """The warehouse of ``settings``, with a current schema. An embedded server runs at least until the block ends.
 
     ``migrate``: bring the schema up to date (True), or only check it (False). By default, the embedded warehouse is
     brought up to date, and any other warehouse is only checked. Raises InputError for a URL, an encoding or a schema

@@ -24,7 +24,7 @@ class Violation:
 def violations(connection: Connection, scope: Scope = EVERYTHING, *, pairs: bool = True) -> list[Violation]:
     """Rows of the units in ``scope`` that break a rule of the tables.
 
-    Without ``pairs``, checks only the rules about the number of rows of a unit, which is quick.
+    Without ``pairs``, checks only the rules that compare numbers of rows, because the rules about pairs take longer.
     """
     tables = (fused_captions, rejected_captions, replayed_captions)
     stored = union_all(*(select(table.c.unit_id).where(of_units(table, scope)) for table in tables)).subquery()

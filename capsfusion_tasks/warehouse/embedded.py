@@ -57,7 +57,8 @@ class EmbeddedPostgres:
     def url(self, database: str = "capsfusion", driver: str = "psycopg") -> URL:
         """The SQLAlchemy URL of ``database`` for a driver, such as ``psycopg`` or ``psycopg2``."""
         query = {"host": str(self.socket_folder), "port": str(PORT)}
-        if driver == "psycopg":  # Airflow converts URLs for psycopg2 to asyncpg, which does not accept _PARAMETERS
+        # A URL for psycopg2 gets no _PARAMETERS: Airflow converts such a URL to one for asyncpg, which refuses them.
+        if driver == "psycopg":
             query |= _PARAMETERS
         return URL.create(f"postgresql+{driver}", username=server_process.SUPERUSER, database=database, query=query)
 

@@ -1,4 +1,7 @@
-"""Reads the captions of an export as one ordered stream. All attempts of an export read the same work units."""
+"""Reads the captions of an export as one ordered stream.
+
+If an export was interrupted, its next attempt reads the same work units (rows that one GPU task fused).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class ExportSession:
         return selection.model_copy(update={"where": where})
 
     def freeze(self, selection: Selection) -> Snapshot:
-        """The current state of the warehouse for ``selection``.
+        """The current state of the warehouse, for the units that ``selection`` covers.
 
         Raises InputError for an unknown fusion_id, unless ``selection`` has an interval.
         """
@@ -72,7 +75,7 @@ class ExportSession:
             "select fusion_id, model, model_revision, engine, dtype, num_beams, max_new_tokens from fusions order by 1"
         )
         is_known = selection.fusion_id in (None, *(fusion["fusion_id"] for fusion in known))
-        # With an interval, accept an unknown fusion_id: it may have no row if the interval has no new pairs.
+        # With an interval, accept an unknown fusion_id: the ledger may lack it if planning found no pairs to fuse.
         if not is_known and selection.interval is None:
             names = ", ".join(f"{fusion['fusion_id']} ({fusion['model']})" for fusion in known) or "none"
             raise InputError(f"the warehouse has no fusion {selection.fusion_id}; it has {names}")
@@ -88,7 +91,7 @@ class ExportSession:
         )
 
     def sources(self) -> dict[str, str]:
-        """MD5 of each source's address → the address."""
+        """MD5 of a source's address → the address, for all sources of shards (folders, lists of files, data sets)."""
         found = self._rows(
             "select distinct md5(source) as digest, source from shards where side in ('laion_2b', 'laion_coco')"
             " order by source"
@@ -96,7 +99,7 @@ class ExportSession:
         return {row["digest"]: row["source"] for row in found}
 
     def releases(self) -> dict[str, str]:
-        """MD5 of each source's address → name of its release."""
+        """MD5 of a source's address → public name of the release (data set) at this address."""
         sources = self.sources()
         names = release_names(sources.values())
         return {digest: names[source] for digest, source in sources.items()}
@@ -159,8 +162,8 @@ class ExportSession:
         """
         if not condition.strip():
             raise InputError("--where is empty: give a condition, or leave this option out")
-        # The condition appears once in [] and once in (). A condition that closes one bracket early, to add other SQL,
-        # is a syntax error in the other.
+        # The query has the condition twice: once in [] and once in (). A condition that closes one of the brackets
+        # early, to add other SQL, is a syntax error inside the other bracket.
         checked = sql.SQL("explain (verbose, costs off) select array[{0}\n] from fused_captions captions where ({0}\n)")
         try:
             plan = self._column(checked.format(_raw(condition)))
@@ -235,7 +238,7 @@ def captions_query(
 ) -> sql.Composed:
     """The query of an export. Without ``units``, it is the query that users see in the manifest.
 
-    ``several``: whether a pair may have captions of several fusions; if so, the query selects its newest caption.
+    ``several``: whether a pair may have captions of several fusions; if so, the query selects each pair's newest one.
     ``releases``: see ``Snapshot.releases``. ``with_key``: add the columns KEY and FUSION.
     """
     newest = several and ("distinct on (pair_id) ", " order by pair_id, loaded_at desc, fusion_id desc")
@@ -282,5 +285,5 @@ def _if(value: Any, condition: LiteralString) -> list[sql.Composable]:
 
 
 def _raw(text: str) -> sql.SQL:
-    """``text`` as SQL, without quotes. A user's condition is checked by ``check_where``, and is run read-only."""
+    """``text`` as SQL, without quotes. Safe for a user's condition: ``check_where`` tests it, and it runs read-only."""
     return sql.SQL(text)

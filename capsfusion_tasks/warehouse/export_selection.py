@@ -22,9 +22,10 @@ ALL_COLUMNS = (*fused_captions.columns.keys(), *PROVENANCE)
 class Selection(BaseModel):
     """The captions to export: for each pair, the newest accepted caption, if it meets all conditions.
 
-    An export records both its ``filter`` and the SQL that was made from the filter. The SQL lists shards and times of
-    loads as the ledger had them when the export began, so an interrupted export continues with this SQL. To find out
-    whether a command continues the same export, compare the filters, because the SQL of an equal filter may differ.
+    An export records both its ``filter`` and the SQL that was made from the filter. The SQL lists the matching shards
+    and times of loads, as the ledger had them when the export began. So an interrupted export continues with the same
+    SQL, and selects the same captions. To find out whether a command continues the same export, compare the filters,
+    because the SQL of an equal filter may differ.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +70,7 @@ class Snapshot(BaseModel):
     units: tuple[str, ...]
     accepted: int  # number of accepted captions in the units
     superseded: int  # number of the units' rows that later units have replaced
-    superseded_accepted: int | None = None  # accepted captions among these rows; None in snapshots of earlier versions
+    superseded_accepted: int | None = None  # accepted captions among these rows; None if an earlier version wrote this
     fusions: dict[str, dict[str, Any]]  # fusion_id → its settings
     # MD5 of a source's address → the text that stands for the source in the rows. In an export, this is the name of the
     # release. The snapshot records the names, because a name becomes longer if a source with an equal name is added

@@ -44,7 +44,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Facets:
-    """For each facet and value: the number of captions that match a filter and have this value.
+    """Numbers of captions that match a filter, for each value of each facet (a property, such as the flag).
 
     ``verdicts`` and ``reasons`` ignore the filter's verdict, so that a user sees what another verdict would select.
     ``exact``: whether the fields after ``exact`` are exact counts. If not, these fields are estimates.
@@ -123,9 +123,9 @@ class _Ledger:
 
 
 def _stock(verdict: str) -> ColumnElement[float]:
-    """How many captions with this verdict a unit still has, without those that later units have replaced.
+    """SQL for the number of a unit's captions with this verdict, without those that later units have replaced.
 
-    Includes captions that a replay has moved to ``replayed_captions``.
+    Still includes captions that a replay has moved to ``replayed_captions``.
     """
     unit = work_units.c
     gone = unit.superseded_accepted if verdict == "accepted" else unit.superseded - unit.superseded_accepted
@@ -133,7 +133,7 @@ def _stock(verdict: str) -> ColumnElement[float]:
 
 
 def _replayed() -> Subquery:
-    """For each unit: how many of its rejected captions a replay has moved to ``replayed_captions``."""
+    """SQL for each unit's number of rejected captions that a replay has moved to ``replayed_captions``."""
     unit_id = replayed_captions.c.unit_id
     return select(unit_id.label("replay_unit"), func.count().label("rows")).group_by(unit_id).subquery()
 

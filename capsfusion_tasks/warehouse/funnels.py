@@ -1,7 +1,7 @@
-"""Figures of runs for the captions view: sizes, speed, quality.
+"""Figures of runs for the captions view: numbers of rows, speed, quality.
 
-Sizes and speed are sums over the ledger. The ledger has only one row for each shard and each unit (the pairs that one
-fuse task works on), so the sums are quick even if there are many captions.
+Numbers of rows and speed are sums over the ledger. The ledger has only one row for each shard (source file) and each
+unit (the pairs that one fuse task works on), so the sums are quick even if there are many captions.
 Reasons and scores come from a sample of captions: the first rows of several units. A unit's rows are stored in the
 order of their pair_id, which is a digest, so its first rows are a random sample.
 """
@@ -36,7 +36,9 @@ HISTOGRAMS = {
     "novelty": 1,
     "invention": 1,
 }
-_BINS = 60  # the chart uses the narrowest bin width in _BIN_SECONDS with which this many bins cover the whole time
+# The bins of the chart of loaded rows over time have the smallest width in _BIN_SECONDS with which _BINS bins cover the
+# whole time.
+_BINS = 60
 _BIN_SECONDS = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 _units = work_units.c
@@ -105,7 +107,7 @@ def interval_of_run(connection: Connection, dag_run_id: str) -> Interval | None:
 
 
 def last_fusion(connection: Connection, scope: Scope) -> str | None:
-    """The fusion_id of the last plan in ``scope``, even if that plan found no new pair."""
+    """The fusion_id of the last plan in ``scope``, even if that plan found no pair to fuse."""
     either: list[Select[Any]] = [
         select(_units.fusion_id, func.max(_units.created_at).label("planned_at"))
         .where(scope.clause())
@@ -123,7 +125,10 @@ def last_fusion(connection: Connection, scope: Scope) -> str | None:
 
 
 def interval_shards(connection: Connection, interval: Interval) -> list[str]:
-    """Ids of the interval's shards: shards that arrived in it and were not late, and late shards assigned to it."""
+    """Ids of the interval's shards: those that arrived in the interval, and late shards that were assigned to it.
+
+    A late shard appeared after its own interval had been listed. It counts only for the interval it is assigned to.
+    """
     arrived, adopted = shards.c.arrived_at, shards.c.adopted_by
     in_time = and_(arrived >= interval.start, arrived < interval.end, adopted.is_(None))
     mine = shards.c.side.in_(PAIRED), or_(in_time, adopted == interval.key)
@@ -162,7 +167,7 @@ def progress(connection: Connection, scope: Scope) -> Progress:
 
 @dataclass(frozen=True)
 class ThroughputBin:
-    """Sums over the units that were loaded within one bin of the chart. ``start``: the beginning of the bin."""
+    """Sums over the units that were loaded in one bin (span of time) of the chart. ``start``: when the bin begins."""
 
     start: datetime
     units: int

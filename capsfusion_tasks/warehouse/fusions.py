@@ -20,16 +20,17 @@ from capsfusion_tasks.warehouse.ledger_tables import fusions, work_units
 from capsfusion_tasks.warehouse.queries import Scope
 
 _DECODING = "decoding"  # the key in the column ``spec`` under which the whole Decoding is stored
-# Fields of ``spec`` that earlier versions of this project recorded correctly. A fusion that differs in one of them has
-# other decoding settings for certain.
+# Columns that earlier versions of this project filled in correctly. A fusion that differs in one of them certainly has
+# other decoding settings.
 _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new_tokens")
 
 
 @dataclass(frozen=True)
 class EarlierFusion:
-    """A fusion that an earlier version recorded incompletely. Its settings may equal the current ones.
+    """A fusion that an earlier version recorded incompletely, and whose settings may equal the current ones.
 
-    ``rows``: number of loaded rows.
+    If they are equal, a user can adopt the fusion, so that its pairs are not fused again. ``rows``: number of loaded
+    rows.
     """
 
     fusion_id: str
@@ -37,7 +38,7 @@ class EarlierFusion:
 
 
 def register(connection: Connection, decoding: Decoding, about: Mapping[str, Any]) -> None:
-    """Record decoding settings, with further facts ``about`` them. Changes nothing if the fusion_id has a row."""
+    """Record decoding settings, with further facts ``about`` them. Does nothing if the fusion_id already has a row."""
     row = {name: value for name, value in decoding.model_dump().items() if name in fusions.columns}
     connection.execute(insert(fusions).on_conflict_do_nothing(), {**row, "spec": _spec(decoding, about)})
 
@@ -47,7 +48,7 @@ def _spec(decoding: Decoding, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def all_ids(connection: Connection) -> list[str]:
-    """The ids of all fusions, sorted. Planning registers a fusion before it writes any file of the fusion."""
+    """The ids of all fusions, sorted. Complete: planning registers a fusion before it writes any file of the fusion."""
     return list(connection.scalars(select(fusions.c.fusion_id).order_by(fusions.c.fusion_id)))
 
 
@@ -92,9 +93,10 @@ def keeps_beams(connection: Connection, fusion_id: str) -> bool:
 def as_recorded(connection: Connection, decoding: Decoding) -> Decoding:
     """``decoding`` with the fusion_id of equal settings in the ledger. Unchanged if the ledger has no equal settings.
 
-    An incomplete row of an earlier version counts as equal if three conditions are met: (1) none of its values differs;
-    (2) it records the commit of a hub model, and a dtype other than auto; (3) the model has only one EOS token, because
-    earlier versions ignored all EOS tokens but the first. This function completes such a row.
+    An incomplete row of an earlier version counts as equal if three conditions are met: (1) none of the row's values
+    differs from ``decoding``; (2) the row has the commit of a hub model, and a dtype other than auto; (3) the model has
+    only one EOS token, because earlier versions ignored all EOS tokens but the first. This function completes such a
+    row.
     """
     same_model = fusions.c.model_digest == decoding.model_digest
     for row in connection.execute(select(fusions).where(same_model).order_by(fusions.c.created_at)):

@@ -23,7 +23,10 @@ _columns = gate_holds.c
 
 @dataclass(frozen=True)
 class Hold:
-    """A unit that the gate holds back. ``problem``: why. ``details``: why captions were rejected, with examples."""
+    """A unit that the gate holds back.
+
+    ``problem``: why the gate holds back the unit. ``details``: why captions were rejected, with examples.
+    """
 
     hold_id: int
     unit_id: str
@@ -119,7 +122,7 @@ def of(connection: Connection, hold_ids: Sequence[int]) -> list[Hold]:
 def answer(
     connection: Connection, hold_ids: Sequence[int], given: Answer, answered_by: str, answered_at: datetime
 ) -> None:
-    """Record the answer in those rows that have no answer yet."""
+    """Record the answer ``given`` in the rows ``hold_ids``, except in rows that already have an answer."""
     statement = update(gate_holds).where(_columns.hold_id.in_(hold_ids), _columns.answer.is_(None))
     connection.execute(statement.values(answer=given, answered_by=answered_by, answered_at=answered_at))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from psycopg import pq
 
-_SECONDS = 10.0  # seconds for the whole attempt
+_SECONDS = 10.0  # time limit for the repeated connection attempt
 # One traced message: its direction (F: to the server, B: from it), its length, its name and its fields.
 _MESSAGE = re.compile(r"^\S+ \S+\t[FB]\t\d+\t(\w+)(.*)$", re.MULTILINE)
 _SQLSTATE = re.compile(r' C "([0-9A-Z]{5})"')
@@ -23,7 +23,10 @@ _SQLSTATE = re.compile(r' C "([0-9A-Z]{5})"')
 
 @dataclass(frozen=True)
 class FailedHandshake:
-    """``sqlstate``: the server's reason, or None. ``lasts``: whether another attempt would fail in the same way."""
+    """``sqlstate``: the server's reason for the failure. None if the server gave none.
+
+    ``lasts``: whether another attempt would fail in the same way. False if there is an SQLSTATE, which shows the same.
+    """
 
     sqlstate: str | None = None
     lasts: bool = False

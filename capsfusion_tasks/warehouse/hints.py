@@ -49,7 +49,7 @@ def _beginning_with(connection: Connection, wanted: CaptionFilter, part: str) ->
     whole = select(1).where(document.bool_op("@@")(func.plainto_tsquery(ENGLISH, part))).limit(1)
     if connection.scalar(whole) is not None:
         return []
-    # 'simple' keeps the part unchanged. 'english' might cut off letters that look like an ending.
+    # The text search configuration 'simple' keeps ``part`` unchanged. 'english' might cut off its last letters.
     prefix = func.to_tsquery("simple", f"{part}:*")
     captions = connection.scalars(select(column).where(document.bool_op("@@")(prefix)).limit(_EXAMPLES))
     found = [word for caption in captions for word in _WORD.findall(caption.lower()) if word.startswith(part)]

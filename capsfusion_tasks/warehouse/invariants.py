@@ -94,7 +94,7 @@ def forgotten(engine: Engine, unit_id: str) -> Iterator[None]:
     """
     with alone_with(engine, unit_id) as connection:
         if not _delete_units(connection, work_units.c.unit_id == unit_id, work_units.c.state != "loaded"):
-            raise NotReadyError(f"unit {unit_id} was loaded or deleted after this command had read it; try again")
+            raise NotReadyError(f"unit {unit_id} was loaded or deleted while this command was running; try again")
         yield
 
 

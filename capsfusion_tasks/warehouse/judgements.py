@@ -16,7 +16,7 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions, judgements
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judgement of a caption. ``outdated``: the judged caption was replaced since, for example by a replay."""
+    """A judgement of a caption. ``outdated``: the pair has another caption now, for example because of a replay."""
 
     judged_by: str
     verdict: str  # one of JUDGEMENTS
@@ -69,7 +69,7 @@ def judge(
 
 
 def withdraw(connection: Connection, pair_id: UUID, fusion_id: str, judged_by: str) -> None:
-    """Delete the judgement of this person, if there is one."""
+    """Delete this person's judgement of the caption, if there is one."""
     mine = judgements.c
     connection.execute(
         delete(judgements).where(mine.pair_id == pair_id, mine.fusion_id == fusion_id, mine.judged_by == judged_by)

@@ -70,7 +70,7 @@ def known_pairs(
 
 def _look_up(connection: Connection, fusion_id: str, ids: np.ndarray, unit_ids: Sequence[str] | None) -> list[bytes]:
     """The ``ids`` that are in the warehouse, possibly with duplicates. ``ids`` are sorted by their first 8 bytes."""
-    # The table exists already if the caller made an earlier call in the same transaction.
+    # The temporary table exists already if this function was called earlier in the same transaction.
     connection.execute(text("create temp table if not exists candidates (pair_id uuid) on commit drop"))
     connection.execute(text("truncate candidates"))
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)

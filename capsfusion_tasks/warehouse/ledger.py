@@ -1,4 +1,4 @@
-"""The ledger: which shards were listed, which work units exist, and the state of each.
+"""The ledger: the state of each listed shard (source file) and of each work unit (pairs that one GPU task fuses).
 
 Every function takes an open connection. The caller commits.
 """
@@ -61,7 +61,7 @@ def _register(connection: Connection, found: Sequence[Shard], **values: Any) -> 
 
 
 def shard_pulled(connection: Connection, shard_id: str, rows: int, dropped: Mapping[str, int]) -> None:
-    """Mark the shard as pulled. ``rows``: number of its rows. ``dropped``: reason → number of rows not kept."""
+    """Mark the shard as pulled. ``rows``: number of its rows. ``dropped``: reason → number of rows left out."""
     _update_shard(connection, shard_id, state="pulled", rows=rows, dropped=dict(dropped), error=None)
 
 
@@ -82,7 +82,7 @@ def pulled_bytes(connection: Connection) -> int:
 
 
 def image_results(connection: Connection) -> dict[str, str]:
-    """The files of image results (which say which images are gone): id → state."""
+    """shard_id → state, for files of image results (these say which images img2dataset could not download)."""
     mine = select(shards.c.shard_id, shards.c.state).where(shards.c.side == "image_results")
     return {row.shard_id: row.state for row in connection.execute(mine)}
 

@@ -31,7 +31,7 @@ EXISTING = ("skip", "replace")
 GATE_ANSWERS = ("load", "keep out")
 UNIT_STATES = ("planned", "fusing", "fused", "loaded", "failed")
 
-# The settings of each fusion_id.
+# A fusion: a model and its decoding settings. Captions of the same fusion_id were made with the same settings.
 fusions = Table(
     "fusions",
     metadata,
@@ -60,7 +60,7 @@ shards = Table(
     text_column("side"),
     Column("size_bytes", BigInteger, nullable=False),
     Column("rows", BigInteger),
-    Column("dropped", JSONB),  # reason → number of rows
+    Column("dropped", JSONB),  # reason → number of rows that were left out for this reason
     time_column("arrived_at"),
     text_column("state", server_default="discovered"),
     text_column("error", nullable=True),
@@ -116,7 +116,8 @@ work_units = Table(
         " and (replay is null) = (replay_of is null)",
         name="replay_or_interval",
     ),
-    # A check accepts NULL, so without coalesce it would accept a loaded unit without counts.
+    # PostgreSQL accepts a row if the condition of a check is NULL. Without coalesce, it would accept a loaded unit that
+    # has no counts.
     CheckConstraint("state <> 'loaded' or coalesce(rows_in = accepted + rejected, false)", name="rows_add_up"),
     Index(None, "fusion_id", "state"),
     Index(None, "interval_start", "interval_end"),
@@ -138,7 +139,8 @@ plans = Table(
     Column("already_fused", BigInteger, nullable=False),
     Column("planned", BigInteger, nullable=False),
     time_column("planned_at", server_default=func.now()),
-    # Pairs that are left out because their images are gone. Does not count pairs in ``already_fused``.
+    # Pairs that are left out because their images cannot be downloaded any more. Does not count pairs in
+    # ``already_fused``.
     Column("gone", BigInteger, nullable=False, server_default="0"),
     CheckConstraint(
         "least(already_fused, planned, gone) >= 0 and already_fused + planned + gone <= pairs",

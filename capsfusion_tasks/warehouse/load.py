@@ -1,4 +1,4 @@
-"""Loads a work unit: stores its captions and sets its state to `loaded`, in one transaction."""
+"""Loads a work unit (rows that one GPU task fused): stores its captions and marks it as loaded, in one transaction."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def load_unit(
         # ensure this.
         for locked in sorted({fusion_id, replay_of or fusion_id}):  # sorted, to avoid a deadlock
             _query(cursor, f"select pg_advisory_xact_lock({lock_sql('load')})", locked)
-        # Do not use ``now()``, which is a time before the wait for the lock: see ``loads_until``.
+        # Do not use ``now()``: it is the time when the transaction began, before the wait for the lock. ``loads_until``
+        # needs a time after this wait.
         [[moment]] = _query(cursor, "select clock_timestamp()")
         if replay_of:
             _take_from_quarantine(cursor, replay_of, fusion_id, unit_id)
@@ -190,9 +191,9 @@ def _refuse_known_pairs(cursor: Any, unit_id: str, fusion_id: str) -> None:
 
 
 def _take_from_quarantine(cursor: Any, replay_of: str, fusion_id: str, unit_id: str) -> None:
-    """Move the incoming pairs' rejected captions of the fusion ``replay_of`` to ``replayed_captions``.
+    """Move the incoming pairs' old rows under ``replay_of`` from ``rejected_captions`` to ``replayed_captions``.
 
-    If the new captions have the same fusion_id, moves only captions of pairs whose new caption is accepted. If the new
+    If the new captions have the same fusion_id, moves only rows of pairs whose new caption is accepted. If the new
     caption of a pair is rejected too, the new row replaces the old one.
     """
     names = ", ".join(rejected_captions.columns.keys())
@@ -245,7 +246,9 @@ def _insert(cursor: Any, table: str, columns: list[str], condition: str, origin:
 def _check(table: pa.Table, unit_id: str) -> None:
     expected = validated_schema(with_beams=has_beams(table))
     if table.schema.names != expected.names or table.schema.types != expected.types:
-        raise InputError(f"the rows of unit {unit_id} have the schema\n{table.schema}\nexpected\n{expected}")
+        raise InputError(
+            f"the rows of unit {unit_id} have the schema\n{table.schema}\nexpected\n{expected}\nValidate the unit again"
+        )
     for field in expected:
         if not field.nullable and table[field.name].null_count:
             raise InputError(f"unit {unit_id} has rows without {field.name}; validate the unit again")
@@ -257,7 +260,7 @@ def _check(table: pa.Table, unit_id: str) -> None:
 def _storable(table: pa.Table) -> pa.Table:
     """The rows with pair_id as a uuid, other beams as JSON, and without NUL characters.
 
-    The rows are sorted by key, so that consecutive rows write to the same page of the key's index.
+    The rows are sorted by pair_id, so that consecutive rows write to the same page of the primary key's index.
     """
     table = table.sort_by("pair_id")
     columns = [_without_nul(column) for column in table.columns]

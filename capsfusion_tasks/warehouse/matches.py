@@ -45,7 +45,7 @@ BINS = 20
 # Number of rows to sample. A search for words samples fewer rows, because splitting a caption into words takes 25 µs.
 _SAMPLE, _SAMPLE_OF_WORDS = 4000, 1000
 _SAMPLED_UNITS = 40
-_ENOUGH = 20  # matches in a sample; an estimate from 20 matches has an error of about 20%
+_ENOUGH = 20  # so many matches in a sample suffice: an estimate from 20 matches has an error of about 20%
 
 Basis = Literal["all", "sample", "some"]
 
@@ -186,7 +186,7 @@ def _counts(asked: Select[Any]) -> Any:
     """SQL that counts the rows of ``asked`` by unit. Each row of its result is (kind, unit_id, value, captions).
 
     The kind "row" counts all rows of a unit. The kinds "flags", "reasons" and "bin" count the rows with ``value``. If
-    ``asked`` has a column ``fits``, a row in which it is not true counts only under the kind "other".
+    ``asked`` has a column ``fits``, a row whose ``fits`` is not true counts only under the kind "other".
     """
     matched = asked.cte("matched").prefix_with("materialized")
     column = matched.c
