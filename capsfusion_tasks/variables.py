@@ -49,7 +49,7 @@ def nested(settings: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def variables(settings: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Environment variable → field, for all settings and the settings in groups, in the order of ``settings``."""
+    """Environment variable → pydantic field, for all settings and those in groups, in the order of ``settings``."""
     inner = nested(settings)
     found: dict[str, FieldInfo] = {}
     for name, field in settings.model_fields.items():

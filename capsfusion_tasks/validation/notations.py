@@ -25,7 +25,7 @@ NUMBER_WORDS = _EARLY | {word: str(number) for number, word in enumerate(_LATER_
 # ("nineteenth century" for 1850).
 COUNTS = {word: number for word, number in _EARLY.items() if number > "1" and word != "second"}
 
-# Words of a source caption that the fused caption may replace by a number.
+# Words of a source caption that the fused caption may replace by a number: "2 shoes" for "a pair of shoes".
 _TWO = dict.fromkeys(["pair", "both", "double", "dual", "twin", "couple", "duo", "twice", "half"], "2")
 _MORE = {"triple": "3", "trio": "3", "quad": "4", "quarter": "4", "quartet": "4", "dozen": "12", "hundred": "100"}
 _ROMAN = {

@@ -75,7 +75,7 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def repeated_share(tokens: Sequence[str], n: int = 3) -> float:
-    """Share of n-grams that repeat an earlier n-gram; 0 for a text of fewer than ``n`` words."""
+    """Share of the n-grams of ``tokens`` that repeat an earlier n-gram. 0 if there are fewer than ``n`` tokens."""
     grams = ngrams(tokens, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

@@ -97,7 +97,7 @@ def message(error: Exception) -> str:
 
 
 def details(error: Exception) -> dict[str, str]:
-    """The fields of PostgreSQL's error as text: ``MESSAGE_PRIMARY``, ``STATEMENT_POSITION``, …"""
+    """Name → text of each field that PostgreSQL's error has: ``MESSAGE_PRIMARY``, ``STATEMENT_POSITION``, …"""
     found = getattr(error, "details", None) or ()
     texts = ([bytes(part).decode(errors="replace") for part in pair] for pair in found)
     return {name.removeprefix("PG_DIAG_"): value for name, value in texts}

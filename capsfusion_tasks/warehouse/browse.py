@@ -133,7 +133,7 @@ def _captions(connection: Connection, statement: Select[Any] | CompoundSelect[An
 
 
 def _page(conditions: Conditions, after: Position | None, limit: int) -> Select[Any] | CompoundSelect[Any]:
-    """The query of a page. It tests all conditions on all captions."""
+    """The query of a page. Unlike the queries of ``_rare_in``, it does not search only the newest captions."""
     pages = [_of_table(table, conditions, after, limit) for table in conditions.tables]
     if len(pages) == 1:
         return pages[0]

@@ -65,7 +65,7 @@ class Conditions:
         return self.rare_with_index or self.wanted.score is not None
 
     def rare(self, captions: FromClause) -> list[ColumnElement[bool]]:
-        """The conditions on columns with a GIN index. They may match only a few captions."""
+        """The conditions on columns with a GIN index. Such a condition may match only a few captions."""
         wanted, column = self.wanted, captions.c
         found: list[ColumnElement[bool]] = []
         if wanted.words is not None:

@@ -84,7 +84,10 @@ class Snapshot(BaseModel):
 
     @property
     def replaced(self) -> tuple[str, int]:
-        """The column of ``work_units`` that tells whether captions were replaced later, and its sum in the snapshot."""
+        """The column of ``work_units`` that counts replaced rows, and its sum over the snapshot's units.
+
+        If the warehouse has a larger sum now, rows were replaced after the snapshot.
+        """
         if self.superseded_accepted is None:
             return "superseded", self.superseded
         return "superseded_accepted", self.superseded_accepted

@@ -180,7 +180,7 @@ def _bins(counter: Counter[int], bins: Bins, exact: bool) -> list[Bin]:
 
 
 def _rounded(captions: float, exact: bool) -> int:
-    """The number of captions. An estimate is rounded to two significant digits."""
+    """``captions`` as an integer. An estimate is rounded to two significant digits; an exact count keeps all digits."""
     if exact or captions < 1:
         return round(captions)
     return round(float(f"{captions:.2g}"))

@@ -178,7 +178,7 @@ class ThroughputBin:
 @dataclass(frozen=True)
 class Throughput:
     bin_seconds: int
-    bins: list[ThroughputBin]  # without empty bins
+    bins: list[ThroughputBin]  # only bins in which a unit was loaded
 
 
 def throughput(connection: Connection, scope: Scope) -> Throughput:
@@ -214,8 +214,8 @@ class Distributions:
 
     accepted: int
     rejected: int
-    reasons: dict[str, int]  # reason → rejected captions
-    flags: dict[str, int]  # flag → accepted captions
+    reasons: dict[str, int]  # reason → number of rejected captions
+    flags: dict[str, int]  # flag → number of accepted captions
     scores: dict[str, list[int]]
 
 

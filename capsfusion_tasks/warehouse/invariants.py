@@ -21,7 +21,7 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 
 @dataclass(frozen=True)
 class LedgerShard:
-    """A shard in the ledger. ``dropped``: reason → number of rows that the pull did not keep."""
+    """A shard in the ledger. ``dropped``: reason → number of rows that the pull left out."""
 
     shard_id: str
     side: Side

@@ -86,9 +86,9 @@ def captions_of(warehouse: Warehouse, unit: LakeUnit) -> pa.Table:
 
 
 def make_catalog_schema(warehouse: Warehouse) -> str:
-    """Create ``CATALOG_SCHEMA`` if it is missing. Returns a URL for a catalog in this schema.
+    """Create ``CATALOG_SCHEMA`` if it is missing. Returns a URL for an Iceberg catalog in this schema.
 
-    The URL contains the warehouse's password. Raises InputError if this login may not create the schema.
+    The URL contains the warehouse's password. Raises InputError if the warehouse's login may not create the schema.
     """
     with warehouse.engine.begin() as connection:
         exists = connection.scalar(select(func.to_regnamespace(CATALOG_SCHEMA))) is not None

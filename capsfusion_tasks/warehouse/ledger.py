@@ -135,7 +135,7 @@ def recent_verdicts(connection: Connection, fusion_id: str) -> list[tuple[int, i
 
 
 def open_units(connection: Connection, fusion_id: str) -> list[str]:
-    """Unfinished units of this fusion_id. A new unit must not have any of their pairs."""
+    """Ids of the units of this fusion_id that are not loaded. A new unit must not have any of these units' pairs."""
     statement = select(work_units.c.unit_id).where(work_units.c.fusion_id == fusion_id, work_units.c.state != "loaded")
     return list(connection.scalars(statement.order_by(work_units.c.unit_id)))
 

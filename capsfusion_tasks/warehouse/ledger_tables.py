@@ -100,12 +100,12 @@ work_units = Table(
     Column("stats", JSONB),
     time_column("created_at", server_default=func.now()),
     time_column("loaded_at", nullable=True),
-    # For a replay's unit: the replay's name, and the fusion whose rejected captions it fuses again.
+    # For a unit of a replay: the replay's name, and the fusion_id of the rejected captions whose pairs it fuses again.
     text_column("replay", nullable=True),
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
     # What to do with a pair that already has a caption of this fusion: skip the pair, or replace the caption.
     text_column("existing", server_default="skip"),
-    # Whether the unit's plan left pairs for another run.
+    # Whether the plan that made the unit left pairs for another run, because there were more pairs than its limit.
     Column("leaves_pairs", Boolean, nullable=False, server_default=false()),
     # Number of this unit's accepted captions that later units have replaced. ``superseded`` also counts rejected ones.
     Column("superseded_accepted", BigInteger, nullable=False, server_default="0"),

@@ -258,7 +258,7 @@ def _check(table: pa.Table, unit_id: str) -> None:
 
 
 def _storable(table: pa.Table) -> pa.Table:
-    """The rows with pair_id as a uuid, other beams as JSON, and without NUL characters.
+    """The rows with pair_id as a uuid, the other captions of the beam search as JSON, and without NUL characters.
 
     The rows are sorted by pair_id, so that consecutive rows write to the same page of the primary key's index.
     """
