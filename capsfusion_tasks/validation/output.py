@@ -42,7 +42,7 @@ def check_columns(source: CaptionFile) -> None:
     """Raise InputError if verdicts would replace columns of ``source`` that contain something other than verdicts.
 
     If ``source`` has all columns of ``SCORES``, these columns contain verdicts of an earlier validation and may be
-    replaced. Exported captions have such columns. Reads the whole file if it is JSON.
+    replaced. Captions that were exported with all columns are an example. Reads the whole file if it is JSON.
     """
     names = set(source.names)
     if (found := [name for name in JUDGED.names if name in names]) and not names.issuperset(SCORES.names):

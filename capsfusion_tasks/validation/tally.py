@@ -22,7 +22,7 @@ class Example:
 
 @dataclass
 class Tally:
-    """Counts of rows. A row with two reasons counts under both reasons. The flags of rejected rows also count."""
+    """Counts of validated rows. A row with two reasons counts for both. The flags of rejected rows also count."""
 
     rows: int = 0
     accepted: int = 0

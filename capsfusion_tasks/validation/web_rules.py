@@ -102,7 +102,7 @@ def _is_of_sources(name: str, fused: Fused) -> bool:
 
 
 def file_name(fused: Fused, _: RuleSettings) -> bool:
-    """``file_name``: the caption has a file name ("links-martens-logo.jpg")."""
+    """``file_name``: the caption contains a file name ("links-martens-logo.jpg")."""
     return fused.has_inner_dot and FILE_NAME.search(fused.caption_lower) is not None
 
 

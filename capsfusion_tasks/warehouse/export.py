@@ -213,7 +213,7 @@ class ExportSession:
 
 @contextmanager
 def export_session(warehouse: Warehouse, target: str) -> Iterator[ExportSession]:
-    """A session for an export to ``target``. Raises NotReadyError while another process exports there."""
+    """A session for an export to ``target``. Raises NotReadyError while another process exports to it."""
     with adbc_session(warehouse, read_only=True) as connection:
         with connection.cursor(adbc_stmt_kwargs=WITHOUT_COPY) as cursor:
             cursor.execute(f"set local search_path = {SCHEMA}, public")
@@ -285,5 +285,8 @@ def _if(value: Any, condition: LiteralString) -> list[sql.Composable]:
 
 
 def _raw(text: str) -> sql.SQL:
-    """``text`` as SQL, without quotes. Safe for a user's condition: ``check_where`` tests it, and it runs read-only."""
+    """``text`` as SQL, without quotes.
+
+    A user's condition is safe here, because ``check_where`` tests the condition, and the session is read-only.
+    """
     return sql.SQL(text)

@@ -27,8 +27,8 @@ _LASTING: dict[str, set[str]] = {
     "work_units": {"superseded", "superseded_accepted"},
 }
 
-# Selects those of the given functions whose value can change: the volatile ones, and the stable ones without arguments,
-# because these read the clock or the session.
+# Selects, from a list of functions, those whose value can change: the volatile ones, and the stable ones without
+# arguments, because such functions read the clock or the session.
 _CHANGING = (
     "select distinct proname from pg_proc where proname = any(string_to_array('{}', ','))"
     " and (provolatile = 'v' or (provolatile = 's' and pronargs = 0)) order by 1"

@@ -99,4 +99,5 @@ class Outcome:
 
     accepted: int
     rejected: int
-    reasons: dict[str, int]  # reason → rejected captions, most frequent first; a caption with two reasons counts twice
+    # Reason → number of rejected captions, the most frequent reason first. A caption with two reasons counts twice.
+    reasons: dict[str, int]

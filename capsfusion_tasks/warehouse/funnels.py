@@ -250,7 +250,7 @@ def _frequencies(lists: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def _histogram(values: Sequence[float | None], end: float) -> list[int]:
-    """Counts by bin. The last bin includes the upper end and everything above it."""
+    """The number of values in each bin. The last bin also counts values of ``end`` and above."""
     counts = [0] * HISTOGRAM_BINS
     for value in values:
         if value is not None:

@@ -29,8 +29,8 @@ _CERTAIN = ("prompt_digest", "tokenizer_digest", "engine", "num_beams", "max_new
 class EarlierFusion:
     """A fusion that an earlier version recorded incompletely, and whose settings may equal the current ones.
 
-    If they are equal, a user can adopt the fusion, so that its pairs are not fused again. ``rows``: number of loaded
-    rows.
+    If they are equal, `capsfusion adopt` can complete the record, so that the fusion's pairs are not fused again.
+    ``rows``: number of the fusion's loaded rows.
     """
 
     fusion_id: str

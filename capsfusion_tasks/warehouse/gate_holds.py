@@ -108,7 +108,7 @@ def newest(connection: Connection, unit_id: str) -> Hold | None:
 
 
 def unanswered(connection: Connection, unit_ids: Sequence[str]) -> list[Hold]:
-    """The holds of these units that have no answer yet."""
+    """The holds (rows of ``gate_holds``) of these units that have no answer yet."""
     statement = select(gate_holds).where(_columns.unit_id.in_(unit_ids), _columns.answer.is_(None))
     return [_hold(row) for row in connection.execute(statement.order_by(_columns.unit_id))]
 

@@ -12,7 +12,7 @@ from capsfusion_tasks.warehouse.caption_tables import fused_captions
 from capsfusion_tasks.warehouse.conditions import ENGLISH, SEARCHED
 
 _WORD = re.compile(r"[^\W_]+")
-_SHORTEST = 3  # shortest part of a word to look up, because too many words begin with the same two letters
+_SHORTEST = 3  # shorter parts of words are not looked up, because too many words begin with the same two letters
 _EXAMPLES = 50  # number of captions in which to look for words to suggest
 _OFFERED = 5
 

@@ -105,7 +105,7 @@ work_units = Table(
     Column("replay_of", Text, ForeignKey(fusions.c.fusion_id)),
     # What to do with a pair that already has a caption of this fusion: skip the pair, or replace the caption.
     text_column("existing", server_default="skip"),
-    # Whether the plan that made the unit left pairs for another run, because there were more pairs than its limit.
+    # Whether the plan that made the unit left pairs for another run, for example because of its limit.
     Column("leaves_pairs", Boolean, nullable=False, server_default=false()),
     # Number of this unit's accepted captions that later units have replaced. ``superseded`` also counts rejected ones.
     Column("superseded_accepted", BigInteger, nullable=False, server_default="0"),

@@ -32,7 +32,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The revision of the database's schema. None if there is no schema."""
+    """The Alembic revision of the database's schema. None if there is no schema."""
     if not inspect(connection).has_table(VERSION_TABLE, schema=SCHEMA):
         return None
     revision = connection.scalar(text(f"select version_num from {SCHEMA}.{VERSION_TABLE}"))  # noqa: S608
@@ -41,7 +41,7 @@ def current_revision(connection: Connection) -> str | None:
 
 @cache
 def head_revision() -> str:
-    """The revision of the schema that this code needs."""
+    """The Alembic revision of the schema that this code needs."""
     return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 
