@@ -112,7 +112,7 @@ def _change_schema(engine: Engine, revision: str | None, migrate: bool) -> None:
     if revision is not None and revision not in known_revisions():
         raise InputError(
             f"the warehouse {describe(engine.url)} has the schema of a newer release ({revision}; the newest that this"
-            f" release supports is {head_revision()}); upgrade capsfusion-pipeline here"
+            f" release supports is {head_revision()}); upgrade this installation of capsfusion-pipeline"
         )
     if not migrate:
         found = "no tables yet" if revision is None else f"an old schema ({revision}, expected {head_revision()})"

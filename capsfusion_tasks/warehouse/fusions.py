@@ -139,7 +139,10 @@ def adopt(connection: Connection, fusion_id: str, decoding: Decoding) -> None:
     if row.dtype not in ("auto", decoding.dtype):
         differing.append(f"dtype {row.dtype} (now {decoding.dtype})")
     if differing:
-        raise InputError(f"fusion {fusion_id} was made with other settings: {', '.join(differing)}")
+        raise InputError(
+            f"fusion {fusion_id} was made with other settings: {', '.join(differing)}; run `capsfusion"
+            f" adopt {fusion_id}` with the settings that it was made with"
+        )
     _complete(connection, row, decoding)
 
 
