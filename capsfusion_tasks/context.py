@@ -22,14 +22,16 @@ class Context:
     settings: Settings
     storage: Storage
     warehouse: Warehouse
-    # The fusion_id of the planned units that the task continues. None: derive the fusion_id from the settings.
+    # The fusion_id (id of decoding settings) of the planned units that the task continues. None: derive the fusion_id
+    # from the settings.
     fusion_id: str | None = None
 
     @cached_property
     def decoding(self) -> Decoding:
-        """The decoding settings for new work units. If the ledger already has equal settings, their fusion_id is used.
+        """The decoding settings for new work units, with their fusion_id.
 
-        For planning only. For a unit that is planned already, use ``decoding_of``.
+        If the warehouse has a record of equal settings, their recorded fusion_id is used. Use this
+        only for planning. For a unit that is planned already, use ``decoding_of``.
         """
         if self.fusion_id is not None:
             return self.decoding_of(self.fusion_id)

@@ -10,13 +10,15 @@ from pydantic import BaseModel, ConfigDict
 
 BUNDLED = "bundled"  # recorded instead of the demo model's location, which differs between installations
 
-# Fields that are copied from settings of the same name. A new field needs a setting, a field in ``Decoding``, a Param
-# in ``plugins/dag_parts.py``, and the code that uses it.
+# Fields of ``Decoding`` that are copied from settings of the same name. A new field needs a setting, a field in
+# ``Decoding``, a Param in ``plugins/dag_parts.py``, and the code that uses the field.
 KNOBS = ("engine", "num_beams", "max_new_tokens", "keep_beams")
-# The fields that change captions. A model's location and name are left out, because model_digest identifies the model.
+# The fields of ``Decoding`` that change captions. A model's location and name are left out, because model_digest
+# identifies the model.
 _SHAPING = ("model_digest", "prompt_digest", "tokenizer_digest", "dtype", "eos_ids", *KNOBS)
-# Fields that later releases added, each with the value that older captions were made with. If a field has this value,
-# the digest that becomes the fusion_id leaves the field out, so that older captions keep their fusion_id.
+# Fields that later releases added to ``_SHAPING``, each with the value that captions of earlier releases were made
+# with. If a field has this value, the digest that becomes the fusion_id leaves the field out, so that these captions
+# keep their fusion_id.
 _ADDED = {"keep_beams": False}
 # The fields that describe decoding settings to people. They are also columns of the table ``fusions``.
 _DESCRIBING = ("fusion_id", "model", "engine", "dtype", "num_beams", "max_new_tokens")
@@ -33,7 +35,7 @@ def described(
     bundled: bool,
     own_prompt: bool,
 ) -> str:
-    """Model and settings in one line.
+    """A model and its decoding settings in one line.
 
     ``bundled``: whether the model is the bundled demo model. ``own_prompt``: whether the prompt differs from the
     paper's prompt.
@@ -48,8 +50,8 @@ class Decoding(BaseModel):
     """Decoding settings: how captions are made. A combination of these settings is called a fusion.
 
     Each fusion has a ``fusion_id`` and a row in the table ``fusions``. The plan stage derives decoding settings from
-    settings and Params (``fusion/identity.py``), and records them in the ledger. Tasks that fuse or report a unit read
-    them there, so these tasks need no model settings.
+    settings and Params (``fusion/identity.py``), and records them in the warehouse. Tasks that fuse or report a unit
+    read this record, so these tasks need no model settings.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,7 +59,7 @@ class Decoding(BaseModel):
     fusion_id: str
     model: str  # the name that people see
     model_revision: str  # the commit of a hub model; "" for a folder
-    location: str  # BUNDLED, a folder, or ``owner/name@commit``
+    location: str  # BUNDLED, a folder, or ``owner/name@commit`` (a hub model)
     model_digest: str
     prompt_digest: str
     tokenizer_digest: str

@@ -77,7 +77,7 @@ def _row(name: str, default: str, meaning: str) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """The default in Markdown. Empty for None, () and the demo model, which the setting's description explains."""
+    """A setting's default in Markdown. Empty for None, () and the demo model: the description explains these."""
     if field.default in (None, str(BUNDLED_MODEL), ()):
         return ""
     return f"`{_text(field.default)}`"

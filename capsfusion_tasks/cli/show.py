@@ -21,7 +21,7 @@ def sample_data(
         typer.Argument(
             parser=local_path,
             metavar="DIR",
-            help="A new or empty folder, or the folder of an earlier call with the same options.",
+            help="Folder for the shards: new, empty, or from an earlier call with the same options.",
         ),
     ],
     rows_per_day: Annotated[int, typer.Option(help="Approximate number of pairs per day.", min=10)] = 250,

@@ -24,22 +24,24 @@ def check(
         bool,
         typer.Option(
             "--footers",
-            help="Open every bucket file and count its rows. Bucket files contain the rows of shards, divided by a hash"
-            " of the URL.",
+            help="Open every bucket file, and compare its number of rows with the number that the pull stage recorded."
+            " Bucket files contain the rows of shards, divided by a hash of the URL.",
         ),
     ] = False,
     pairs: Annotated[
         bool,
         typer.Option(
             "--pairs",
-            help="Join all buckets again, and look for each pair in the units and the warehouse. Takes as long as"
-            " pairing all shards. Cannot be combined with --start or --end.",
+            help="Join the rows of LAION-2B and LAION-COCO again, and look for each pair in the work units and the"
+            " warehouse. Takes as long as pairing all shards. Cannot be combined with --start or --end.",
         ),
     ] = False,
     sources: Annotated[
         bool,
         typer.Option(
-            "--sources", help="List the sources again and look for shards that arrived after their interval was listed."
+            "--sources",
+            help="List the sources again, and look for shards that no run has listed, for example because they appeared"
+            " after the run of their data interval.",
         ),
     ] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Repair the problems that can be repaired safely.")] = False,
@@ -55,10 +57,10 @@ def check(
 ) -> None:
     """Find lost, duplicated, incomplete and stuck work, and print how to repair it. Exit code 1 if a problem is left.
 
-    Reads the ledger (the warehouse's tables of shards and work units), shard lists, records of pulls, and the pairs in
-    units that are not loaded. Lists the files of the staging area. Counts each unit's captions in the warehouse. Reads
-    bucket files only with --footers or --pairs, and sources only with --sources. Changes nothing without --repair.
-    Never changes files of a running task.
+    Reads the ledger (the warehouse's tables of shards and work units), shard lists, the pull stage's records, and the
+    pairs in units that are not loaded. Lists the files of the staging area. Counts each unit's captions in the
+    warehouse. Reads bucket files only with --footers or --pairs, and sources only with --sources. Changes nothing
+    without --repair. Never changes files of a running task.
 
     Example: capsfusion check --start 2026-11-10 --end 2026-11-13 --footers
     """
@@ -104,7 +106,7 @@ def gc(
         float,
         typer.Option(
             help="Keep for at least this many hours what a running task may use: temporary files, scratch folders,"
-            " and files that the ledger does not know.",
+            " and files that are not in the ledger.",
             min=0,
         ),
     ] = 6.0,

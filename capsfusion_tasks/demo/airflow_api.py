@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 DAG = "capsfusion"
 PAGE = 100  # maximum number of rows that Airflow returns per call
-HEALTH_SECONDS = 4  # short, so that whoever waits for Airflow can report progress
+HEALTH_SECONDS = 4  # time limit of a check whether Airflow is ready; short, so that the demo can report progress
 
 
 class AirflowApiError(Exception):
@@ -51,10 +51,11 @@ class AirflowApi:
         return {name: part.get("status") for name, part in answer.items() if part and part.get("status")}
 
     def prepare_task_api(self) -> None:
-        """Call the API that tasks use. On the first call after its start, Airflow generates all versions of this API.
+        """Call the API that tasks use. At the first call after its start, Airflow generates all versions of this API.
 
-        This takes 7 s on a slow machine, during which Airflow answers no other request. If tasks waited for it, the
-        requests of the first ones could time out. Raises NotReadyError if it is not done after HEALTH_SECONDS.
+        Generating them takes 7 s on a slow machine, and Airflow answers no other request meanwhile. Without this call
+        before the first tasks, requests of these tasks could time out. Raises NotReadyError if Airflow does not answer
+        within HEALTH_SECONDS.
         """
         self._send("GET", "/execution/health", timeout=HEALTH_SECONDS)
 

@@ -1,9 +1,9 @@
 """Runs the components of a local Airflow: ``python -m capsfusion_tasks.demo.airflow_components``.
 
 ``airflow standalone`` starts a Python process for each component, and each of them imports Airflow, which takes 3 to
-5 s of CPU time. Here, one process imports Airflow, and forks the components. It can start before the database server:
-it imports Airflow, and then waits for a line on its standard input before it uses the database. It ends all components
-when it gets SIGINT.
+5 s of CPU time. Here, one process imports Airflow, and forks the components. This process can start before the database
+server does, because it waits for a line on its standard input before it uses the database. On SIGINT, it ends all
+components.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from setproctitle import setproctitle
 
 from capsfusion_tasks.demo.airflow_processes import end_with_parent
 
-# Modules that a component imports anyway. The first group is also imported by the API server, which starts first.
+# Modules that components import anyway. _BASE is imported before all components are forked. _JOBS is imported after the
+# API server is forked, because the API server does not need _JOBS and should start as early as possible.
 _BASE = ("airflow.__main__", "airflow.cli.commands.api_server_command", "airflow.models", "airflow.utils.db")
 _JOBS = (
     "airflow.executors.local_executor",
@@ -44,9 +45,9 @@ _TASKS = (
 
 
 def main() -> int:
-    """Run the components until SIGINT, or until all have ended. Returns 1 if the database cannot be used."""
-    # The imports make millions of objects, none of which is garbage. To look for garbage among them would take a fifth
-    # of the time.
+    """Run the components until SIGINT, or until all have ended. Returns 1 if there is no migrated database."""
+    # The imports make millions of objects, none of which is garbage. Searching them for garbage would take a fifth of
+    # the imports' time.
     gc.disable()
     _import(_BASE)
     _write_configuration()
@@ -54,12 +55,12 @@ def main() -> int:
 
     def serve() -> None:
         os.close(announce)
-        _import(["airflow.api_fastapi.main"])  # most of the API server's start; it does not need the database
-        os.read(migrated, 1)  # returns when the other end is closed
+        _import(["airflow.api_fastapi.main"])  # takes most of the API server's start time, and needs no database
+        os.read(migrated, 1)  # returns when the parent closes the pipe, after the migration of the database
         _airflow("api-server")
 
     children = {_fork("api-server", serve): "api-server"}
-    os.nice(5)  # all other processes wait for the API server, so let it go first
+    os.nice(5)  # the API server (forked above) gets more CPU time, because all other processes wait for it
     try:
         _import(_JOBS)
         if not sys.stdin.readline():
@@ -90,7 +91,7 @@ def _schedule() -> None:
     from capsfusion_tasks.validation import language
 
     _import(_TASKS)
-    language.identifier()  # load the model before the fork, too
+    language.identifier()  # also load the language model before the scheduler forks tasks
     _airflow("scheduler")
 
 
@@ -99,14 +100,14 @@ def _parse() -> None:
 
 
 def _trigger() -> None:
-    # The triggerer only waits until users answer whether to load a unit with many rejected captions. So it leaves the
-    # CPU to the other components.
+    # The triggerer only waits until users decide whether to load a work unit with many rejected captions. Therefore the
+    # other components get more CPU time.
     os.nice(10)
     _airflow("triggerer")
 
 
 def _airflow(*command: str) -> None:
-    """Do what ``airflow COMMAND`` does."""
+    """Do in this process what the command ``airflow COMMAND`` does."""
     from airflow.__main__ import main as run
 
     gc.freeze()

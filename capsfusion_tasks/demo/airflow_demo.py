@@ -26,10 +26,11 @@ from capsfusion_tasks.settings import Settings
 from capsfusion_tasks.warehouse.connection import open_warehouse
 from capsfusion_tasks.warehouse.embedded import embedded_postgres, server_of
 
-WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded server
-ROWS_PER_DAY = 40  # with this size, the demo takes one to two minutes on two CPU cores
-SHARDS_PER_SIDE_PER_DAY = 1  # few, because Airflow runs a task for each shard
-FUSE_TASKS = 3  # number of fuse tasks at the same time on a CPU: one for each day; each takes a gigabyte of memory
+WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded PostgreSQL server
+ROWS_PER_DAY = 40  # number of pairs per day; with 40, the demo takes one to two minutes on two CPU cores
+SHARDS_PER_SIDE_PER_DAY = 1  # side: LAION-2B or LAION-COCO; few shards, because Airflow runs a task for each shard
+# Number of fuse tasks that run at the same time without a GPU: one for each day. Each task takes a gigabyte of memory.
+FUSE_TASKS = 3
 POLL_SECONDS = 1.0
 
 
@@ -96,7 +97,7 @@ def _service(
     scheduled: bool = False,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[LocalAirflow]:
-    """Run PostgreSQL and Airflow with ``settings``. If they have no warehouse URL, this PostgreSQL has the warehouse.
+    """Run PostgreSQL and Airflow. If ``settings`` name no warehouse URL, the warehouse is in this PostgreSQL.
 
     ``variables``: environment variables of the tasks, besides the settings.
     """
@@ -108,7 +109,7 @@ def _service(
     embedded = SecretStr(server.url(WAREHOUSE).render_as_string(hide_password=False))
     environment = settings.model_copy(update={"warehouse_url": settings.warehouse_url or embedded}).environment()
     airflow_database = server.url(AIRFLOW, driver="psycopg2").render_as_string(hide_password=False)
-    with ExitStack() as databases:  # they stop after Airflow
+    with ExitStack() as databases:  # the databases stop after Airflow
 
         def start_databases() -> None:
             databases.enter_context(embedded_postgres(settings.home, [WAREHOUSE, AIRFLOW]))
@@ -154,15 +155,15 @@ def _on_sample(settings: Settings) -> tuple[Settings, int]:
     """
     demo: dict[str, Any] = {**_sample_sources(settings.home), "warehouse_url": None, "staging": None, "chunk_rows": 16}
     # Without a GPU, fuse all days at the same time, with one rank (process) and one thread for each day. On two cores,
-    # this takes three quarters of the time of two ranks that fuse one day after the other. Two threads instead of two
-    # ranks would be even slower, because the model is small.
+    # this takes three quarters of the time of two ranks that fuse one day after the other. One rank with two threads
+    # would take even longer than these two ranks, because the model is small.
     parallel = settings.nproc_per_node == "auto" and not gpu_count()
     return settings.model_copy(update=demo), FUSE_TASKS if parallel else 1
 
 
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP (a closed terminal) like Ctrl-C, so that the processes started here end too."""
+    """Treat SIGTERM and SIGHUP (a closed terminal) like Ctrl-C, so that PostgreSQL and Airflow end too."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 STOP_SECONDS = 10
-# Processes of Airflow that have no work to finish when the scheduler's tasks have ended. So they can be killed.
+# Processes of Airflow that can be killed when the scheduler's tasks have ended, because they have no work to finish.
 _NOTHING_TO_FINISH = re.compile(r"airflow_components|\bairflow (api[-_]server|triggerer|dag-processor|serve-logs)\b")
 
 
@@ -42,7 +42,7 @@ def end_session(session: int) -> None:
 
 
 def members(session: int) -> list[psutil.Process]:
-    """Live processes of the session, and their descendants. A session keeps its id after its leader has ended."""
+    """Live processes of the session, and their descendants, even if the session's first process has ended."""
     found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -70,7 +70,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def end_orphans(file: Path, say: Callable[[str], None]) -> None:
-    """End the Airflow that a killed demo left running. ``file`` contains the id of its session.
+    """End the Airflow that a killed demo left running. ``file`` contains that Airflow's session id.
 
     No other demo uses this Airflow, because this process holds the lock of Airflow's folder.
     """
@@ -85,10 +85,10 @@ def end_orphans(file: Path, say: Callable[[str], None]) -> None:
 
 
 def end_on_sigint() -> None:
-    """Make SIGINT end Airflow, even if this demo ignores SIGINT as a background job of a shell.
+    """Make SIGINT end Airflow, even if a shell started the demo as a background job, which ignores SIGINT.
 
-    On Linux, the kernel also sends SIGINT to Airflow when the demo's process dies. Runs in the child between fork and
-    exec.
+    On Linux, the kernel also sends SIGINT to Airflow when the demo's process dies. Call this in the child process,
+    between fork and exec.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent(signal.SIGINT)

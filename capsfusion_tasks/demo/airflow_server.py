@@ -100,7 +100,8 @@ def local_airflow(
         (folder / PID_FILE).write_text(str(process.pid))
         airflow = LocalAirflow(api, password, folder, process)
         start_database()
-        with suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as go:  # broken if Airflow has ended: see below
+        # The pipe is broken if Airflow has ended. Ignore this here, because _wait_until_healthy raises a clearer error.
+        with suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as go:
             go.write(b"the database server runs\n")
         _wait_until_healthy(airflow, started, say)
         yield airflow
@@ -174,7 +175,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
 
 def _password(folder: Path) -> str:
-    """The password of ``USER``. The first start generates it and writes it to the file that Airflow reads."""
+    """The password of ``USER``. The first start writes a new password to the file that Airflow reads."""
     file = folder / "simple_auth_manager_passwords.json.generated"
     if not file.exists():
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -209,7 +210,7 @@ def _is_free(port: int) -> bool:
 
 
 def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> None:
-    """Wait until all components are healthy and Airflow has parsed the DAG after ``started``."""
+    """Wait until all components are healthy, and Airflow has parsed the DAG at a time after ``started``."""
     began = printed = time.monotonic()
     waiting: str | None = None
     while (now := time.monotonic()) < began + START_SECONDS:

@@ -13,7 +13,7 @@ from capsfusion_tasks.demo.airflow_api import AirflowApi
 from capsfusion_tasks.demo.progress import DayRun, progress
 from capsfusion_tasks.errors import NotReadyError
 
-POLL_SECONDS = 3.0  # not shorter, because on a slow machine, Airflow takes half a second to answer
+POLL_SECONDS = 3.0  # time between two requests; not shorter, because a slow Airflow takes half a second to answer
 SILENCE_SECONDS = 120  # maximum time without an answer; on a busy machine, Airflow's server may be slow
 
 

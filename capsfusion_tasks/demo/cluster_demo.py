@@ -23,7 +23,7 @@ DAG_SECONDS = 300  # time limit until the DAG is parsed; a scheduler that has ju
 
 
 def run_demo_on(settings: Settings, url: str) -> int:
-    """Write sample shards to the workers' sources, backfill the sample's days, show results. Returns the exit code.
+    """Write sample shards to the workers' source folders, backfill their days, show results. Returns the exit code.
 
     ``settings`` must name the same sources, staging area and warehouse as the workers' settings. Raises InputError
     unless the sources are the two folders of a sample, so that made-up shards never mix with real shards.
@@ -75,7 +75,7 @@ def _sample_folder(settings: Settings) -> Path:
     found = (settings.laion2b, settings.laion_coco)
     if found != (str(folder / FOLDER["laion_2b"]), str(folder / FOLDER["laion_coco"])):
         raise InputError(
-            f"the demo writes sample shards to the sources, but these are {' and '.join(found)}: "
+            f"the demo writes sample shards into the folders of the sources, but these are {' and '.join(found)}: "
             f"expected two folders DIR/{FOLDER['laion_2b']} and DIR/{FOLDER['laion_coco']}; "
             "for the demo, unset CAPSFUSION_LAION2B and CAPSFUSION_LAION_COCO in .env"
         )

@@ -76,7 +76,7 @@ class _LiveTable:
 
 
 def table_of(days: Sequence[DayRun]) -> Table:
-    """A table with a row per task and a column per day. It fits into 80 columns."""
+    """A table with a row per task and a column per day. It fits into a terminal with 80 characters per line."""
     table = Table("task", *(day.day for day in days))
     for task in TASKS:
         table.add_row(task, *(day.cell(task) for day in days))

@@ -65,8 +65,8 @@ def show_results(
 ) -> int:
     """Print captions and counts. Returns the exit code: 1 if a run failed or the number of pairs is wrong.
 
-    ``before``: the warehouse's contents when the demo began. ``announced``: number of pairs in the sample. ``logs``: a
-    hint for failed runs, such as "see http://localhost:8080".
+    ``before``: the warehouse's contents when the demo began. ``announced``: number of pairs in the sample. ``logs``:
+    where to find the logs of failed runs, such as "see http://localhost:8080".
     """
     _show_captions(after, console)
     _show_counts(before, after, announced, seconds, console)
@@ -75,7 +75,7 @@ def show_results(
         console.print(f"the runs of {days} failed: {logs}", style="red", markup=False)
         return 1
     if after.summary.rows_in != announced:
-        console.print(f"expected {announced} pairs, found {after.summary.rows_in}", style="red")
+        console.print(f"the sample has {announced} pairs, but the runs found {after.summary.rows_in}", style="red")
         return 1
     return 0
 

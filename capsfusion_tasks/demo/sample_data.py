@@ -1,4 +1,4 @@
-"""Writes sample shards that arrive over several days, in LAION's schemas, and a report of the pairs to find.
+"""Writes sample shards that arrive over several days, in LAION's schemas. Also writes a report of the pairs to find.
 
 The expected results come from the code that makes the rows (``edge_cases.py``), not from the pipeline.
 """
@@ -184,7 +184,7 @@ def _deal(rng: random.Random, rows: list[Row], parameters: SampleParameters) -> 
 
 
 def _arrival(day: date, place: int, count: int) -> datetime:
-    """The arrival of shard ``place`` of a day.
+    """The arrival time of a day's shard with index ``place``, from 0. ``count``: number of shards of the day.
 
     The first shard arrives in the day's first second, the last shard in the day's last second. A single shard arrives
     at noon.
@@ -206,7 +206,8 @@ def _side_counts(shards: list[SampleShard], side: Side, day: int, parameters: Sa
 
 def _write_shard(storage: Storage, shard: SampleShard, copies: int, rng: random.Random) -> None:
     table = shard_table(shard.rows, shard.release, rng)
-    # Rows per row group: so few that even a small shard has several row groups.
+    # Rows per row group of the Parquet file. If the sample is written once, so few that even a small shard has several
+    # row groups.
     rows = max(1, table.num_rows // 3) if copies == 1 else None
     with storage.publish(shard.path) as stream, pq.ParquetWriter(stream, table.schema, compression="snappy") as writer:
         for part in copies_of(table, range(copies)):

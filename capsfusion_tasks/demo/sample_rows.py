@@ -59,9 +59,10 @@ class RowMaker:
         return make_pair(self.rng, "sample")
 
     def halves(self, day: int, text: Callable[[str], str] = str) -> tuple[Row, Row]:
-        """The LAION-2B row and the LAION-COCO row of a new image. They have the same URL, text and safe scores.
+        """The LAION-2B row and the LAION-COCO row of a new image. They have the same URL, text and scores.
 
-        ``text``: function that changes the raw caption.
+        The scores are below the thresholds for unsafe and watermarked images. ``text``: function that changes the raw
+        caption.
         """
         made, rng = self.captions(), self.rng
         self._images += 1

@@ -1,4 +1,7 @@
-"""The captions view's web app: one page, its scripts, and routes that return JSON. A guard protects each route."""
+"""The captions view's web app: one page, its scripts, and routes that return JSON.
+
+A guard checks the user's rights before each route.
+"""
 
 from __future__ import annotations
 
@@ -226,7 +229,7 @@ def _add_runs(app: FastAPI, access: WarehouseAccess) -> None:
         with access.connection() as connection:
             found = figures(connection, query.key())
         if found is None:
-            raise HTTPException(404, "this run has no work units: it found no new pairs, or has not planned them yet")
+            raise HTTPException(404, "this run has no work units: it found no pairs to fuse, or is not planned yet")
         return asdict(found)
 
 

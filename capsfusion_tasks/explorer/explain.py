@@ -1,4 +1,4 @@
-"""Explains the reasons and flags of a caption: the meaning of each rule, the measured value, and the words found."""
+"""Explains why rules rejected or flagged a caption: each rule's meaning, the caption's score, the words found."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def explain(
 ) -> tuple[list[Finding], list[Piece]]:
     """A finding for each of ``codes``, and the caption in pieces. Marks the pieces that a rule found.
 
-    ``texts``: raw, synthetic and fused caption. ``codes``: the fused caption's reasons and flags.
+    ``texts``: raw, synthetic and fused caption. ``codes``: names of the rules that rejected or flagged
+    the fused caption.
     """
     raw, synthetic, caption = texts
     fused = Fused(raw, synthetic, caption)
@@ -53,7 +54,7 @@ def explain(
             Finding(
                 code,
                 code in REASONS,
-                MEANINGS.get(code, "a rule of an earlier version"),
+                MEANINGS.get(code, "a rule of an earlier release"),
                 list(dict.fromkeys(caption[start:end] for start, end in mine)),
                 score,
                 scores.get(score) if score else None,

@@ -18,7 +18,7 @@ class RunKey:
     """A DAG run, a replay of rejected captions, or an interval that was run without Airflow. All fields None: all runs.
 
     A run that was repeated with another model or other settings has captions with several fusion_ids. Without
-    ``fusion_id``, its figures are those of the fusion_id that was planned last.
+    ``fusion_id``, the run's figures are those of the fusion_id that was planned last.
     """
 
     dag_run_id: str | None = None
@@ -48,7 +48,7 @@ class RunFigures:
 
 
 def figures(connection: Connection, key: RunKey) -> RunFigures | None:
-    """The figures of the run. None if nothing was planned for it."""
+    """The figures of the run. None if neither a data interval nor a work unit is recorded for the run."""
     scope = Scope(interval=key.interval, dag_run_id=key.dag_run_id, replay=key.replay, fusion_id=key.fusion_id)
     if scope != queries.EVERYTHING and scope.fusion_id is None:
         scope = replace(scope, fusion_id=funnels.last_fusion(connection, scope))

@@ -1,4 +1,7 @@
-"""Splits captions into pieces that the page colours. A colour shows a source, a rule's finding or a difference."""
+"""Splits captions into pieces that the page colours.
+
+A colour shows from which caption a word comes, what a rule found, or how two captions differ.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w]+|_+")
 def origins(caption: str, raw: str, synthetic: str) -> list[tuple[str, Origin]]:
     """Split ``caption`` into pieces, each with its origin. The joined pieces are exactly the caption.
 
-    Words are compared as in the scores, so a ``novel`` word here also counts in the score ``novelty``. ``both``: a word
-    of the raw and of the synthetic caption. "": characters between words.
+    Words are compared in the same way as for validation's scores, so a ``novel`` word here also counts in the score
+    ``novelty``. ``both``: a word of the raw and of the synthetic caption. "": characters between words.
     """
     in_raw, in_synthetic = set(words(raw)), set(words(synthetic))
     pieces: list[tuple[str, Origin]] = []

@@ -38,7 +38,7 @@ class CaptionQuery(CaptionFilter):
 
 
 class FacetQuery(CaptionFilter):
-    """The query for the facets of a filter (counts by reason, flag, day, …), with the histogram of a score."""
+    """The query for facets (counts by reason, flag, day, …) and a score's histogram of captions that match a filter."""
 
     histogram: Score = "caption_words"
 
@@ -47,7 +47,7 @@ class FacetQuery(CaptionFilter):
 
 
 class ImageQuery(BaseModel):
-    """The query for an image: its address."""
+    """The query for an image: the image's URL."""
 
     model_config = ConfigDict(extra="forbid")
 

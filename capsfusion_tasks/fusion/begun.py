@@ -1,4 +1,4 @@
-"""Records the decoding settings and the files of a ``capsfusion fuse`` run. A retry reads this record to continue.
+"""Records the decoding settings and the files of a ``capsfusion fuse IN OUT`` run. A retry reads this record.
 
 The record is in the folder ``<OUT>.parts`` (``parts_folder.py``).
 """
@@ -85,7 +85,7 @@ def in_order(begun: Begun, files: list[InOut], out: Path) -> tuple[list[InOut], 
 
 
 def written(begun: Begun, files: Iterable[InOut], out: Path) -> set[InOut]:
-    """Those of ``files`` that the earlier try may have written."""
+    """Those ``files`` whose outputs the earlier try may have written."""
     places = set(begun.written)
     return {each for each in files if _place(each, out) in places}
 

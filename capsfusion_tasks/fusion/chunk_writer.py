@@ -40,7 +40,10 @@ class ChunkWriter:
         self._begin()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add ``rows`` (of ``fused_schema``) to the open chunk. Writes and closes each chunk that becomes full."""
+        """Add ``rows`` to the open chunk. Writes and closes each chunk that becomes full.
+
+        ``rows`` have the columns of ``fused_schema``.
+        """
         while rows:
             room = self._job.chunk_rows - self._rows.num_rows
             self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows[:room], self._schema)])
@@ -84,7 +87,7 @@ class ChunkWriter:
         return f"{self._job.chunks}/{first + self._store.add('chunks', 1) - 1:05d}-{this_try}.parquet"
 
     def _agree(self) -> tuple[int, str]:
-        """The number of this try's first chunk, and the try's name. All ranks get the values of the first rank."""
+        """The number of this try's first chunk, and the try's name. All ranks use the values stored first."""
         names = (path.rpartition("/")[2] for path in self._storage.files(self._job.chunks))
         numbers = [int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)]
         first = self._store.compare_set("first chunk", "", str(max(numbers, default=-1) + 1))

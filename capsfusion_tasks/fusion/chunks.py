@@ -20,7 +20,7 @@ from capsfusion_tasks.staging.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_READERS = 16  # number of files to read in parallel, because each file takes a few round trips to S3
+_READERS = 16  # number of files to read in parallel; many, because each file takes a few round trips to S3
 _KNOWN = "00000-known.parquet"
 
 
@@ -117,14 +117,17 @@ def read(storage: Storage, path: str, columns: list[str]) -> Chunk | BrokenChunk
 def collect(storage: Storage, folder: str, fusion_id: str, rows: int, columns: list[str] = FUSED.names) -> pa.Table:
     """The finished rows with numbers below ``rows``, each row once, in row order. ``columns`` must include ``row``.
 
-    Does not compare input digests, so use it only for pairs that cannot change, such as the pairs of a unit
-    (the work of one fuse task).
+    Does not compare the digests of the rows' captions, so use it only for pairs that cannot change, such as the pairs
+    of a unit (the work of one fuse task).
     """
     return _merge(read_all(storage, folder, fusion_id, columns), rows, columns)
 
 
 def figures(storage: Storage, folder: str, fusion_id: str, rows: int) -> tuple[pa.Table, Figures]:
-    """Row numbers and token counts of the finished rows, and figures summed over ranks and tries."""
+    """Row numbers and token counts of the finished rows with numbers below ``rows``, and the sum of the figures.
+
+    The sum is over the chunks of all ranks and tries.
+    """
     columns = ["row", "prompt_tokens", "caption_tokens"]
     chunks = list(read_all(storage, folder, fusion_id, columns))
     table = _merge(chunks, rows, columns)

@@ -75,8 +75,8 @@ class Completion:
 class Occupancy:
     """How full the engine's batches were.
 
-    ``busy`` counts the rows that still needed a token. ``slots`` counts all slots of the batch, with or without such a
-    row. Both counts are sums over all steps.
+    ``busy`` counts the rows that still needed a token. ``slots`` counts all slots of the batch (places for one row
+    each), also those without such a row. Both counts are sums over all steps.
     """
 
     busy: int = 0
@@ -120,7 +120,7 @@ class Engine(Protocol):
         ...
 
 
-HOPELESS = 16  # if this many consecutive rows fail, the rows are not the cause
+HOPELESS = 16  # if this many consecutive rows fail, the rows are not the cause, and the run ends with an error
 NOT_FINITE = "error: the model's scores are not finite numbers (NaN)"
 
 
@@ -205,7 +205,7 @@ def _release_tensors(error: BaseException) -> None:
 
 
 class _SourceError(Exception):
-    """Wraps an error of the requests' source, so that it is not handled like an error of the engine."""
+    """Wraps an error that ``Requests.take`` raised, so that it is not handled like an error of the engine."""
 
     def __init__(self, cause: Exception) -> None:
         self.cause = cause

@@ -63,7 +63,7 @@ class Feed:
         return FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
 
     def has_unfinished(self) -> bool:
-        """Whether there are unfinished rows that no rank has claimed yet. Claims none. Call this before ``next``.
+        """Whether there are unfinished rows that no rank has claimed yet. Claims no rows. Call this before ``next``.
 
         Waits for pairs that are not written yet.
         """

@@ -1,4 +1,7 @@
-"""Reads the captions of fused files from the chunks that ranks wrote, in the order of the files' rows."""
+"""Reads the captions of fused files from the chunks that ranks (torchrun's processes) wrote.
+
+The captions are in the order of the files' rows.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class FailedRow(NamedTuple):
 
 
 class FileCaptions:
-    """Reads the captions of files piece by piece. Also adds up figures and collects failed rows."""
+    """Reads the captions of files piece by piece. Also adds up the figures of fusing, and collects failed rows."""
 
     def __init__(self, job: FuseJob, columns: PairColumns, storage: Storage, take_beam: TakeBeam | None) -> None:
         self._job, self._columns, self._take_beam = job, columns, take_beam

@@ -1,6 +1,6 @@
-"""``capsfusion fuse``: reads pairs from files, fuses them, and writes them to other files in the same order.
+"""``capsfusion fuse``: reads pairs from files, and writes the pairs and their fused captions to other files.
 
-An interrupted run can be resumed.
+The order of the rows is kept. An interrupted run can be resumed.
 """
 
 from __future__ import annotations

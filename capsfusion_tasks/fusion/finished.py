@@ -16,9 +16,10 @@ _AHEAD = 32_768
 
 
 class FinishedRows:
-    """Finished rows with one fusion_id, read from chunks. Only chunks with rows near the requested range are in memory.
+    """Finished rows with one fusion_id (id of decoding settings), read from chunks.
 
-    Request the ranges in row order, because chunks before the requested range are dropped.
+    Only chunks with rows near the requested range are in memory. Request the ranges in row order, because chunks before
+    the requested range are dropped.
     """
 
     def __init__(self, storage: Storage, folder: str, fusion_id: str, columns: list[str] = FUSED.names) -> None:

@@ -1,4 +1,4 @@
-"""Makes a ``Decoding`` from settings, and finds the model of a recorded ``Decoding`` on this machine."""
+"""Derives decoding settings from settings and model files. Finds the model of recorded decoding settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job for torchrun's ranks: the pairs to fuse, the decoding settings, and the folder for the fused captions."""
+"""A job for torchrun's ranks (processes): pairs to fuse, decoding settings, and the folder for the fused captions."""
 
 from __future__ import annotations
 

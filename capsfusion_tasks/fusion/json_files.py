@@ -21,7 +21,7 @@ def read_object(file: Path) -> dict[str, Any]:
         found = json.loads(content.decode())
     # ValueError: invalid JSON or UTF-8, or a number with 5,000 digits. RecursionError: 5,000 nested brackets.
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON: {error}. It may be cut off: download it again") from error
+        raise InputError(f"{file} is not JSON: {error}. The file may be cut off: download it again") from error
     if not isinstance(found, dict):
         raise InputError(f"{file} holds a JSON {type(found).__name__}, not an object: download it again")
     return found

@@ -61,7 +61,7 @@ def files(folder: Path, **contents: object) -> Path:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (CONFIG[:200], "is not JSON: .* It may be cut off"),
+        (CONFIG[:200], "is not JSON: .* The file may be cut off"),
         (b"", "is not JSON"),
         (POINTER, "is a Git LFS pointer.*: run git lfs pull"),
         (b"\xef\xbb\xbf" + CONFIG, "begins with a byte order mark"),

@@ -1,6 +1,6 @@
-"""Makes up pairs of a raw and a synthetic caption, each with its fused caption.
+"""Makes up pairs of a raw and a synthetic caption, each pair with a fused caption.
 
-Training and held-out pairs never share a made-up name.
+Pairs for training and held-out pairs (for tests of the trained model) never share a made-up name.
 """
 
 from capsfusion_tasks.demo.pairs.grammar import MadePair, make_pair

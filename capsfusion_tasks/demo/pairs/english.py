@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from capsfusion_tasks.demo.pairs.words import words_of
 
-_SMALL = frozenset(words_of("small_word"))  # small words, which have no capital in a title
+_SMALL = frozenset(words_of("small_word"))  # words such as "of", which have no capital in a title
 MASS = frozenset(words_of("mass_noun"))  # mass nouns, which take no article
 _MASS_ENDINGS = tuple(f" {noun}" for noun in sorted(MASS))
 _COUNTED = re.compile(r"(?:two|three|four|five|six|several|some|many|people|men|women|children|friends)\b(?!-)")
@@ -51,7 +51,7 @@ def plural(noun: str) -> str:
 
 
 def title_case(phrase: str) -> str:
-    """`phrase` as in a title: without its article, and with capitals in all words except small ones."""
+    """`phrase` as in a title: without its article, and with capitals in all words except words such as "of"."""
     words = phrase.removeprefix("a ").removeprefix("an ").split(" ")
     return " ".join(word if place and word in _SMALL else capital(word) for place, word in enumerate(words))
 

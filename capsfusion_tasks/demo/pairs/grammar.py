@@ -16,17 +16,16 @@ from capsfusion_tasks.validation.rules import reasons
 from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, ngrams, sentences, words
 
-# The fused caption must fit into 80 tokens.
-MAX_FUSED_CHARACTERS = 280
+MAX_FUSED_CHARACTERS = 280  # so that a fused caption fits into 80 tokens
 MAX_RAW_WORDS = 80
 MORE_SHARE = 0.08  # share of raw captions that get additional sentences
-SEVERAL_KEPT = 0.08  # of pairs whose fused caption has more sentences than the raw caption, keep this share
+SEVERAL_KEPT = 0.08  # share to keep of the pairs whose fused caption has more sentences than the raw caption
 # Kind in kinds.ini → its weight (relative frequency).
 KIND_SHARES = {
     "product": 34, "person": 8, "event": 8, "place": 10, "media": 8, "art": 6, "food": 6, "animal": 7, "graphic": 9,
     "stock": 8, "home": 6, "howto": 3, "headline": 4,
 }  # fmt: skip
-_SOURCES = {"product": "shop", "home": "home"}  # kind → source of its web noise; "web" for all other kinds
+_SOURCES = {"product": "shop", "home": "home"}  # kind → argument `source` of add_noise; "web" for all other kinds
 _DOMAINS_OF = {kind: [name for name in KIND_OF if KIND_OF[name] == kind] for kind in KIND_SHARES}
 TELLINGS = 12  # maximum number of fused-caption templates that are tried for one scene
 _LONG_TITLE = 6  # a title with at least this many words is a list of keywords; the fused caption must rewrite it
@@ -48,7 +47,7 @@ class MadePair:
 
 
 def make_pair(rng: random.Random, split: str = "train") -> MadePair:
-    """A random pair whose made-up names all belong to `split`. The same state of `rng` gives the same pair.
+    """A random pair. All its made-up names belong to `split`. The same state of `rng` gives the same pair.
 
     Raises ValueError for a split other than "train", "heldout" and "sample".
     """
@@ -78,7 +77,7 @@ def _pair(rng: random.Random, split: str, domain: str) -> MadePair | None:
         return None
     if repeats(synthetic):
         return None
-    # With both slots, the caption may say that a town is in two countries.
+    # Skip scenes with both slots, because their caption may say that a town is in two countries.
     fused = None if {"place", "country"} <= scene.drawn else _fused(scene)
     if fused is None:
         return None

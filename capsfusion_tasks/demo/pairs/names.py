@@ -39,13 +39,13 @@ def _stem(rng: random.Random, culture: dict[str, list[str]]) -> str:
 
 
 def _name(rng: random.Random, split: str, ending: str, culture: dict[str, list[str]] | None = None) -> str:
-    """A name such as `Brenlow`: a stem with the culture's ending for a `family` or a `town`."""
+    """A name such as `Brenlow`: a stem and an ending (for a `family` or a `town`) from the syllables of a culture."""
     culture = culture or rng.choice(CULTURES)
     return capital(_in_split(lambda r: _stem(r, culture) + r.choice(culture[ending]), rng, split))
 
 
 def _trade(rng: random.Random) -> str:
-    """A trade name: two words or parts of words joined, or syllables with an ending such as `ix`."""
+    """A trade name: joined words or parts of words, a word with a changed letter, or syllables and an ending (`ix`)."""
     kind = rng.random()
     one, other = rng.choice(VOCABULARY), rng.choice(VOCABULARY)
     if kind < 0.3:

@@ -1,4 +1,7 @@
-"""Web noise in raw captions: shop endings, numbers, hashtags, HTML entities. Fused captions leave out this noise."""
+"""Web noise in raw captions: texts of shops ("Buy Online"), numbers, hashtags, HTML entities.
+
+Fused captions leave out this noise.
+"""
 
 from __future__ import annotations
 

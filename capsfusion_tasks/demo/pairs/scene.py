@@ -26,7 +26,7 @@ _HAVE_ARTICLE = frozenset(("the", "a", "an", "my", "our", "st.", "this"))
 
 
 class Untold(Exception):
-    """A template needs a fact that neither the raw nor the synthetic caption states, or leaves out a stated fact."""
+    """A template needs a fact that is not available, or leaves out a fact that the fused caption must state."""
 
 
 class Scene:
@@ -53,7 +53,7 @@ class Scene:
         return "".join(self._draw(parse(template)))
 
     def tell(self, template: str) -> str:
-        """Fill `template` with the drawn facts. Raises Untold if it needs another fact or leaves out a drawn one."""
+        """Fill `template` with the drawn facts. Raises Untold if it needs other facts or leaves out drawn facts."""
         self.told = set()
         text = "".join(self._tell(parse(template)))
         if self._missing():
@@ -196,9 +196,9 @@ class Scene:
         return self.rng.choice(new or options)
 
     def _fits(self, sequence: Sequence, new: bool = False) -> bool:
-        """Whether a fused caption can state the facts of all slots outside inner brackets.
+        """Whether a fused caption can state the facts of all slots outside optional parts (in square brackets).
 
-        With `new`, only facts that the fused caption has not stated yet count.
+        With `new`, also returns False if the fused caption has already stated one of these facts.
         """
         for node in sequence:
             if isinstance(node, Slot) and not (node.is_macro or self._can_say(node, new)):

@@ -45,7 +45,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice of one of several sequences."""
+    """A choice between several sequences of texts and slots."""
 
     options: tuple[Sequence, ...]
 
@@ -83,7 +83,10 @@ def parse(template: str) -> Sequence:
 
 
 def _sequence(marks: list[str], place: int, inside: str = "") -> tuple[Sequence, int]:
-    """Parse from `place` to a closing bracket, a bar (only if `inside` is "<") or the end. Returns (nodes, end)."""
+    """Parse `marks` from index `place` to a closing bracket, a bar (if `inside` is "<") or the end.
+
+    Returns the nodes and the index where they end.
+    """
     nodes: list[Node] = []
     while place < len(marks) and marks[place] not in (">", "]") and not (marks[place] == "|" and inside == "<"):
         mark = marks[place]

@@ -1,4 +1,4 @@
-"""Reads the word lists and templates in the files beside this module. `#` begins a comment."""
+"""Reads the word lists and templates in the files beside this module. In these files, `#` begins a comment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _load(name: str) -> dict[str, dict[str, str]]:
 
 
 def _tables(section: dict[str, str]) -> Tables:
-    """The lists of a section. Semicolons or line breaks separate entries."""
+    """The word lists in a section of an .ini file. Semicolons or line breaks separate entries."""
     return {
         name: [item for item in (part.strip() for part in text.replace("\n", ";").split(";")) if item]
         for name, text in section.items()

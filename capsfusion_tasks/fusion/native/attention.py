@@ -1,8 +1,9 @@
 """The inputs of attention: the tokens, their slots (a slot is a row's part of the cache), and what each token sees.
 
-There are two kinds of tokens. Tokens of new prompts see the prefix and, causally, their own prompt. Newly generated
-tokens of beams see the prefix, their prompt and their ancestors in the slot's tree of tokens. Both kinds attend only to
-the prefix and the pages of one slot. ``torch_ops`` and ``triton_ops`` implement attention for both.
+All prompts begin with the same text, the prefix. There are two kinds of tokens. Tokens of new prompts see the prefix,
+themselves and the earlier tokens of their own prompt. Newly generated tokens of beams see the prefix, their prompt and
+their ancestors in the slot's tree of tokens. Both kinds attend only to the prefix and the pages of one slot.
+``torch_ops`` and ``triton_ops`` implement attention for both.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ class Tokens:
 
     ids: Tensor  # [T] int64
     positions: Tensor  # [T] int64, counted from the beginning of the prefix
-    slots: Tensor  # [T] int64
+    slots: Tensor  # [T] int64, the slot of each token
     places: Tensor  # [T] int64, the place of each token in its slot
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """R new prompts, packed one after the other. No prompt is empty. Each prompt begins at place 0 of its slot.
+    """R new prompts without the prefix, one after the other. No prompt is empty. Each begins at place 0 of its slot.
 
     Padding tokens may follow the last prompt. They belong to no prompt, and their attention is 0.
     """
 
     tokens: Tokens
-    slots: Tensor  # [R] int64
+    slots: Tensor  # [R] int64, the slot of each prompt
     starts: Tensor  # [R + 1] int64, index of each prompt's first token among the T tokens, then the last prompt's end
-    lengths: list[int]  # [R], on the CPU
+    lengths: list[int]  # [R], number of tokens of each prompt, on the CPU
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Beams:
 def pack_prompts(
     prompts: Sequence[Sequence[int]], slots: Sequence[int], *, prefix: int, cache: KVCache, multiple: int = 1
 ) -> Prompts:
-    """Pack one prompt per slot on the cache's device. Positions begin at ``prefix``, the length of the prefix.
+    """Pack one prompt per slot on the cache's device. Positions begin at ``prefix``, the number of the prefix's tokens.
 
     Adds padding tokens until the number of tokens is a multiple of ``multiple``.
     """
