@@ -1,4 +1,4 @@
-"""The command ``capsfusion settings``: prints all settings with their values, or writes docs/settings.md."""
+"""The command ``capsfusion settings``: prints all settings with their values, or the page docs/settings.md."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _text(value: Any) -> str:
-    """``value`` as the text of an environment variable."""
+    """A setting's ``value`` in the form of an environment variable. Hides passwords."""
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, float):

@@ -48,8 +48,8 @@ def check(
     safe_hours: Annotated[
         float,
         typer.Option(
-            help="Ignore a file that is not in the ledger if the file is younger than this many hours: it may belong to"
-            " a running task.",
+            help="Ignore files that are not in the ledger and are younger than this many hours: they may belong to a"
+            " running task.",
             min=0,
         ),
     ] = 6.0,

@@ -155,7 +155,7 @@ def db_upgrade() -> None:
     from capsfusion_tasks.warehouse.roles import grant_roles
 
     with Working(stderr) as working, open_warehouse(load_settings(), migrate=True) as warehouse:
-        # Grant rights even if there was no migration, to restore missing rights.
+        # Grant the roles' rights even if there was no migration, because a role may lack a right.
         with warehouse.engine.begin() as connection:
             grant_roles(connection)
         working.say(f"{warehouse.url.render_as_string()} is up to date")

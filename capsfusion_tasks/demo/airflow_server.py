@@ -1,4 +1,4 @@
-"""A local Airflow with this repository's DAGs, which runs until a ``with`` block ends."""
+"""Runs a local Airflow, with this repository's DAGs, until a ``with`` block ends."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _values(number: int, row: Row, rng: random.Random) -> dict[str, Any]:
         "width": row.width,
         "height": row.height,
         "similarity": row.similarity,
-        # LAION's hash: the 64-bit MurmurHash3 of url + text, as a signed integer. A missing part counts as "".
+        # LAION's hash: the 64-bit MurmurHash3 of url + text, as a signed integer. A missing url or text is "".
         "hash": mmh3.hash64(((row.url or "") + (row.text or "")).encode())[0],
         "punsafe": row.punsafe,
         "pwatermark": row.pwatermark,

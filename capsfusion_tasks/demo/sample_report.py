@@ -15,7 +15,7 @@ EXPECTED = "EXPECTED.json"  # the report's file in the folder of the sample
 FOLDER: dict[Side, str] = {"laion_2b": "laion-2b", "laion_coco": "laion-coco"}
 REASONS = ("null_url", "null_caption", "unsafe", "watermarked")
 SIDES: tuple[Side, ...] = PAIRED
-_ADVICE = "name another folder for the sample, or delete this one first"
+_ADVICE = "name another folder for the sample, or delete this folder first"
 
 
 class SampleParameters(BaseModel):

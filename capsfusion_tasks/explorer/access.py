@@ -39,7 +39,7 @@ class WarehouseAccess:
     def writable(self, what: str) -> Iterator[Connection]:
         """A transaction that may write. Raises the same errors as ``connection``.
 
-        ``what``: name of the written data, for errors.
+        ``what``: name of the written data, for error messages.
         """
         with writing(self._warehouse(), SECONDS, what) as connection:
             yield connection

@@ -52,7 +52,7 @@ def write(parts: Path, decoding: Decoding, out: Path, files: Sequence[InOut], wr
 
 
 def require_same_decoding(begun: Begun, decoding: Decoding, parts: Path) -> None:
-    """Raise InputError if the rows in ``parts``, which ``begun`` describes, were fused with other settings."""
+    """Raise InputError if the rows in ``parts`` were fused with other settings. ``begun``: the record in ``parts``."""
     before, now = begun.decoding, decoding
     if before.fusion_id == now.fusion_id:
         return

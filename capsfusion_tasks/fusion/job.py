@@ -16,7 +16,7 @@ class FuseJob(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    staging: str  # root of the storage; the paths below are relative to it
+    staging: str  # root of the storage; the paths in the next fields are relative to this root
     pairs: str  # a Parquet file with the columns laion_2b and laion_coco; with piece_rows, a folder of such files
     # Number of rows of each file in the folder ``pairs``. The last file may have fewer. None: ``pairs`` is one file.
     piece_rows: int | None

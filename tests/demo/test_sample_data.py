@@ -228,7 +228,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_with_another_sample_says_how_it_differs(tmp_path: Path) -> None:
     write_sample_data(tmp_path, rows_per_day=30, days=1)
     before = snapshot(tmp_path)
-    with pytest.raises(InputError, match=r"rows_per_day 30.*requested: rows_per_day 31.*delete this one first"):
+    with pytest.raises(InputError, match=r"rows_per_day 30.*requested: rows_per_day 31.*delete this folder first"):
         write_sample_data(tmp_path, rows_per_day=31, days=1)
     assert snapshot(tmp_path) == before
 

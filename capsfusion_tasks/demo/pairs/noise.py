@@ -28,7 +28,7 @@ def _suffix(rng: random.Random, split: str, source: str) -> str:
 
 
 def add_noise(rng: random.Random, raw: str, split: str, source: str) -> str:
-    """Add random noise to `raw`: a prefix, suffixes, an article number, hashtags or HTML.
+    """Add random noise to `raw`: a prefix, suffixes, a product number, hashtags or HTML.
 
     `source` is "shop", "home" (an advertisement for a house) or "web".
     """

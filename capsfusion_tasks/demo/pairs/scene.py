@@ -16,7 +16,7 @@ from capsfusion_tasks.demo.pairs.words import DOMAINS
 
 # Slots that depend on the person's sex. Any caption may use them.
 _PRONOUNS = frozenset(("man", "he", "his", "him"))
-# Slots that a fused caption may leave out, such as prices and credits.
+# Slots that a fused caption may leave out, such as prices and photo credits.
 _DROPPED = frozenset(("credit", "price")) | _PRONOUNS
 # Slots that a fused caption may use twice.
 _REPEATED = frozenset(("thing", "medium", "people"))
@@ -30,7 +30,7 @@ class Untold(Exception):
 
 
 class Scene:
-    """The facts of all slots. `draw` fills the template of a raw or synthetic caption, and draws new facts for it.
+    """The facts of all slots. `draw` fills the template of a raw or synthetic caption, and draws (chooses) new facts.
 
     `tell` fills the template of a fused caption with the facts that were drawn.
     """
