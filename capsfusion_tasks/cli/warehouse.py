@@ -64,7 +64,7 @@ def export(
         typer.Argument(
             parser=not_empty,
             metavar="DIR",
-            help="A new or empty folder, s3://bucket/prefix, or hf://datasets/owner/name.",
+            help="Where to write: a new or empty folder, s3://bucket/prefix, or hf://datasets/owner/name.",
         ),
     ],
     columns: Annotated[
@@ -86,7 +86,10 @@ def export(
     ] = None,
     where: Annotated[
         str | None,
-        typer.Option(metavar="SQL", help="Export captions that meet this condition on columns of fused_captions."),
+        typer.Option(
+            metavar="SQL",
+            help="Export only captions for which this SQL condition is true. It can use all columns of fused_captions.",
+        ),
     ] = None,
     start: Annotated[datetime | None, time_option("Export captions loaded at or after this time (UTC).")] = None,
     end: Annotated[datetime | None, time_option("Export captions loaded before this time (UTC).")] = None,

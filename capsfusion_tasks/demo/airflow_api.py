@@ -73,7 +73,7 @@ class AirflowApi:
         return None if parsed is None else datetime.fromisoformat(parsed)
 
     def set_pool(self, name: str, slots: int) -> None:
-        """Create the pool, or change its number of slots."""
+        """Create the pool ``name`` with ``slots`` slots, or change its number of slots."""
         # Airflow requires both fields, even to change only one of them.
         pool = {"slots": slots, "include_deferred": False}
         try:

@@ -28,7 +28,8 @@ from capsfusion_tasks.warehouse.embedded import embedded_postgres, server_of
 
 WAREHOUSE, AIRFLOW = "capsfusion", "airflow"  # databases to create on the embedded PostgreSQL server
 ROWS_PER_DAY = 40  # number of pairs per day; with 40, the demo takes one to two minutes on two CPU cores
-SHARDS_PER_SIDE_PER_DAY = 1  # side: LAION-2B or LAION-COCO; few shards, because Airflow runs a task for each shard
+# Number of shards of LAION-2B, and of LAION-COCO, per day. More would take longer: Airflow runs a task for each shard.
+SHARDS_PER_SIDE_PER_DAY = 1
 # Number of fuse tasks that run at the same time without a GPU: one for each day. Each task takes a gigabyte of memory.
 FUSE_TASKS = 3
 POLL_SECONDS = 1.0

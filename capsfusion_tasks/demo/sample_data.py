@@ -206,8 +206,8 @@ def _side_counts(shards: list[SampleShard], side: Side, day: int, parameters: Sa
 
 def _write_shard(storage: Storage, shard: SampleShard, copies: int, rng: random.Random) -> None:
     table = shard_table(shard.rows, shard.release, rng)
-    # Rows per row group of the Parquet file. If the sample is written once, so few that even a small shard has several
-    # row groups.
+    # Rows per row group of the Parquet file. If each row is written once, this number is so small that even a small
+    # shard has several row groups.
     rows = max(1, table.num_rows // 3) if copies == 1 else None
     with storage.publish(shard.path) as stream, pq.ParquetWriter(stream, table.schema, compression="snappy") as writer:
         for part in copies_of(table, range(copies)):

@@ -56,7 +56,7 @@ class DayCounts(BaseModel):
 
 
 class SampleReport(BaseModel):
-    """What was written, and how many pairs a run over all days must find."""
+    """What the sample contains, and how many pairs a run over all days must find."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -74,7 +74,7 @@ def as_text(position: Position | None) -> str | None:
 
 
 class TrendQuery(BaseModel):
-    """The query for trends of the captions with one fusion_id. None: all fusion_ids."""
+    """The query for trends by day. ``fusion_id``: trends of the captions with this id; None: of all captions."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -95,7 +95,7 @@ class RunQuery(BaseModel):
     @model_validator(mode="after")
     def _whole_interval(self) -> RunQuery:
         if (self.start is None) != (self.end is None) or (self.start and self.end and self.start >= self.end):
-            raise ValueError("an interval needs both a start and a later end")
+            raise ValueError("an interval needs a start, and an end that is later than the start")
         return self
 
     def key(self) -> RunKey:

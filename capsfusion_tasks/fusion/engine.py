@@ -48,7 +48,7 @@ class Beam:
 
     @classmethod
     def of(cls, token_ids: list[int], eos_ids: Collection[int]) -> Beam:
-        """Make a beam from generated tokens. They may end with EOS."""
+        """Make a beam from generated tokens. The last token may be EOS."""
         if token_ids[-1] in eos_ids:
             return cls(token_ids[:-1], "stop", len(token_ids))
         return cls(token_ids, "length", len(token_ids))

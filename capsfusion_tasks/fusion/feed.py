@@ -63,9 +63,10 @@ class Feed:
         return FinishedRows(self._storage, self._job.chunks, self._job.fusion_id, ["row", "input"])
 
     def has_unfinished(self) -> bool:
-        """Whether there are unfinished rows that no rank has claimed yet. Claims no rows. Call this before ``next``.
+        """Whether there are unfinished rows that no rank has claimed yet.
 
-        Waits for pairs that are not written yet.
+        Call this before ``next``, because ``next`` claims rows. This method claims no rows. It waits for pairs that are
+        not written yet.
         """
         start = self._claimed()
         while (pairs := self._pairs.read(start, self._job.claim_rows)).num_rows:

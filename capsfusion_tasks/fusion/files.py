@@ -249,7 +249,7 @@ def _fuse_while_reading(
             torchrun.wait()
         except TorchrunFailed:
             if reading.done():
-                reading.result()  # if reading failed, that is why torchrun was terminated: raise the error of reading
+                reading.result()  # raises the error of reading, if any: this error is why torchrun was terminated
             raise
         finally:
             stopped.set()

@@ -82,7 +82,7 @@ def _explained(model: str) -> Iterator[None]:
             ) from error
         raise NotReadyError(
             f"the model {model} is not on this machine, and the hub does not answer ({reason}): check the network, or"
-            " give a folder"
+            " give a folder that contains the model"
         ) from error
 
 

@@ -74,7 +74,8 @@ def _reached(path: Path, ask: Callable[[Path], bool]) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json. Raises InputError if it cannot be read, or needs a feature that no engine here has."""
     config = read_object(folder / "config.json")
-    if config.get("auto_map"):  # transformers would ask on the terminal whether to run code
+    # transformers would ask on the terminal whether it may run the model's Python code, but a worker has no terminal.
+    if config.get("auto_map"):
         raise InputError(
             f"{folder}/config.json needs Python code (auto_map), which is never run: give a model without auto_map"
         )

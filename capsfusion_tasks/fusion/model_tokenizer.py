@@ -48,8 +48,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def tokenizer_digest(folder: Path, template: Template = PAPER) -> str:
     """A digest of the tokenizer's file, and of the added tokens that occur in ``template``.
 
-    Nothing else affects a prompt's tokens. An added token that is not in the prompt, such as CapsFus-LLaMA's [PAD],
-    must not change the digest, because the digest is part of the fusion_id.
+    Nothing else affects a prompt's tokens. The digest is part of the fusion_id, so it must not change if the prompt's
+    tokens stay the same. Therefore added tokens that are not in the prompt, such as [PAD], do not count.
     """
     digest = hashlib.blake2b(tokenizer_file(folder).read_bytes(), digest_size=16)
     tokenizer, written = load_tokenizer(folder), "\0".join(text for text, _ in template.parts)
