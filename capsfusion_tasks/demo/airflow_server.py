@@ -135,7 +135,8 @@ def _configuration(
             "use_job_schedule": scheduled,
             # Recover the tasks of a killed Airflow within seconds, not minutes.
             "orphaned_tasks_check_interval": 20,
-            # A shorter sleep starts tasks sooner, but takes CPU time from running tasks. Airflow's default is 1 s.
+            # Pause between two loops of the scheduler. A shorter pause starts tasks sooner, but takes CPU time from
+            # running tasks. Airflow's default is 1 s.
             "scheduler_idle_sleep_time": 0.5,
         },
         # A skipped task ends only at its next heartbeat, and a day's run skips two tasks. With Airflow's default of 5 s

@@ -58,7 +58,7 @@ def figures(connection: Connection, key: RunKey) -> RunFigures | None:
     units = queries.unit_counts(connection, scope)
     if key != RunKey() and interval is None and not any(units.values()):
         return None
-    shard_ids: list[str] | None = None if key == RunKey() else []  # None: all shards; a replay has no shards
+    shard_ids: list[str] | None = None if key == RunKey() else []  # None: all shards. []: a replay has no shards
     if interval is not None:
         shard_ids = funnels.interval_shards(connection, interval)
     return RunFigures(

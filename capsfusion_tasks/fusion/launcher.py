@@ -150,10 +150,10 @@ def run(
 
 
 def _die_with_parent() -> None:
-    """Tell the kernel to kill torchrun when its parent dies (Linux). Runs in the child between fork and exec.
+    """On Linux, tell the kernel to kill torchrun when its parent dies. Call this in the child, between fork and exec.
 
-    The signal is SIGKILL. torchrun would turn SIGTERM into a Python exception, which is lost if it is raised in a
-    destructor or a C++ callback. Ranks die with torchrun in any case.
+    The signal is SIGKILL, because torchrun would turn SIGTERM into a Python exception, which is lost if it is raised in
+    a destructor or a C++ callback. Ranks die with torchrun in any case.
     """
     if sys.platform.startswith("linux"):
         _LIBC.prctl(1, signal.SIGKILL)

@@ -180,7 +180,7 @@ def number(rng: random.Random, _split: str) -> str:
 
 
 def phrase(rng: random.Random, split: str) -> str:
-    """The title of a work, such as `The Silent Harbor of Brenlow`."""
+    """The title of a book, film or other work, such as `The Silent Harbor of Brenlow`."""
 
     def pick() -> str:
         if rng.random() < 0.78:

@@ -49,7 +49,7 @@ class Scene:
         return next(tables[root] for tables in self.tables if root in tables)
 
     def draw(self, template: str) -> str:
-        """Fill `template`, drawing the facts that it needs. Raises Untold for a fact that the domain does not use."""
+        """Fill `template`, and choose facts for its slots. Raises Untold for a fact that the domain does not use."""
         return "".join(self._draw(parse(template)))
 
     def tell(self, template: str) -> str:
