@@ -3,12 +3,12 @@
     python -m benchmarks.airflow_units [--units 1024] [--slots 4] [--minutes 15] [--home DIR]
 
 A unit is a batch of caption pairs that one task fuses, which means that a model merges each pair into one caption. The
-benchmark plans units of one pair each, and writes the fused captions without a model. So each ``fuse`` task finds that
-its unit is already fused, and does not start torchrun. One run of the DAG in a local Airflow (LocalExecutor, by default
-4 tasks at a time) validates and loads the units. Every minute, the benchmark prints how many tasks have ended, the CPU
-seconds so far, and how long Airflow takes to answer two requests: the grid, and the list of a mapped task's instances.
-The last table has the median seconds of each task. The benchmark ends after ``--minutes``, even if the run has not
-ended.
+benchmark plans units of one pair each. Before the run, it writes their fused captions itself, without a model. So each
+``fuse`` task finds that its unit is already fused, and does not start torchrun. One run of the DAG in a local Airflow
+(LocalExecutor, by default 4 tasks at a time) validates and loads the units. Every minute, the benchmark prints how many
+tasks have ended, the CPU seconds so far, and how long Airflow takes to answer two requests: one for the grid of tasks,
+one for the list of a mapped task's instances. The last table has the median duration of each task. The benchmark ends
+after ``--minutes``, even if the run has not ended.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
         default=airflow_server.PARALLELISM,
         help="maximum number of tasks that run in parallel, including fuse tasks (default: 4)",
     )
-    parser.add_argument("--every", type=float, default=60, help="seconds between printed figures (default: 60)")
+    parser.add_argument("--every", type=float, default=60, help="seconds between two measurements (default: 60)")
     parser.add_argument("--home", type=Path, help="folder for Airflow and PostgreSQL (default: a temporary folder)")
     args = parser.parse_args()
     airflow_server.PARALLELISM = args.slots
@@ -117,7 +117,7 @@ def fuse_without_model(context: Context, unit: Unit) -> None:
 
 
 def follow_run(airflow: LocalAirflow, seconds: float, every: float) -> None:
-    """Start the run and print its figures until it ends, or until ``seconds`` have passed."""
+    """Start a run of the DAG. Print task counts, CPU and response times until it ends or ``seconds`` have passed."""
     table = Table(title="one run, totals so far")
     for heading in HEADINGS:
         table.add_column(heading, justify="right")
@@ -162,7 +162,7 @@ def pages_client(airflow: LocalAirflow) -> httpx2.Client:
 
 
 def by_task(tasks: list[dict[str, Any]]) -> Table:
-    """A table with the number and the seconds of each task's successful instances, sorted by total seconds."""
+    """A table with one row per task: how many of its instances succeeded, and how many seconds they took."""
     seconds = defaultdict(list)
     for task in tasks:
         if task["state"] == "success" and task["duration"] is not None:

@@ -1,4 +1,4 @@
-"""Computes the FLOPs and memory traffic of fusion, and the highest rows/s that a device can reach."""
+"""Computes the FLOPs and memory traffic of a LLaMA that fuses rows (caption pairs), and a device's highest rows/s."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Cost:
             2 * layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * config.intermediate_size)
         )
         self._head = 2 * hidden * int(config.vocab_size)
-        self._attention = 4 * layers * hidden  # operations for the attention of one token to another token
-        self._cached = 2 * layers * kv  # numbers in the KV cache per token
+        self._attention = 4 * layers * hidden  # FLOPs for the attention of one token to another token
+        self._cached = 2 * layers * kv  # number of values that the KV cache has per token
 
     def needed(self, requests: Sequence[Request]) -> float:
-        """The minimum FLOPs for ``requests``: each row's prompt after the prefix once, and each token of each beam.
+        """The minimum FLOPs for ``requests``: process each row's prompt after the prefix once, and each beam's tokens.
 
-        The last token of a beam costs nothing, because the model does not read it.
+        The last token of a beam costs nothing, because it ends the caption: the model writes but never reads it.
         """
         return sum(
             self._prefill(1, self._own(r), self._prefix) + self._decode(self._beams, len(r.prompt), _steps([r]))
@@ -102,7 +102,7 @@ class Cost:
 
 
 def _steps(batch: Sequence[Request]) -> int:
-    """Number of decode steps of a batch: the tokens of its longest caption, minus the one that the prefill gives."""
+    """Number of decode steps of a batch: the tokens of its longest caption minus 1 (the prefill gives the first)."""
     return max(request.max_new_tokens or 0 for request in batch) - 1
 
 
@@ -110,10 +110,10 @@ def _steps(batch: Sequence[Request]) -> int:
 class Limit:
     """The shortest possible seconds per row: prefill + max(products, weights) + keys_values.
 
-    - ``prefill``: arithmetic of the row's prompt after the prefix that all prompts share.
-    - ``products``: arithmetic of the tokens of the row's beams in the layers and the vocabulary head.
-    - ``weights``: reading the layers' and the head's matrices once per step for all slots (rows that are decoded
-      together). Overlaps with ``products``.
+    - ``prefill``: computing the row's prompt, without the prefix (the tokens with which all prompts begin).
+    - ``products``: computing the tokens of the row's beams in the layers and the vocabulary head.
+    - ``weights``: the row's share of reading the layers' and the head's matrices once per step for all slots (rows
+      that are decoded together). Overlaps with ``products``.
     - ``keys_values``: reading the keys and values of the row's tokens once per step for all beams, plus the row's share
       of reading the prefix's keys and values once per step for all slots. Beams count as if only their newest tokens
       differed. (Beams that differ earlier read more.) The arithmetic of attention takes less time and overlaps with
@@ -135,7 +135,7 @@ def print_limit(
 ) -> None:
     """Print the device's limit for ``requests``, and each method's rate as a share of this limit.
 
-    ``methods``: name → (number of rows decoded together, measured rows/s). The number of rows changes the limit.
+    ``methods``: name → (number of rows decoded together, measured rows/s). The limit depends on the number of rows.
     """
     table = Table(title=f"limits by arithmetic; {rates.text()}")
     for heading in ("method", "prefill", "products", "weights", "keys, values", "limit rows/s", "reached", "share"):

@@ -1,4 +1,4 @@
-"""Two baselines for the engine's speed: the loop of the paper's script, and transformers with the best settings."""
+"""Two baselines for the engine's speed: the loop of the paper's script, and transformers' generate with sorted rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from capsfusion_tasks.fusion.transformers_engine import TransformersEngine
 
 
 class PaperLoop(TransformersEngine):
-    """The released inference script of the paper: batches of 4 in the file's order, padded to 256 tokens."""
+    """The released inference script of the paper: batches of 4 prompts in the file's order, padded to 256 tokens."""
 
     BATCH = 4
 
@@ -27,7 +27,10 @@ class PaperLoop(TransformersEngine):
 
 
 class PrefixedTransformers(TransformersEngine):
-    """transformers' generate for rows sorted by length. Computes the keys and values of ``prefix`` only once."""
+    """transformers' generate for rows sorted by length. Computes the keys and values of ``prefix`` only once.
+
+    ``prefix``: the tokens with which all prompts begin.
+    """
 
     @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, prefix: Sequence[int], **settings: Any) -> None:
@@ -35,11 +38,11 @@ class PrefixedTransformers(TransformersEngine):
         self._prefix = list(prefix)
         cache = DynamicCache()
         model(input_ids=torch.tensor([self._prefix], device=model.device), past_key_values=cache, logits_to_keep=1)
-        self._cached = [(layer.keys, layer.values) for layer in cache.layers]  # keys and values: [1, kv_heads, P, D]
+        self._cached = [(layer.keys, layer.values) for layer in cache.layers]  # each [1, kv_heads, P, D]
 
     def _inputs(self, batch: Sequence[Request], width: int) -> dict[str, Any]:
         p = len(self._prefix)
-        ids = torch.full((len(batch), width), self.pad_id, dtype=torch.long)  # [B, S]: prefix, padding, rest of prompt
+        ids = torch.full((len(batch), width), self.pad_id, dtype=torch.long)  # a row: prefix, padding, rest of prompt
         mask = torch.zeros_like(ids)
         ids[:, :p], mask[:, :p] = torch.tensor(self._prefix), 1
         for i, request in enumerate(batch):

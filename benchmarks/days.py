@@ -1,12 +1,13 @@
-"""Measures how the cost of a daily run grows. Each day, shards of the same size arrive. The run of the day pulls them
-(splits them into files by a hash of the URL) and pairs raw with synthetic captions.
+"""Measures how the time and the bytes that a daily run needs grow from day to day. Each day, shards of the same size
+arrive. The run of the day pulls them (splits them into files by a hash of the URL) and pairs raw with synthetic
+captions.
 
     python -m benchmarks.days [--days 30] [--rows 200000] [--shards 2] [--without-lookups] [--folder DIR]
 
 Each day brings ROWS raw captions in SHARDS shards, and as many synthetic captions. A quarter of the raw captions have a
 synthetic partner, which may arrive on any of the days. "Read" and "written" are the bytes that the process read and
 wrote, including cached bytes and the bytes of compaction, which copies old rows to lookups (files sorted by a hash of
-the URL). CPU seconds leave out the process that decodes shards. Fails if the number of pairs found is wrong.
+the URL). CPU seconds do not include the process that decodes shards. Fails if the number of pairs found is wrong.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.tasks.local_run import PULLS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-PAIRED = 4  # a quarter of the rows have a partner on the other side
+PAIRED = 4  # one in PAIRED raw rows has a synthetic partner, and one in PAIRED synthetic rows has a raw partner
 WORDS = 20_000
 HOSTS = 3_000
 
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--rows", type=int, default=200_000, help="rows per day on each side (raw and synthetic)")
     parser.add_argument("--shards", type=int, default=2, help="shards per day on each side")
-    parser.add_argument("--without-lookups", action="store_true", help="read all old rows each day; make no lookups")
+    parser.add_argument("--without-lookups", action="store_true", help="make no lookups; read all old rows each day")
     parser.add_argument("--folder", type=Path, help="folder for shards and staging (default: a temporary folder)")
     args = parser.parse_args()
     if args.without_lookups:
@@ -129,7 +130,7 @@ def one_day(folder: Path, day: int, days: int, rows: int, shards: int, storage: 
 
 
 def written(folder: Path, side: Side, day: int, days: int, rows: int, shards: int) -> list[Shard]:
-    """Write the raw or synthetic shards of a day. Raw and synthetic rows with the same image number are partners."""
+    """Write the raw or synthetic shards of a day. A raw and a synthetic row with the same image number form a pair."""
     total = days * rows
     images = np.arange(day * rows, (day + 1) * rows)
     if side == "laion_coco":

@@ -18,7 +18,7 @@ class DeviceRates:
 
     - ``layers``: FLOP/s of the layers' matrix products. ``products``: FLOP/s of all other matrix products.
     - ``memory``: bytes/s. A copied byte counts twice, because it is read and written.
-    - ``layer_bytes``: bytes of one weight of the layers. ``bytes``: bytes of any other number.
+    - ``layer_bytes``: bytes of one weight of the layers. ``bytes``: bytes of any other value, such as a key.
 
     The values for the layers differ from the values for everything else only with float8, where the vocabulary head,
     attention, keys and values stay in bfloat16.

@@ -2,8 +2,8 @@
 
     python -m benchmarks.exactness --pairs FILE [--rows 500] [--model DIR] [--tokenizer FILE] [--device cpu]
 
-Without --model, two models are tested: the demo model, and a random LLaMA with grouped-query attention and the
-tokenizer --tokenizer. Each model runs with 3 beams and greedily, with several numbers of slots (rows decoded at once),
+Without --model, two models are tested: the demo model, and a random LLaMA with grouped-query attention, which uses the
+tokenizer FILE. Each model runs with 3 beams and greedily, with several numbers of slots (rows decoded at once),
 and with the rows in the file's order and shuffled. The engines add the same numbers in different orders, so their
 rounding errors differ. If they choose different captions for a row, but the captions' scores differ by at most 1e-6,
 this counts as a tie. Ties are printed. The exit code is 1 if any other captions differ.
@@ -15,8 +15,8 @@ Qwen2, Qwen3.
 
     python -m benchmarks.exactness --pairs FILE --dtype bfloat16 --dtype float8 [--rows 500] [--model DIR]
 
-Counts how many captions of the native engine are the same as in float32, for the demo model and for --model. float8
-also runs on a CPU.
+Counts how many captions of the native engine are the same as in float32, for the demo model and for --model. The dtype
+float8 works on a CPU, too.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> int:
         "--dtype",
         choices=DTYPES,
         action="append",
-        help="compare captions in this dtype with those in float32 (repeatable)",
+        help="compare the captions of a model in this dtype with those in float32 (repeatable)",
     )
     args = parser.parse_args()
     torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
@@ -111,7 +111,7 @@ def main() -> int:
 
 
 class Subject:
-    """A checkpoint, loaded in the native engine and in transformers, and the rows to compare.
+    """A checkpoint, loaded in the native engine and in transformers, and the rows whose captions are compared.
 
     ``name`` is the checkpoint's name in tables.
     """
@@ -217,7 +217,7 @@ def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Complet
 
 
 def random_checkpoint(folder: Path, tokenizer_file: Path) -> Path:
-    """Write a random LLaMA with grouped-query attention. Its weights are large enough that scores differ clearly."""
+    """Write a random LLaMA with grouped-query attention. Its large weights make captions' scores differ clearly."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=LlamaTokenizer(tokenizer_file).vocab_size + 1,
@@ -235,7 +235,7 @@ def random_checkpoint(folder: Path, tokenizer_file: Path) -> Path:
 
 
 def likely_token(model: PreTrainedModel, requests: Sequence[Request]) -> int:
-    """A token that is in about a third of the captions. It serves as EOS, because random weights never produce EOS."""
+    """A token in about a third of the model's captions. It serves as EOS: random weights never produce the real EOS."""
     engine = TransformersEngine(
         model, num_beams=1, max_new_tokens=40, eos_ids=[model.config.vocab_size], pad_id=0, batch_size=32
     )

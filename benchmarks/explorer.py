@@ -1,17 +1,17 @@
-"""Measures how long the queries of the captions view, a web page of captions, take on a large warehouse.
+"""Measures how long the queries of the captions view (a web page that shows captions) take on a large warehouse.
 
     python -m benchmarks.explorer [--rows 2000000] [--home DIR] [--repeat 15] [--before]
 
-The table has generated captions in runs of 100,000 rows. Each run has its own interval, its own shards, and units of
-10,000 rows. A tenth of the rows is rejected.
+The warehouse has generated captions. They belong to runs of the DAG. Each run has 100,000 rows, an interval of one day,
+its own shards, and units (batches that one task fuses) of 10,000 rows. A tenth of the rows is rejected.
 
 A request is one use of the view, for example a search for words. Half of the requests are for old or rare values, which
 take longest. Each line of the output is the median of ``--repeat`` calls. A call runs all queries of the request. If
 the request takes a value, such as words, its calls use different values. The column CPU is the mean CPU time of this
-process and of the server's process, without parallel workers. Compare this time with the wall time to see whether a
-query is slow or the machine is busy.
+process and of the server's process, without the server's parallel workers. Compare this time with the wall time to see
+whether a query is slow or the machine is busy.
 
-The server is the embedded PostgreSQL with its default settings. ``--home`` keeps the table for later calls.
+The server is the embedded PostgreSQL with its default settings. With ``--home``, later benchmarks reuse the warehouse.
 ``--before`` also measures the baseline: the indexes of migration 0003, which migration 0005 replaced.
 """
 
@@ -83,9 +83,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--home", type=Path, help="folder that keeps the table; an existing table is reused")
+    parser.add_argument("--home", type=Path, help="folder that keeps the warehouse; an existing one is reused")
     parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--before", action="store_true", help="first measure with the indexes of migration 0003")
+    parser.add_argument("--before", action="store_true", help="first measure with the old indexes (migration 0003)")
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="capsfusion-bench-") as scratch,

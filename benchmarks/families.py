@@ -46,7 +46,7 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint to write. ``changes``: values of its config in addition to those that all families share.
+    """A checkpoint to write. ``changes``: values of its config that other families do not have.
 
     ``words``: the pattern with which the checkpoint's tokenizer.json splits texts into words. None if the checkpoint
     has a tokenizer.model (sentencepiece) instead.
@@ -110,7 +110,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
 
 def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
     """Train a byte-level BPE tokenizer like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
-    # Repeat the prompt template, so that it gets about as few tokens as in LLaMA's tokenizer.
+    # Train on many copies of the prompt template, so that it becomes about as few tokens as with LLaMA's tokenizer.
     texts = [*texts, *[PROMPT_TEMPLATE] * 100]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC() if bos is None else None

@@ -4,18 +4,18 @@
 
 - paper, the baseline: the loop of the CapsFusion paper's inference script. It uses transformers, with batches of 4 in
   the file's order and every prompt padded to 256 tokens.
-- transformers, with the best settings: batches of 32 rows sorted by length. The keys and values of the template's
-  beginning, with which all prompts begin, are computed once for all rows.
+- transformers, with the best settings: batches of 32 rows sorted by length. The keys and values of the text with which
+  all prompts begin are computed once for all rows.
 - native: this project's engine.
 
 The weights are random. On a GPU, the model is a 13B LLaMA in bfloat16. On a CPU, it is a small LLaMA in float32. The
-small model's ratios can differ from the 13B's, because the vocabulary head takes a quarter of the small model's
-arithmetic, but only 1% of the 13B's. Random weights never end a caption. So each row ends after a fixed number of
-tokens: the length of its published caption in CapsFusion's data.
+small model's speed ratios between methods can differ from the 13B's, because the vocabulary head takes a quarter of the
+small model's arithmetic, but only 1% of the 13B's. Random weights never end a caption. So each row ends after a fixed
+number of tokens: the length of its published caption in CapsFusion's data.
 
-The column "times minimum" is the arithmetic of each method divided by the minimum. The minimum computes each prompt
-token after the shared beginning once, and each caption token once per beam. The native engine counts as 1.0 by
-definition: its padding and idle slots are left out.
+The column "times minimum" is the FLOPs of each method divided by the minimum FLOPs. For the minimum, each prompt token
+after the shared beginning is computed once, and each caption token once per beam. The native engine counts as 1.0 by
+definition: the FLOPs for its padding and idle slots are left out.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ MAX_NEW_TOKENS = 80
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
-    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
     parser.add_argument("--rows", type=int, default=96, help="rows for the two methods with transformers")
     parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: as many as --rows)")
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")
+    parser.add_argument("--repeat", type=int, default=3, help="measurements of each method; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument(
         "--slots",
@@ -152,7 +152,7 @@ class Runs:
         self.peak_bytes = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
         expected = {request.row: request.max_new_tokens for request in self.rows}
         if {c.row: c.caption_tokens for c in completions} != expected:
-            raise RuntimeError(f"{self.name} returned captions whose lengths differ from the requested lengths")
+            raise RuntimeError(f"{self.name} returned captions of other lengths than each request's max_new_tokens")
 
     @property
     def seconds(self) -> float:

@@ -21,8 +21,8 @@ class UnitMaker:
     """Generates units (batches of rows) from ``captions``, which are tuples (raw, synthetic, fused).
 
     A generated caption is the first half of one caption, a rare word, and the second half of another caption. So all
-    texts differ, and words are as frequent as in ``captions``. Pair ids are random bytes, like digests, and URLs have
-    random digits.
+    texts differ, and words are as frequent as in ``captions``. Pair ids are random bytes, because real pair ids are
+    hash digests. URLs have random digits.
     """
 
     def __init__(self, captions: Sequence[tuple[str, ...]], seed: int = 0) -> None:

@@ -1,12 +1,12 @@
-"""Measures a growing warehouse at several sizes: the cost of loads, the disk space, and the captions view's queries.
+"""Measures a growing warehouse at several sizes: time and I/O of loads, disk space, and the captions view's queries.
 
     python -m benchmarks.growth [--rows 1000000 5000000 20000000] [--pairs FILE] [--set NAME=VALUE …] [--home DIR]
 
-Loads runs of 100,000 generated captions with the pipeline's ``load_unit``, one after the other, with all indexes. At
-each size of ``--rows``, prints the cost of the last 500,000 rows, the bytes of all but tiny tables and indexes, and the
-milliseconds of the captions view's queries. The server is the embedded PostgreSQL with fsync on; ``--set`` changes
-its settings. 20 million rows need about an hour on one core and 40 GB of disk. With ``--home``, a new call continues an
-interrupted call.
+Loads runs of 100,000 generated captions with the pipeline's ``load_unit``, one after the other, with all indexes. Each
+time the warehouse reaches one of the sizes ``--rows``, prints the time, CPU time and bytes for loading the last 500,000
+rows, the size of all but tiny tables and indexes, and the milliseconds of the captions view's queries. The server is
+the embedded PostgreSQL with fsync on; ``--set`` changes its settings. 20 million rows need about an hour on one core
+and 40 GB of disk. With ``--home``, a new call continues an interrupted call.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from capsfusion_tasks.warehouse import fusions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 
-AVERAGED = 5  # at each size of the warehouse, load this many runs and average their times and I/O
+AVERAGED = 5  # at each size of the warehouse, average the times and the I/O of this many runs, the last ones
 _IO = """
 select coalesce(sum(read_bytes), 0), coalesce(sum(write_bytes), 0) from pg_stat_io where object = 'relation'
 """
@@ -50,7 +50,7 @@ progress = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True)
 class Counters:
-    """Resources used by the loads of one run, or since the server started. CPU times are in seconds."""
+    """Seconds, CPU seconds and bytes: what the loads of one run used, or the values of the counters at one moment."""
 
     seconds: float
     server_cpu: float
@@ -100,7 +100,7 @@ def change(warehouse: Warehouse, settings: list[str], statements: list[str]) -> 
 
 
 def grow(server: EmbeddedPostgres, warehouse: Warehouse, captions: Any, rows: int) -> list[Counters]:
-    """Load runs until the tables have ``rows`` rows. Returns what each run cost."""
+    """Load runs until the tables have ``rows`` rows. Returns the time, CPU time and bytes of each run."""
     costs = []
     for run in range((loaded_rows(warehouse) + RUN_ROWS - 1) // RUN_ROWS, rows // RUN_ROWS):
         maker = UnitMaker(captions, seed=run)

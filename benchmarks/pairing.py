@@ -8,8 +8,9 @@ are written once and kept in DIR. Each repetition runs each method once, in its 
 The DuckDB statement filters, joins and deduplicates the files, and writes the pairs. It needs raw and synthetic rows in
 memory, and must read all of them again when the next shard arrives. The pipeline first writes each row to one of many
 bucket files, chosen by a hash of the row's URL (bucketing), and never reads the shard again. Then it joins the raw and
-synthetic rows of each bucket. As in a usual run, it splits two shards and joins three buckets at a time. "Read" and
-"written" are the bytes that the process read and wrote, including cached bytes.
+synthetic rows of each bucket. Last, it cuts the pairs into batches (planning). As in a usual run, it splits two shards
+and joins three buckets at a time. "Read" and "written" are the bytes that the process read and wrote, including cached
+bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ TOKENS_PER_SECOND = 15_000  # high, so that units are large and one plan contain
 # not remove tabs and newlines.
 BLANK = r"create macro blank(value) as not coalesce(regexp_matches(value, '[^\s\p{Z}]'), false)"
 
-# This statement finds the same pairs as the pipeline. For a pair that is in several rows, both choose the same row.
+# This statement finds the same pairs as the pipeline. If several rows have the same pair, it keeps the same row, too.
 STATEMENT = """
 copy (
     with raw as (
@@ -105,7 +106,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions; medians are printed")
+    parser.add_argument("--repeat", type=int, default=3, help="measurements of each method; medians are printed")
     parser.add_argument("--folder", type=Path, help="folder that keeps the shards (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

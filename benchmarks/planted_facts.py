@@ -157,7 +157,7 @@ def paraphrased_leak(pair: Pair, draw: random.Random) -> str:
 
 
 def said_again(pair: Pair, draw: random.Random) -> str | None:
-    """Adds a sentence that repeats the caption with swapped halves, and with other verbs and grammar words."""
+    """Adds a sentence that repeats the caption with its halves swapped, some verbs replaced, and without articles."""
     words = pair.caption.rstrip(".").split()
     if len(words) < 8 or ". " in pair.caption:
         return None
@@ -224,6 +224,6 @@ def mojibake(pair: Pair, draw: random.Random) -> str | None:
 
 
 def foreign_sentence(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces the caption with a sentence in one of six languages that contains the raw caption's first words."""
+    """Replaces the caption with a sentence in a foreign language, into which the raw caption's first words are put."""
     name = " ".join(re.findall(r"[A-Za-z]+", pair.raw)[:3])
     return draw.choice(FOREIGN_SENTENCES[draw.choice(list(FOREIGN_SENTENCES))]).format(name) if name else None

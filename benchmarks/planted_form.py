@@ -99,7 +99,7 @@ def letter_loop(pair: Pair, draw: random.Random) -> str:
 
 
 def joined_sources(pair: Pair, draw: random.Random) -> str | None:
-    """Joins the raw and the synthetic caption, one after the other. Needs captions of several words."""
+    """Joins the raw and the synthetic caption, one after the other. Needs captions of at least five words each."""
     raw, synthetic = pair.raw.strip(), pair.synthetic.strip().rstrip(".")
     if min(len(raw.split()), len(synthetic.split())) < 5 or synthetic.lower() in raw.lower():
         return None

@@ -2,9 +2,9 @@
 
     python -m benchmarks.random_checkpoint FOLDER [--size 13B] [--tokenizer FILE] [--pairs FILE] [--device cuda]
 
-The folder gets six .bin shards with an index, config.json, added_tokens.json and tokenizer.model. With --size 13B, they
-take 26 GB of disk. Random weights never end a caption. So the vocabulary head's row for EOS is scaled up until captions
-have on average about as many tokens as published captions.
+The folder gets six .bin files of weights with their index, config.json, added_tokens.json and tokenizer.model. With
+--size 13B, they take 26 GB of disk. Random weights never end a caption. So the vocabulary head's row for EOS is scaled
+up until captions have on average about as many tokens as the captions that CapsFusion published.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="new folder for the checkpoint, which must not exist yet")
     parser.add_argument("--size", choices=SIZES, default="13B")
-    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
-    parser.add_argument("--pairs", type=Path, help="pairs to measure caption lengths with (default: generated pairs)")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
+    parser.add_argument("--pairs", type=Path, help="pairs that are fused to measure lengths (default: generated pairs)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     started = time.monotonic()
@@ -65,7 +65,7 @@ def write_checkpoint(
         **{**SIZES[size], "vocab_size": tokenizer.vocab_size + 1, "pad_token_id": tokenizer.vocab_size}
     )
     config.architectures = ["LlamaForCausalLM"]
-    # On CPUs without AMX or AVX-512 BF16, bfloat16 products take ten times as long as float32 products.
+    # float32 on a CPU, because without AMX or AVX-512 BF16, bfloat16 products take ten times as long.
     model = random_llama(config, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     tokens = _let_captions_end(model, tokenizer, pairs)
 
@@ -78,7 +78,10 @@ def write_checkpoint(
 
 
 def _let_captions_end(model: Llama, tokenizer: LlamaTokenizer, pairs: Sequence[tuple[str, ...]]) -> float:
-    """Scale the head's row for EOS until captions have about CAPTION_TOKENS tokens. Returns their mean token count."""
+    """Scale up the vocabulary head's row for EOS until captions have about CAPTION_TOKENS tokens.
+
+    Returns the mean number of tokens of the captions.
+    """
     requests = [Request(row, prompt_tokens(tokenizer, raw, synthetic)) for row, (raw, synthetic) in enumerate(pairs)]
     engine = NativeEngine(
         model,

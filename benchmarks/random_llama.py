@@ -43,6 +43,6 @@ def as_transformers(model: Llama, config: LlamaConfig) -> LlamaForCausalLM:
         name: torch.nn.Parameter(cast(Tensor, view), requires_grad=False) for name, view in model.parameters().items()
     }
     reference.load_state_dict(weights, assign=True)
-    # Restored separately, because load_state_dict does not restore the rotary embedding's buffer.
+    # Made anew, because load_state_dict leaves the rotary embedding's buffer on the device "meta", without values.
     reference.model.rotary_emb = LlamaRotaryEmbedding(config).to(model.device)
     return reference.eval()

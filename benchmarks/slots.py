@@ -3,9 +3,9 @@
     python -m benchmarks.slots [--size 13B] [--num-beams 3] [--cards 24 40 80 141]
 
 A slot is a place for one row in the engine's batch. The longest row has the longest possible prompt and a caption of 80
-tokens. The prompt begins with the 112 tokens that all prompts share. Slots share pages of keys and values, because most
-rows are shorter than the longest row. The last column is the number of slots if each slot reserved enough pages for the
-longest row. A GB has 10^9 bytes; cards have a little more than their nominal size.
+tokens. The prompt begins with the 112 tokens that all prompts share. Slots share the pages of the KV cache (blocks of
+32 tokens), because most rows are shorter than the longest row. The last column is the number of slots if each slot
+reserved enough pages for the longest row. A GB has 10^9 bytes; cards have a little more than their nominal size.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ MAX_NEW_TOKENS = 80
 
 @dataclass(frozen=True)
 class Fit:
-    """What fits on a card. ``weights``: bytes of the model's weights. ``pages_of_a_row``: pages of the longest row.
+    """How many slots and pages of the KV cache fit on a card.
 
-    ``room``: the numbers of slots and pages that fit besides the weights. None if the model does not fit.
+    ``weights``: bytes of the model's weights. ``room``: the numbers of slots and pages that fit besides the weights, or
+    None if the model does not fit. ``pages_of_a_row``: number of pages that the longest row needs.
     """
 
     weights: int
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of cards, in GB")
     # The default was measured on an H200 with 341 slots of 3 beams. The engine logs this figure when it starts.
-    parser.add_argument("--batch-gb", type=float, default=1.4, help="GB that a batch takes besides keys and values")
+    parser.add_argument("--batch-gb", type=float, default=1.4, help="GB for decoding a batch, without keys and values")
     args = parser.parse_args()
 
     table = Table(title=f"{args.size}, {args.num_beams} beams, {args.batch_gb} GB for a batch")
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def fit(config: LlamaConfig, dtype: torch.dtype, *, card: int, beams: int, batch: int) -> Fit:
-    """What fits on a card of ``card`` bytes, if decoding a batch takes ``batch`` bytes besides keys and values."""
+    """Compute what fits on a card of ``card`` bytes. Decoding a batch takes ``batch`` bytes besides keys and values."""
     # On the device "meta", tensors have sizes but take no memory.
     model = Llama(Sizes.model_validate(config.to_dict()), torch.device("meta"), dtype)
     weights = weight_bytes(model)

@@ -1,8 +1,8 @@
-"""Measures the cost of syncing files of the staging area (the folder for files between stages) to the disk.
+"""Measures the time for syncing files of the staging area (the folder for files between stages) to the disk.
 
     python -m benchmarks.staging [--files 400] [--kilobytes 100] [--folder FOLDER]
 
-Writes files through ``Storage.publish``, each in a folder of its own, like bucket files. Compares three ways to write
+Writes files through ``Storage.publish``, each into a folder of its own, as pairing does. Compares three ways to write
 them: without syncing, with syncing each file, and with syncing each file and its folders, as the pipeline does. Each
 repetition measures all three ways.
 """

@@ -79,7 +79,7 @@ def print_judged(console: Console, name: str, rows: list[Judged], examples: int)
 
 
 def print_rate(console: Console, workload: pa.Table) -> None:
-    validate_table(workload)  # a first pass loads the language model and fills the word caches
+    validate_table(workload)  # not timed: loads the model that detects languages, and fills the word caches
     rates = []
     for _ in range(5):
         started = time.process_time()

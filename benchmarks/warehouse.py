@@ -1,16 +1,16 @@
-"""Measures how fast rows are loaded into a growing warehouse, compared with a raw ingest of the same rows.
+"""Measures how fast rows are loaded into a growing warehouse, compared with a plain insert of as many rows.
 
     python -m benchmarks.warehouse [--pairs FILE] [--rows 100000 500000] [--unit-rows 10000] [--indexes]
 
 - load: the pipeline's ``load_unit``.
-- raw, the baseline: ADBC's ingest into a temporary table, then ``insert … on conflict do nothing``. It makes no checks
-  and does not mark units as loaded.
+- raw, the baseline: ADBC's ingest into a temporary table, then ``insert … on conflict do nothing``. This baseline makes
+  no checks and does not mark units as loaded.
 
 ``--rows`` are the sizes of the table at which loads are measured. Each repetition loads three units (batches of rows):
 one with each method, and one with ``load_unit`` into a second warehouse, whose table has the first of these sizes. The
-three loads alternate, so other load on the machine slows all of them equally. Medians are printed. The last two columns
-are the time per row divided by the time per row in the second warehouse: as a ratio of medians, and as a ratio of
-means, because the text index adds new words only every few units.
+three loads alternate, so other work of the machine slows all of them equally. Medians are printed. The last two columns
+are the time per row of ``load_unit`` divided by its time per row in the second warehouse: once with medians, once with
+means. Only means include the few units that take longer because the text index adds its new words then.
 
 The server is the embedded PostgreSQL with its default settings and fsync on. With ``--indexes``, all indexes except the
 primary keys are dropped, then created one at a time to measure the cost of each. The line ``validate`` is the rate at

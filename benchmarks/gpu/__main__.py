@@ -7,10 +7,10 @@
 - exactness: whether captions in float32 equal those of transformers, for the demo model and a random LLaMA with
   grouped-query attention.
 - rates: rows/s and the share of busy slots (a slot decodes one row at a time) with a random 13B LLaMA, in bfloat16 and
-  float8, with 3 beams and greedy.
+  float8, with 3 beams and with greedy search.
 - memory: whether GPU memory suffices if all slots have the longest rows, on this card and on simulated smaller cards.
   Runs only with --parts memory.
-- fuse: ``capsfusion fuse`` from end to end with a 13B in .bin shards, killed once and started again.
+- fuse: ``capsfusion fuse`` from end to end with a 13B model stored as .bin files, killed once and started again.
 
 Each measurement has its own process and time limit, so the benchmark continues if a measurement fails. In this case,
 the exit code is 1. Without --checkpoint, a random 13B checkpoint is written first (26 GB of disk). On a CPU, models are
@@ -51,7 +51,7 @@ PARTS: dict[str, Callable[[Options], list[Case]]] = {
 
 def main() -> int:
     args = _parser().parse_args()
-    # Turn SIGTERM into an exception, so that the running case is ended, too.
+    # Turn SIGTERM into an exception, so that the process of the running measurement is ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     on_gpu = args.device.type == "cuda"
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     default = "cuda" if compute_capabilities() else "cpu"
     parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
-    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="a tokenizer.model")
+    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
     parser.add_argument("--rows", type=int, help="rows for the part rates (default: 3500 on a GPU, else 128)")
     parser.add_argument(
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=Path, help="model for the part fuse (default: random on a GPU, else the demo model)"
     )
-    # With the part "memory", the benchmark would take longer than seven minutes.
+    # The part "memory" does not run by default: with it, the benchmark would take longer than seven minutes.
     usual = [part for part in PARTS if part != "memory"]
     parser.add_argument(
         "--parts",
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--profile", action="store_true", help="also print the time of each kernel in a decode step and in a prefill"
     )
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--json", type=Path, help="write all measured values to this file, as JSON")
     parser.add_argument("--scratch", type=Path, help="folder for temporary files (default: TMPDIR)")
     return parser
 

@@ -21,8 +21,8 @@ from rich.console import Console
 from benchmarks.device_rates import FLOAT8
 from benchmarks.gpu.card import has_float8
 
-# Cases are forked from a process that has imported these modules. The modules import torch and transformers, which
-# takes seconds.
+# Cases are forked from a process that has already imported these modules. This saves each case the seconds that
+# importing torch and transformers takes.
 _PRELOADED = ["benchmarks.gpu.exactness", "benchmarks.gpu.rates"]
 _DYING_SECONDS = 2.0  # seconds after a kill until the GPU's memory is free again
 _LAST_LINES = 40
@@ -33,7 +33,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of all parts. ``exact_rows``, ``rows`` and ``fuse_rows`` are for the parts exactness, rates and fuse."""
+    """Options of all parts. ``exact_rows``, ``rows``, ``fuse_rows``: rows for the parts exactness, rates and fuse."""
 
     device: torch.device
     pairs: Path | None
@@ -44,8 +44,8 @@ class Options:
     fuse_rows: int
     model: Path  # the model that the part "fuse" uses
     scratch: Path
-    beams: Sequence[int] = (3, 1)  # beams to measure in the part "rates"
-    slots: Sequence[int | None] = (None,)  # slots at most, in the part "rates"; None: the engine's default
+    beams: Sequence[int] = (3, 1)  # numbers of beams to measure in the part "rates"
+    slots: Sequence[int | None] = (None,)  # maximum slots to measure in the part "rates"; None: the default
 
     def dtypes(self) -> list[torch.dtype]:
         """The dtypes to measure on the device."""
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the result table. ``figures`` are for ``--json``: durations in seconds, sizes in bytes."""
+    """A line of the result table. ``figures``: measured values for ``--json``, durations in seconds, sizes in bytes."""
 
     case: str
     result: str
@@ -67,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Case:
-    """A measurement that takes at most ``seconds``. ``run`` gets the figures of earlier cases: name → figures.
+    """A measurement that takes at most ``seconds``. ``run`` gets what earlier cases measured: name → measured values.
 
     ``run`` must be picklable: a module's function, or a partial of such a function. If the case fails, the end of
     ``log`` is printed.

@@ -190,7 +190,7 @@ class FuseCommand:
             self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
 
     def chunks(self) -> dict[str, int]:
-        """Finished chunks by name, with the time when each was written."""
+        """The finished chunks (files with the captions of some rows): name → time of writing, in nanoseconds."""
         found = {}
         for file in self._chunks.glob("*.parquet"):
             try:
@@ -200,7 +200,7 @@ class FuseCommand:
         return found
 
     def rows(self) -> int:
-        """Rows in the finished chunks."""
+        """Number of rows in the finished chunks."""
         return sum(pq.read_metadata(self._chunks / name).num_rows for name in self.chunks())
 
     def running(self) -> bool:

@@ -21,7 +21,7 @@ _CONTEXT = 512 << 20  # bytes that CUDA's context takes
 
 
 def cases(options: Options) -> list[Case]:
-    """Cases for this card and for each common smaller card on which a 13B fits. Empty without a GPU."""
+    """Cases for this card and for each common smaller card on which a 13B model fits. Empty without a GPU."""
     if options.device.type != "cuda":
         return []
     cards: list[tuple[int | None, torch.dtype]] = [(None, torch.bfloat16), (80, torch.bfloat16), (40, torch.bfloat16)]

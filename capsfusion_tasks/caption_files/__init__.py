@@ -28,7 +28,10 @@ from capsfusion_tasks.staging.storage import Storage
 def open_caption_file(
     source: Path, columns: Iterable[str], *, adds: str | None = None, key: str | None = None
 ) -> CaptionFile:
-    """Open a file, and check its format, columns and first row. All other rows are checked when they are read."""
+    """Open a file, and check its format, columns and first row. All other rows are checked when they are read.
+
+    ``columns``, ``adds``, ``key``: the attributes of ``CaptionFile`` with these names.
+    """
     with _reachable(f"cannot read {source}"):
         if not source.exists():
             raise InputError(f"there is no file {source}: check the path")
@@ -123,7 +126,7 @@ def _check_folder(folder: Path, target: Path) -> None:
 
 @contextmanager
 def _reachable(failed: str) -> Iterator[None]:
-    """Turns an OSError in the block into an InputError. Examples: missing rights, a name that is too long."""
+    """Turns an OSError in the block, such as missing rights, into an InputError that begins with ``failed``."""
     try:
         yield
     except OSError as error:

@@ -23,7 +23,7 @@ class InOut:
 
 
 def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
-    """Find the files that ``sources`` name, and choose an output in ``target`` for each. Sorted by output.
+    """Find the files that ``sources`` name, and choose an output for each. Returns them sorted by output path.
 
     A source is a file, a folder with files at any depth, or a pattern with ``*``, ``?`` or ``[…]``. For a single file,
     ``target`` is the output or a folder for the output. Otherwise ``target`` is a folder, and each output keeps its
@@ -31,8 +31,8 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
 
     If a source is a folder or a pattern, some files are left out: files in ``target``, files in the folder
     ``target``.parts (rows of an unfinished run), and files whose names or folders begin with a dot or an underscore,
-    unless the pattern itself has such a name (data/_*/1.json). If a source is a folder, files with other endings are
-    left out too. Raises InputError if no file is found, or if two outputs would have the same path.
+    unless the pattern itself has such a name (data/_*/1.json). If a source is a folder, files without the ending of a
+    caption file are left out, too. Raises InputError if no file is found, or if two outputs would have the same path.
     """
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]
@@ -100,7 +100,7 @@ def _found(source: Path) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files at any depth below ``folder``. Links to folders are followed, unless their names are hidden."""
+    """All files at any depth below ``folder``. Follows links to folders, unless a link's name begins with . or _."""
 
     def leave_out(_: str, entry: os.DirEntry[str]) -> bool:
         return is_hidden(entry.name) and entry.is_symlink() and entry.is_dir()

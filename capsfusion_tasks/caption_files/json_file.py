@@ -13,7 +13,10 @@ from capsfusion_tasks.caption_files.row_file import RowFile
 
 
 class JsonFile(RowFile):
-    """A JSON file. Rows stay Python objects, because Arrow would change values of columns that the output copies."""
+    """A JSON file. Rows stay Python objects, so that values which are only copied to the output do not change.
+
+    A conversion to Arrow would change some values.
+    """
 
     def check(self) -> None:
         next(self.rows(), None)

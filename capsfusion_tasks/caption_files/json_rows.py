@@ -24,7 +24,7 @@ _LONGEST_ROW = 1 << 30  # maximum characters of a row, because a small gzip file
 
 
 class _RepeatedKey(Exception):
-    """An object has a key more than once. JSON decoders keep only its last value."""
+    """An object has a key more than once. By default, JSON decoders silently keep only the key's last value."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# The hook finds repeated keys. It takes 0.7 of the 9.5 µs that reading the captions of a row of 250 characters takes.
+# The hook finds repeated keys. Reading the captions of a row of 250 characters takes 9.5 µs; 0.7 µs are for the hook.
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
@@ -137,7 +137,10 @@ class _Values:
         return character
 
     def _read(self) -> bool:
-        """Read a piece at least as long as the unparsed text, so that a long value is parsed only a few times."""
+        """Read a piece at least as long as the unparsed text, so that a long value is parsed only a few times.
+
+        Returns False at the end of the file.
+        """
         unparsed = len(self._text) - self._at
         if unparsed > _LONGEST_ROW:
             raise InputError(

@@ -114,7 +114,7 @@ def leaves(array: pa.Array, path: str) -> Iterator[tuple[str, pa.Array]]:
 
 
 def binary_leaves(table: pa.Table) -> frozenset[str]:
-    """The paths of the binary leaves with values that are not UTF-8."""
+    """The paths of the binary leaves (innermost columns) with at least one value that is not UTF-8."""
     found = set()
     for number, name in enumerate(table.column_names):
         for chunk in table[number].chunks:

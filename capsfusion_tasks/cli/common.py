@@ -24,7 +24,7 @@ stderr = Console(stderr=True, soft_wrap=True)
 
 
 def not_empty(text: str) -> str:
-    """An argument that is a path, an address or a name. Refuses "", which would mean "." or a missing argument."""
+    """Return ``text``, a path, an address or a name. Refuses "", which would count as "." or as a missing option."""
     if not text.strip():
         raise typer.BadParameter(
             "the value is empty: give a value. If you gave a shell variable, the variable is not set"

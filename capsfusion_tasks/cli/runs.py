@@ -75,8 +75,8 @@ def run(
         bool,
         typer.Option(
             "--replan",
-            help="If unfinished units were planned before the settings for pulling, pairing or image results"
-            " (CAPSFUSION_IMAGE_RESULTS) were changed, discard these units and plan their pairs again.",
+            help="Discard unfinished units (batches of pairs) that were planned before a setting for pulling, pairing"
+            " or image results (CAPSFUSION_IMAGE_RESULTS) was changed, and plan their pairs again.",
         ),
     ] = False,
 ) -> None:
