@@ -38,7 +38,7 @@ class PrefixedTransformers(TransformersEngine):
         self._prefix = list(prefix)
         cache = DynamicCache()
         model(input_ids=torch.tensor([self._prefix], device=model.device), past_key_values=cache, logits_to_keep=1)
-        self._cached = [(layer.keys, layer.values) for layer in cache.layers]  # each [1, kv_heads, P, D]
+        self._cached = [(layer.keys, layer.values) for layer in cache.layers]  # each [1, heads, tokens, head size]
 
     def _inputs(self, batch: Sequence[Request], width: int) -> dict[str, Any]:
         p = len(self._prefix)

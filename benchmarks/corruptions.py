@@ -1,7 +1,7 @@
 """Plants one fault into each of many good captions, and tests whether validation rejects them for the right reason.
 
 A caption counts as good if validation accepts it before the fault is planted. ``python -m benchmarks.validation``
-prints the figures.
+prints the share of each kind of fault that validation rejects.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ CORRUPTIONS: dict[Callable[[Pair, random.Random], str | None], tuple[str, ...]] 
 
 
 class Planted(NamedTuple):
-    """Rows with one kind of fault, and the right reasons for rejecting them."""
+    """Pairs whose captions have one kind of planted fault, and the right reasons for rejecting these captions."""
 
     kind: str
     reasons: tuple[str, ...]
@@ -86,7 +86,7 @@ def good_pairs(pairs: list[tuple[str, ...]]) -> list[Pair]:
 
 
 def corrupted(pairs: list[Pair], rows: int, seed: int = 0) -> Iterator[Planted]:
-    """For each kind of fault, up to ``rows`` pairs with that fault."""
+    """For each kind of fault, plant the fault into the captions of up to ``rows`` pairs."""
     for make, reasons in CORRUPTIONS.items():
         draw = random.Random(f"{seed} {make.__name__}")
         made: list[tuple[str, ...]] = []

@@ -5,8 +5,8 @@
 Without --model, two models are tested: the demo model, and a random LLaMA with grouped-query attention, which uses the
 tokenizer FILE. Each model runs with 3 beams and greedily, with several numbers of slots (rows decoded at once),
 and with the rows in the file's order and shuffled. The engines add the same numbers in different orders, so their
-rounding errors differ. If they choose different captions for a row, but the captions' scores differ by at most 1e-6,
-this counts as a tie. Ties are printed. The exit code is 1 if any other captions differ.
+rounding errors differ. If the engines choose different captions for a row, but the captions' scores differ by at most
+1e-6, the row counts as a tie. Ties are printed. The exit code is 1 if captions differ in a row that is not a tie.
 
     python -m benchmarks.exactness --families --pairs FILE [--rows 100]
 
@@ -77,7 +77,7 @@ def main() -> int:
         help="compare the captions of a model in this dtype with those in float32 (repeatable)",
     )
     args = parser.parse_args()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # use no cuDNN attention, as in the pipeline; fusion/node.py says why
     if args.dtype:
         folders = [BUNDLED_MODEL, *(args.model or [])]
         Console().print(
@@ -212,7 +212,8 @@ def name_of(folder: Path) -> str:
 def mean_log_prob(model: PreTrainedModel, prompt: list[int], completion: Completion, eos: int) -> float:
     """A caption's score: the mean log probability of its tokens, from one forward pass, with the softmax in float64."""
     ids = completion.token_ids + ([eos] if completion.finish_reason == "stop" else [])
-    logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].double()  # [T, V]
+    # logits: [tokens of the caption, size of the vocabulary]
+    logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].double()
     return float(logits.log_softmax(-1)[torch.arange(len(ids)), ids].mean())
 
 

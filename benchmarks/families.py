@@ -46,7 +46,7 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint to write. ``changes``: values of its config that other families do not have.
+    """A checkpoint to write. ``changes``: values of its config, in addition to ``sizes`` in ``write_family``.
 
     ``words``: the pattern with which the checkpoint's tokenizer.json splits texts into words. None if the checkpoint
     has a tokenizer.model (sentencepiece) instead.

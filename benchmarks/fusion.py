@@ -51,8 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
-    parser.add_argument("--rows", type=int, default=96, help="rows for the two methods with transformers")
-    parser.add_argument("--native-rows", type=int, help="rows for the native engine (default: as many as --rows)")
+    parser.add_argument("--rows", type=int, default=96, help="rows to fuse with paper and with transformers")
+    parser.add_argument("--native-rows", type=int, help="rows to fuse with the native engine (default: --rows)")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each method; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument(
@@ -71,7 +71,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # use no cuDNN attention, as in the pipeline; fusion/node.py says why
     tokenizer = LlamaTokenizer(args.tokenizer)
     prefix = shared_prefix(tokenizer)
     config = LlamaConfig(**SIZES[args.size or ("13B" if device.type == "cuda" else "small")])

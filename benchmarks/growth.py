@@ -6,7 +6,7 @@ Loads runs of 100,000 generated captions with the pipeline's ``load_unit``, one 
 time the warehouse reaches one of the sizes ``--rows``, prints the time, CPU time and bytes for loading the last 500,000
 rows, the size of all but tiny tables and indexes, and the milliseconds of the captions view's queries. The server is
 the embedded PostgreSQL with fsync on; ``--set`` changes its settings. 20 million rows need about an hour on one core
-and 40 GB of disk. With ``--home``, a new call continues an interrupted call.
+and 40 GB of disk. With ``--home``, the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="PostgreSQL setting to change")
     parser.add_argument("--sql", action="append", default=[], help="SQL to run before the first load")
     parser.add_argument("--home", type=Path, help="folder that keeps the tables; rows are added to existing tables")
-    parser.add_argument("--repeat", type=int, default=15, help="number of calls of each query")
+    parser.add_argument("--repeat", type=int, default=15, help="how often to run each query of the captions view")
     args = parser.parse_args()
     captions = read_pairs(args.pairs, 5000, CAPTION)
     with (

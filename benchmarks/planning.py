@@ -2,10 +2,10 @@
 
     python -m benchmarks.planning [--rows 500000] [--units 64] [--unit-rows 180000] [--buckets 2048]
 
-The staging area (the folder for files between stages) has a data interval (the time range of a run) of ``--rows`` pairs
-in ``--buckets`` files, and ``--units`` planned units of other intervals. Each unit has ``--unit-rows`` pairs, from all
-buckets. A tenth of the interval's pairs is in these units, and another tenth is among the ``--loaded`` captions of the
-warehouse, which is the embedded PostgreSQL.
+The staging area (the folder for files between stages) has the pairs of one data interval (the time range of a run):
+``--rows`` pairs in ``--buckets`` files. It also has ``--units`` planned units of other intervals. Each unit has
+``--unit-rows`` pairs, from all buckets. A tenth of the interval's pairs is in these units, and another tenth is among
+the ``--loaded`` captions of the warehouse, which is the embedded PostgreSQL.
 
 Two methods are measured. ``plan`` is the task that makes units. It must leave out exactly these two tenths, because
 their pairs are planned or loaded already. ``estimate`` is what `capsfusion plan` does: it counts the same pairs and

@@ -1,4 +1,4 @@
-"""Plants faults that models make: wrong claims, and text that does not belong in a caption.
+"""Plants into captions the faults that models make: wrong claims, and text that does not belong in a caption.
 
 Each function plants one fault, and returns None if the pair does not allow this fault. The functions use only captions,
 and no threshold or pattern of a validation rule, so that faults do not depend on the rules that should find them.

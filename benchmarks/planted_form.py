@@ -1,4 +1,4 @@
-"""Plants faults that models make in a caption's form: truncation, leaked prompts, loops, copies, other scripts.
+"""Plants into captions the faults of form that models make: truncation, leaked prompts, loops, copies, other scripts.
 
 Each function plants one fault, and returns None if the pair does not allow this fault. The functions use only captions,
 and no threshold or pattern of a validation rule, so that faults do not depend on the rules that should find them.
@@ -127,7 +127,7 @@ def continuation(pair: Pair, draw: random.Random) -> str | None:
 
 
 def lost_facts(pair: Pair, _: random.Random) -> str | None:
-    """Replaces every name and number of the raw caption with a generic word. Needs several names or numbers."""
+    """Replaces names and numbers that come from the raw caption with generic words. Needs at least four of them."""
     raw = re.sub(r"Royalty.Free|Stock (?:Photo|Image|Picture)\w*|https?:\S+|\S+[-_]\S+[-_]\S+", "", pair.raw)
     names = set(re.findall(r"(?<=[a-z,] )[A-Z]\w+|\b\w*\d\w*", raw))
     if len(names) < 4:
@@ -157,7 +157,7 @@ def chinese(pair: Pair, draw: random.Random) -> str:
 
 
 def other_language(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces every grammar word, such as "the", with a word of another language. Needs several grammar words."""
+    """Replaces every grammar word, such as "the", with a word of another language. Needs at least five such words."""
     words = dict(zip(ENGLISH.split(), FOREIGN[draw.choice(list(FOREIGN))].split(), strict=True))
     tokens = re.findall(r"\w+|\W+", pair.caption)
     if sum(token.lower() in words for token in tokens) < 5:

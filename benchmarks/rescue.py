@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     args = parser.parse_args()
     console = Console()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # use no cuDNN attention, as in the pipeline; fusion/node.py says why
 
     pairs = read_pairs(args.pairs, args.rows)
     tokenizer = LlamaTokenizer(args.model / "tokenizer.model")

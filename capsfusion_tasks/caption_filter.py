@@ -38,7 +38,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class CaptionFilter(BaseModel):
-    """A caption matches if it meets all conditions that are set."""
+    """Conditions on captions. A caption matches if it meets all conditions that are set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,6 +1,6 @@
 """Reads from nvidia-smi which GPUs there are.
 
-Getting this from torch would initialize CUDA, and then forked processes could not use the GPUs.
+Does not use torch, because torch would initialize CUDA, and then forked processes could not use the GPUs.
 """
 
 from __future__ import annotations

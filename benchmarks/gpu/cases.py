@@ -115,7 +115,7 @@ def run_case(case: Case, found: Mapping[str, Figures]) -> Sequence[Line]:
 
 def _run(case: Case, found: Mapping[str, Figures], sender: Connection) -> None:
     os.setsid()  # start a new process group, so that _end can kill the whole group
-    torch.backends.cuda.enable_cudnn_sdp(False)  # no attention by cuDNN, as in the pipeline (see fusion/node.py)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # use no cuDNN attention, as in the pipeline; fusion/node.py says why
     # With a GPU, one thread is enough, because the CPU computes nothing. Without a GPU, measurements with one thread
     # depend less on other load.
     torch.set_num_threads(1)

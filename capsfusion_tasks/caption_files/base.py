@@ -49,8 +49,9 @@ class FileVersion:
 class CaptionFile(ABC):
     """A file of rows that can be read several times.
 
-    ``columns`` must exist and contain text or null. The column ``adds`` must not exist, because ``write_caption_file``
-    adds this column. ``key``: an existing column whose values identify rows in messages, or None.
+    - ``columns``: names of columns that must be in the file and contain text or null.
+    - ``adds``: name of the column that ``write_caption_file`` adds, so it must not be in the file. Or None.
+    - ``key``: name of a column in the file whose values identify rows in messages, or None.
 
     All methods can raise InputError. The message names the file, the rows, and the expected value.
     """

@@ -37,9 +37,9 @@ def inputs_and_outputs(sources: Sequence[Path], target: Path) -> list[InOut]:
     if len(sources) == 1 and _is_single(sources[0]) and not target.is_dir():
         return [InOut(sources[0], target)]
     if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file, but OUT must be a folder, because IN is more than one file")
+        raise InputError(f"{target} is a file: name a folder for OUT, because IN is more than one file")
     if not target.is_dir() and has_format(target):
-        raise InputError(f"OUT must be a folder, because IN is more than one file; {target} has the name of a file")
+        raise InputError(f"{target} has the name of a file: name a folder for OUT, because IN is more than one file")
     found: dict[Path, Path] = {}
     for source in sources:
         for file, place in _files(source, target):

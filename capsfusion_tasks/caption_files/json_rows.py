@@ -40,7 +40,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
-    """All values in ``source``, each with its length in characters.
+    """All values in ``source`` (normally one object per row), each with its length in characters.
 
     If the file's first character is "[", the file is one list of values. If it is "{", the file has objects one after
     another, usually one per line.
@@ -52,10 +52,10 @@ def json_rows(source: Path) -> Iterator[tuple[Any, int]]:
 class _Values:
     """Reads a file in pieces, because a line may be gigabytes long. ``_text[_at:]`` is the text that is not parsed yet.
 
-    No library fits. DuckDB's read_json_objects refuses lone surrogates and reads an empty file as a list. ijson
-    replaces lone surrogates, and its memory grows with the square of the nesting depth. ijson also refuses numbers
-    over 64 bits, except in a mode that reads all fractions as Decimal and is no faster than this class. orjson and
-    msgspec do not stream.
+    No JSON library can replace this class. DuckDB's read_json_objects refuses lone surrogates and reads an empty file
+    as a list. ijson replaces lone surrogates, and its memory grows with the square of the nesting depth. ijson also
+    refuses numbers over 64 bits, except in a mode that reads all fractions as Decimal and is no faster than this class.
+    orjson and msgspec do not stream.
     """
 
     def __init__(self, source: Path, stream: BinaryIO) -> None:

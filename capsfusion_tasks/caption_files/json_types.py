@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 
-_OUT_OF_RANGE = "<value out of range"  # Arrow casts a time outside its calendar to a text with this beginning
+_OUT_OF_RANGE = "<value out of range"  # Arrow casts a time in a year that it does not support to such a text
 
 
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:

@@ -20,7 +20,7 @@ _POINTED = "it is a Git LFS pointer, not the file itself; run git lfs pull in it
 
 
 class ParquetFile(CaptionFile):
-    """A Parquet file. ``schema`` is the file's own schema with its metadata."""
+    """A Parquet file. ``schema`` is the schema that the file contains, including metadata."""
 
     def check(self) -> None:
         names = self.schema.names

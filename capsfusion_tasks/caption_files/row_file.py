@@ -1,4 +1,4 @@
-"""Caption files that are read row by row."""
+"""Caption files that are read row by row: JSON, CSV and TSV."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ Dtype = Annotated[
 
 
 def parse_time(text: str) -> datetime:
-    """A date or a time in ISO 8601, with or without a time zone.
+    """Parse a date or time in ISO 8601. A time with a zone is converted to UTC. A time without a zone stays without.
 
     Does not use typer's own parser, which would read 20261110 as a number of seconds since 1970.
     """
@@ -169,7 +169,7 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads. Without a warehouse URL, prints the embedded warehouse's folder.
+    """The settings of a command that only reads the warehouse. Prints the embedded warehouse's folder if it is used.
 
     Raises InputError if the embedded warehouse does not exist yet, because a command that reads must not create it.
     """

@@ -91,7 +91,7 @@ def fuse(
     stats: Annotated[
         Path | None,
         typer.Option(
-            parser=local_path, metavar="FILE", help="Write a JSON file with counts: rows, tokens, device seconds."
+            parser=local_path, metavar="FILE", help="Write the numbers of rows, tokens and device seconds as JSON."
         ),
     ] = None,
 ) -> None:
@@ -205,10 +205,10 @@ def validate(
         typer.Option(
             parser=local_path,
             metavar="FILE",
-            help="Write an .html page with the rules, scores and examples.",
+            help="Write an .html page: what each rule rejects or flags, the scores, and example captions.",
         ),
     ] = None,
-    examples: Annotated[int, typer.Option(help="Number of examples per reason in the report.", min=1)] = 8,
+    examples: Annotated[int, typer.Option(help="Number of examples per reason or flag in the report.", min=1)] = 8,
     tried: Annotated[
         list[str] | None,
         typer.Option(

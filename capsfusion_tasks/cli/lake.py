@@ -1,4 +1,4 @@
-"""``capsfusion lake …``: the Iceberg table."""
+"""``capsfusion lake …``: the commands that write and maintain the Iceberg table."""
 
 from __future__ import annotations
 

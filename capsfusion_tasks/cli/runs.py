@@ -67,8 +67,8 @@ def run(
         bool,
         typer.Option(
             "--relist",
-            help="List the sources again, and add new shards. By default, the list of shards is fixed once the time"
-            " range is over.",
+            help="List the shards of LAION-2B and LAION-COCO again, and add new shards. By default, the list of shards"
+            " is fixed once the time range is over.",
         ),
     ] = False,
     replan: Annotated[
@@ -217,9 +217,9 @@ def plan(
 ) -> None:
     """Count the pairs that wait to be fused, and estimate their tokens, GPU hours, cost and time. Changes nothing.
 
-    Counts the pairs in units that are not fused, and the pairs that are in no unit yet. Pairs of shards that are not
-    paired yet cannot be counted: the output says how many such shards there are. One GPU hour is one hour of one GPU,
-    or of one process on a CPU.
+    Counts the pairs in units (batches of pairs) that are not fused, and the pairs that are in no unit yet. Pairs of
+    shards that are not paired yet cannot be counted: the output says how many such shards there are. One GPU hour is
+    one hour of one GPU, or of one process on a CPU.
 
     Example: capsfusion plan --start 2026-11-10 --end 2026-11-13 --gpus 8 --price-per-gpu-hour 2.50
     """

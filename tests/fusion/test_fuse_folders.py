@@ -114,9 +114,9 @@ def test_outputs_and_finished_rows_inside_the_input_are_no_inputs(fuse: Fuse, so
     [
         (
             ["shards", "out.jsonl"],
-            "because IN is more than one file; out.jsonl has the name of a file",
+            "out.jsonl has the name of a file: name a folder for OUT, because IN is more than one file",
         ),
-        (["shards", "shards/README.md"], "shards/README.md is a file, but OUT must be a folder"),
+        (["shards", "shards/README.md"], "shards/README.md is a file: name a folder for OUT"),
         (["shards", "shards"], "shards is the folder of the input"),
         (["shards/_temporary", "shards/late", "shards"], "shards has 2.json already"),
         (["shards/late/2.json", "shards/late"], "is the input: choose another name"),
