@@ -1,4 +1,4 @@
-"""Computes the FLOPs and memory traffic of a LLaMA that fuses rows (caption pairs), and a device's highest rows/s."""
+"""Computes the FLOPs and memory traffic of fusing rows (caption pairs) with a LLaMA, and a device's highest rows/s."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Cost:
         # Divided by 2, because ``_matrices`` and ``_head`` count two operations per weight: multiply and add.
         weights = sum(steps) / slots * (self._matrices * rates.layer_bytes + self._head * rates.bytes) / 2
         # Step k reads the keys and values of at least k - 1 + b generated tokens (b: number of beams), because beams
-        # may share all their tokens except the newest.
+        # may share all their tokens except the newest. Example with 3 beams: 3 tokens in step 1, 4 tokens in step 2.
         own = sum(n * self._own(r) + n * (n - 1) / 2 + b * n for n, r in zip(steps, requests, strict=True))
         cached = (own + self._prefix * sum(steps) / slots) * self._cached * rates.bytes
         memory = rates.memory

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="PostgreSQL setting to change")
-    parser.add_argument("--sql", action="append", default=[], help="SQL to run before the first load")
+    parser.add_argument("--sql", action="append", default=[], help="SQL to run before the first load (repeatable)")
     parser.add_argument("--home", type=Path, help="folder that keeps the tables; rows are added to existing tables")
     parser.add_argument("--repeat", type=int, default=15, help="how often to run each query of the captions view")
     args = parser.parse_args()

@@ -55,7 +55,7 @@ from capsfusion_tasks.tasks.local_run import PULLS
 
 DAY = Interval(start=datetime(2026, 11, 10, tzinfo=UTC), end=datetime(2026, 11, 11, tzinfo=UTC))
 PAIRS_A_COPY = 20_000
-RAW_ROWS_A_COPY = 97_000  # LAION-2B rows per copy of the sample
+RAW_ROWS_A_COPY = 97_000  # number of LAION-2B rows in one copy of the sample (the shards contain many copies)
 UNMATCHED = 3  # number of LAION-2B rows without a synthetic caption, for each row that has one
 SHARDS = 4
 TOKENS_PER_SECOND = 15_000  # high, so that units are large and one plan contains all pairs

@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--num-beams", type=int, default=3)
-    parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of cards, in GB")
+    parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of each card, in GB")
     # The default was measured on an H200 with 341 slots of 3 beams. The engine logs this figure when it starts.
     parser.add_argument("--batch-gb", type=float, default=1.4, help="GB for decoding a batch, without keys and values")
     args = parser.parse_args()

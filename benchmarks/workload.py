@@ -30,7 +30,10 @@ def read_pairs(file: Path | None, rows: int, caption: str | None = None) -> list
 
 
 def read_workload(file: Path | None, rows: int, tokenizer: LlamaTokenizer, most: int) -> list[Request]:
-    """Requests for ``rows`` rows. Each row ends after as many tokens as its published caption has, at most ``most``."""
+    """Requests for ``rows`` rows. Each row ends after as many tokens as its published caption has (at most ``most``).
+
+    Random models need this limit, because they never end a caption.
+    """
     requests = []
     for row, (raw, synthetic, caption) in enumerate(read_pairs(file, rows, CAPTION)):
         tokens = min(most, len(tokenizer.encode(caption, bos=False)) + 1)

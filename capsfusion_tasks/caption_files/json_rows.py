@@ -16,8 +16,8 @@ from capsfusion_tasks.errors import InputError
 _PIECE = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 
-# In characters: longer than any token that a piece can cut, such as -Infinity or \ud83d. An error this close to the end
-# of a piece may only mean that the piece ends inside a token.
+# Number of characters. A word or an escape that is cut at the end of a piece, such as -Infinity or \ud83d, is shorter.
+# So an error this close to the end of a piece may only mean that the word continues in the next piece.
 _LONGEST_WORD = 16
 _EXPECTED = "expected a list of objects, or an object on each line"
 _LONGEST_ROW = 1 << 30  # maximum characters of a row, because a small gzip file can inflate to more than the memory

@@ -102,7 +102,7 @@ class ParquetFile(CaptionFile):
                         read += batch.num_rows
                         yield where, pa.Table.from_batches([batch])
                     return
-                except pa.ArrowNotImplementedError:  # over 2 GB at once, because these rows are long: read fewer
+                except pa.ArrowNotImplementedError:  # over 2 GB, because these rows are long: read fewer rows
                     if at_once == 1:
                         raise
                     at_once = max(1, at_once // 8)
