@@ -1,7 +1,7 @@
 """Plants one fault into each of many good captions, and tests whether validation rejects them for the right reason.
 
 A caption counts as good if validation accepts it before the fault is planted. ``python -m benchmarks.validation``
-prints the share of each kind of fault that validation rejects.
+prints, for each kind of fault, the share of captions that validation rejects.
 """
 
 from __future__ import annotations

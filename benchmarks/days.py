@@ -82,7 +82,11 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--rows", type=int, default=200_000, help="rows per day on each side (raw and synthetic)")
     parser.add_argument("--shards", type=int, default=2, help="shards per day on each side")
-    parser.add_argument("--without-lookups", action="store_true", help="make no lookups; read all old rows each day")
+    parser.add_argument(
+        "--without-lookups",
+        action="store_true",
+        help="do not sort old rows into lookups, so that each day reads all rows of earlier days",
+    )
     parser.add_argument("--folder", type=Path, help="folder for shards and staging (default: a temporary folder)")
     args = parser.parse_args()
     if args.without_lookups:

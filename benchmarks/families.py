@@ -110,7 +110,7 @@ def write_family(folder: Path, name: str, texts: Iterable[str], tokenizer_model:
 
 def write_tokenizer(folder: Path, texts: Iterable[str], words: str, bos: str | None) -> int:
     """Train a byte-level BPE tokenizer like those of LLaMA 3 and Qwen. Returns the number of its tokens."""
-    # Train on many copies of the prompt template, so that it becomes about as few tokens as with LLaMA's tokenizer.
+    # Train on many copies of the prompt template, so that its number of tokens is about as small as with LLaMA 2.
     texts = [*texts, *[PROMPT_TEMPLATE] * 100]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC() if bos is None else None

@@ -51,8 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
-    parser.add_argument("--rows", type=int, default=96, help="rows to fuse with paper and with transformers")
-    parser.add_argument("--native-rows", type=int, help="rows to fuse with the native engine (default: --rows)")
+    parser.add_argument("--rows", type=int, default=96, help='rows for "paper" and for "transformers"')
+    parser.add_argument("--native-rows", type=int, help='rows for "native" (default: as many as --rows)')
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each method; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument(
@@ -152,7 +152,7 @@ class Runs:
         self.peak_bytes = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
         expected = {request.row: request.max_new_tokens for request in self.rows}
         if {c.row: c.caption_tokens for c in completions} != expected:
-            raise RuntimeError(f"{self.name} returned captions of other lengths than each request's max_new_tokens")
+            raise RuntimeError(f"each caption of {self.name} must have max_new_tokens tokens, but some do not")
 
     @property
     def seconds(self) -> float:

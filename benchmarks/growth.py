@@ -32,7 +32,7 @@ from capsfusion_tasks.warehouse import fusions
 from capsfusion_tasks.warehouse.connection import Warehouse
 from capsfusion_tasks.warehouse.embedded import EmbeddedPostgres, embedded_postgres
 
-AVERAGED = 5  # at each size of the warehouse, average the times and the I/O of this many runs, the last ones
+AVERAGED = 5  # when the warehouse reaches a size, print the averages of the last AVERAGED runs
 _IO = """
 select coalesce(sum(read_bytes), 0), coalesce(sum(write_bytes), 0) from pg_stat_io where object = 'relation'
 """

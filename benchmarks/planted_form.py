@@ -127,7 +127,7 @@ def continuation(pair: Pair, draw: random.Random) -> str | None:
 
 
 def lost_facts(pair: Pair, _: random.Random) -> str | None:
-    """Replaces names and numbers that come from the raw caption with generic words. Needs at least four of them."""
+    """Writes generic words in place of the raw caption's names and numbers. Needs at least four names or numbers."""
     raw = re.sub(r"Royalty.Free|Stock (?:Photo|Image|Picture)\w*|https?:\S+|\S+[-_]\S+[-_]\S+", "", pair.raw)
     names = set(re.findall(r"(?<=[a-z,] )[A-Z]\w+|\b\w*\d\w*", raw))
     if len(names) < 4:

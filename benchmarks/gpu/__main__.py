@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
-    parser.add_argument("--rows", type=int, help="rows of the part rates (default: 3500 on a GPU, else 128)")
+    parser.add_argument("--rows", type=int, help="rows to fuse in the part rates (default: 3500 on a GPU, else 128)")
     parser.add_argument(
         "--beams",
         type=int,
@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="run the part rates once for each N, with at most N slots (default: as many as the engine chooses)",
     )
-    parser.add_argument("--fuse-rows", type=int, help="rows of the part fuse (default: 3000 on a GPU, else 100)")
+    parser.add_argument(
+        "--fuse-rows", type=int, help="rows to fuse in the part fuse (default: 3000 on a GPU, else 100)"
+    )
     parser.add_argument(
         "--checkpoint", type=Path, help="model for the part fuse (default: random on a GPU, else the demo model)"
     )

@@ -50,7 +50,7 @@ class CaptionFile(ABC):
     """A file of rows that can be read several times.
 
     - ``columns``: names of columns that must be in the file and contain text or null.
-    - ``adds``: name of the column that ``write_caption_file`` adds, so it must not be in the file. Or None.
+    - ``adds``: name of the column that ``write_caption_file`` adds, so it is not in the file yet. Or None.
     - ``key``: name of a column in the file whose values identify rows in messages, or None.
 
     All methods can raise InputError. The message names the file, the rows, and the expected value.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from capsfusion_tasks.errors import InputError
 
-_OUT_OF_RANGE = "<value out of range"  # Arrow casts a time in a year that it does not support to such a text
+_OUT_OF_RANGE = "<value out of range"  # Arrow casts a time in an unsupported year to a text with this beginning
 
 
 def json_values(column: pa.ChunkedArray, name: str, where: str, binary: frozenset[str]) -> list[Any]:

@@ -41,7 +41,7 @@ class RowFile(CaptionFile):
             yield pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _checked(self) -> Iterator[tuple[dict[str, Any], int]]:
-        file = str(self.source)  # converted once, because this takes longer than the other checks of a row
+        file = str(self.source)  # convert the path only once, because this takes longer than checking a row
         for number, (row, length) in enumerate(self._read(), start=1):
             self._check_row(f"{file}, row {number}", row, first=number == 1)
             yield row, length
@@ -52,7 +52,7 @@ class RowFile(CaptionFile):
         try:
             self._check_names(where, row)
         except MissingColumns as error:
-            if first:  # perhaps all rows lack these columns: the caller adds which options name the columns
+            if first:  # perhaps no row has these columns: the caller's message says which options name the columns
                 raise
             raise InputError(f"{error}: write null where a row has no value") from error
         for name in self.columns:

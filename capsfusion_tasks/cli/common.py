@@ -169,7 +169,7 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads the warehouse. Prints the embedded warehouse's folder if it is used.
+    """The settings of a command that only reads the warehouse. If it is the embedded one, prints its folder.
 
     Raises InputError if the embedded warehouse does not exist yet, because a command that reads must not create it.
     """
