@@ -157,7 +157,7 @@ def rebuild(warehouse: Warehouse) -> None:
 
 
 def load_run(warehouse: Warehouse, maker: UnitMaker, run: int) -> float:
-    """Load a run of ``RUN_ROWS`` rows. Returns the seconds that the loads took."""
+    """Load the units of one DAG run with ``RUN_ROWS`` rows. Returns the seconds that ``load_unit`` took."""
     seconds = 0.0
     interval = Interval(start=FIRST_DAY + timedelta(days=run), end=FIRST_DAY + timedelta(days=run + 1))
     for number in range(RUN_ROWS // UNIT_ROWS):

@@ -50,9 +50,14 @@ MAX_NEW_TOKENS = 80
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
-    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
-    parser.add_argument("--rows", type=int, default=96, help='rows for "paper" and for "transformers"')
-    parser.add_argument("--native-rows", type=int, help='rows for "native" (default: as many as --rows)')
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=BUNDLED_MODEL / "tokenizer.model",
+        help="sentencepiece file (default: the demo model's tokenizer.model)",
+    )
+    parser.add_argument("--rows", type=int, default=96, help='rows to fuse with "paper" and with "transformers"')
+    parser.add_argument("--native-rows", type=int, help='rows to fuse with "native" (default: as many as --rows)')
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each method; medians are printed")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument(
@@ -60,7 +65,7 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[None],
-        help="slots of the native engine, which are rows decoded at once; give several numbers to compare them"
+        help="number of rows that the native engine decodes at once; give several numbers to compare them"
         " (default: automatic)",
     )
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else small)")

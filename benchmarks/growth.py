@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="PostgreSQL setting to change")
     parser.add_argument("--sql", action="append", default=[], help="SQL to run before the first load (repeatable)")
-    parser.add_argument("--home", type=Path, help="folder that keeps the tables; rows are added to existing tables")
+    parser.add_argument("--home", type=Path, help="folder that keeps the warehouse; later calls add rows to it")
     parser.add_argument("--repeat", type=int, default=15, help="how often to run each query of the captions view")
     args = parser.parse_args()
     captions = read_pairs(args.pairs, 5000, CAPTION)
@@ -119,7 +119,7 @@ def now(server: EmbeddedPostgres, warehouse: Warehouse) -> Counters:
     cpu = times.user + times.system + times.children_user + times.children_system
     for child in postmaster.children():
         # If a child ends before its times are read here, the children_… times of the postmaster include the child's
-        # times at the next call.
+        # times at the next call of this function.
         with suppress(psutil.NoSuchProcess):
             cpu += sum(child.cpu_times()[:2])
     with warehouse.engine.connect() as connection:

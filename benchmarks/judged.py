@@ -29,7 +29,7 @@ class Judged:
     fused: Fused
     verdict: str
     faults: list[str]
-    sample: str  # how the caption was chosen; "" if unknown
+    sample: str  # how the caption was chosen for judging, for example "held out"; "" if unknown
     reasons: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ class VerdictCounts:
 
     @property
     def precision(self) -> float:
-        """Share of bad captions. A caption with a minor fault counts as half a bad one. 0 if there are no captions."""
+        """Share of bad captions in ``counts``. A minor fault counts as half a bad caption. 0 without any caption."""
         return (self.counts["bad"] + self.counts["minor"] / 2) / self.rows if self.rows else 0.0
 
     @property

@@ -110,7 +110,7 @@ def swapped_name(pair: Pair, draw: random.Random) -> str | None:
 
 
 def other_colour(pair: Pair, draw: random.Random) -> str | None:
-    """Replaces a colour of the raw or synthetic caption with a colour that neither of these captions mentions."""
+    """Replaces a colour that a source caption (raw or synthetic) also has with a colour that no source has."""
     sources = f"{pair.raw} {pair.synthetic}".lower()
     said = [colour for colour in COLOURS if re.search(rf"\b{colour}\b", sources)]
     others = [colour for colour in COLOURS if colour not in sources]

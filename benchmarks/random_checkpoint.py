@@ -43,7 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="new folder for the checkpoint, which must not exist yet")
     parser.add_argument("--size", choices=SIZES, default="13B")
-    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=BUNDLED_MODEL / "tokenizer.model",
+        help="sentencepiece file (default: the demo model's tokenizer.model)",
+    )
     parser.add_argument("--pairs", type=Path, help="file of pairs to measure caption lengths with (default: generated)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 500_000], help="sizes of the table, in rows")
     parser.add_argument("--unit-rows", type=int, default=10_000)
-    parser.add_argument("--repeat", type=int, default=9, help="units to load with each method at each size")
+    parser.add_argument("--repeat", type=int, default=9, help="number of units to load with each method at each size")
     parser.add_argument("--indexes", action="store_true", help="also measure the time that each index adds per row")
     args = parser.parse_args()
 
@@ -109,7 +109,7 @@ class Growth:
             fusions.register(connection, FUSION, {})
 
     def time_unit(self, load: Callable[[Warehouse, str, pa.Table], object]) -> float:
-        """Load a new unit. Returns microseconds per row."""
+        """Generate a unit, and load it with ``load``. Returns microseconds per row."""
         rows, unit_id = self._maker.unit(self._unit_rows), f"unit-{self._units:06}"
         with self.warehouse.engine.begin() as connection:
             unit = Unit(unit_id=unit_id, fusion_id=FUSION_ID, rows=rows.num_rows, tokens=0)

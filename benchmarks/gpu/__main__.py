@@ -98,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     default = "cuda" if compute_capabilities() else "cpu"
     parser.add_argument("--device", type=torch.device, default=default, help="cuda or cpu")
     parser.add_argument("--pairs", type=Path, help="file of pairs with fused captions (default: generated pairs)")
-    parser.add_argument("--tokenizer", type=Path, default=BUNDLED_MODEL / "tokenizer.model", help="tokenizer model")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=BUNDLED_MODEL / "tokenizer.model",
+        help="sentencepiece file (default: the demo model's tokenizer.model)",
+    )
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
     parser.add_argument("--rows", type=int, help="rows to fuse in the part rates (default: 3500 on a GPU, else 128)")
     parser.add_argument(

@@ -45,7 +45,8 @@ class Options:
     model: Path  # the model that the part "fuse" uses
     scratch: Path
     beams: Sequence[int] = (3, 1)  # numbers of beams to measure in the part "rates"
-    slots: Sequence[int | None] = (None,)  # maximum slots to measure in the part "rates"; None: the default
+    # Maximum numbers of slots to measure in the part "rates". None: as many as the engine chooses.
+    slots: Sequence[int | None] = (None,)
 
     def dtypes(self) -> list[torch.dtype]:
         """The dtypes to measure on the device."""

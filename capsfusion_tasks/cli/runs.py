@@ -208,7 +208,9 @@ def plan(
     ] = None,
     rows_per_second: Annotated[
         float | None,
-        typer.Option(help="Rows per second of one GPU. Default: the rate of earlier units with the same settings."),
+        typer.Option(
+            help="Rows that one GPU fuses per second. Default: the rate of earlier units with the same settings."
+        ),
     ] = None,
     model: Model = None,
     prompt: PromptFile = None,
