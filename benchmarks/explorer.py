@@ -135,7 +135,7 @@ def without_indexes(warehouse: Warehouse) -> Iterator[None]:
 
 @contextmanager
 def old_indexes(warehouse: Warehouse) -> Iterator[None]:
-    """Use the indexes of migration 0003 within the block."""
+    """Within the block, use the indexes of migration 0003 in place of the current indexes."""
     with warehouse.engine.begin() as connection:
         for index in CHANGED:
             index.drop(connection)

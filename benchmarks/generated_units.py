@@ -13,7 +13,7 @@ from capsfusion_tasks.schemas import VALIDATED
 
 SHARDS = 32  # number of raw shards that rows come from, and number of synthetic shards
 REJECTED = 0.1
-RARE_REASON, RARE_FLAG = 1000, 5000  # one in 1000 rejected rows has a rare reason; one in 5000 rows a rare flag
+RARE_REASON, RARE_FLAG = 1000, 5000  # one in 1000 rejected rows has a rare reason; one in 5000 rows has a rare flag
 RARE_WORDS = 300_000  # number of rare words: so many that the vocabulary grows with the table, as with real captions
 
 

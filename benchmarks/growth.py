@@ -82,7 +82,7 @@ def main() -> None:
         with warehouse.engine.begin() as connection:
             fusions.register(connection, FUSION, {})
         for rows in args.rows:
-            # No costs are returned if an earlier call with this --home has already loaded this many rows.
+            # The list of costs is empty if an earlier call with this --home has already loaded this many rows.
             if costs := grow(server, warehouse, captions, rows):
                 print_costs(costs, rows)
             print_sizes(warehouse)

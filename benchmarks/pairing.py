@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw-rows", type=float, nargs="+", default=[1, 4, 16], help="millions of LAION-2B rows")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each method; medians are printed")
-    parser.add_argument("--folder", type=Path, help="folder that keeps the shards (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="folder that keeps shards for later calls (default: temporary)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for millions in args.raw_rows:

@@ -31,7 +31,7 @@ from capsfusion_tasks.fusion.native.slots import slot_capacity
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS
 
 GB = 10**9
-CONTEXT = 6 * GB // 10  # bytes that CUDA's context takes
+CONTEXT = 6 * GB // 10  # bytes of GPU memory that CUDA's context takes
 PAGE_TOKENS = 32  # a copy of triton_ops.PAGE_TOKENS, which cannot be imported without Triton
 PREFIX_TOKENS = 112  # number of LLaMA tokens in the paper's prompt before the first caption
 MAX_NEW_TOKENS = 80
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="13B")
     parser.add_argument("--num-beams", type=int, default=3)
     parser.add_argument("--cards", type=int, nargs="+", default=[24, 40, 80, 141], help="memory of each card, in GB")
-    # The default was measured on an H200 with 341 slots of 3 beams. The engine logs this figure when it starts.
+    # The default was measured on an H200 with 341 slots of 3 beams. The engine logs these GB when it starts.
     parser.add_argument("--batch-gb", type=float, default=1.4, help="GB for decoding a batch, without keys and values")
     args = parser.parse_args()
 

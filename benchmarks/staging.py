@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _write(args: argparse.Namespace, content: bytes, writers: int, off: tuple[str, ...]) -> float:
-    """Write the files, without the functions of the module ``durable`` named in ``off``. Returns ms per file."""
+    """Write the files. The functions of the module ``durable`` in ``off`` do nothing meanwhile. Returns ms per file."""
     nothing: Callable[[object], None] = lambda _: None  # noqa: E731
     with tempfile.TemporaryDirectory(prefix="capsfusion-bench-", dir=args.folder) as home, ExitStack() as without:
         for name in off:

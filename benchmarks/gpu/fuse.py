@@ -98,7 +98,7 @@ def measure_engine(options: Options, _: Mapping[str, Figures]) -> Sequence[Line]
         "rows_per_second": len(requests) / times[-1],
         "rows_per_second_while_all_slots_are_busy": full,
         "slots": engine.batch_size,
-        # Plus 1, because the prefill of the prompt generates the first token.
+        # Plus 1 for the prefill of the prompt, which generates the first token but is not a decode step.
         "steps_per_row": engine.occupancy.busy / len(requests) + 1,
         "caption_tokens_per_row": mean(completion.caption_tokens for completion in completions),
         "weights_seconds": weights,

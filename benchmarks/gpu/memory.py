@@ -17,7 +17,7 @@ from capsfusion_tasks.fusion.engine import Request, StaticRequests, complete_all
 from capsfusion_tasks.fusion.prompt import MAX_PROMPT_TOKENS, shared_prefix
 from capsfusion_tasks.fusion.tokenizer import LlamaTokenizer
 
-_CONTEXT = 512 << 20  # bytes that CUDA's context takes
+_CONTEXT = 512 << 20  # bytes of GPU memory that CUDA's context takes
 
 
 def cases(options: Options) -> list[Case]:

@@ -28,7 +28,7 @@ class MissingColumns(InputError):
 
 @dataclass(frozen=True)
 class FileVersion:
-    """The version of a file. It changes when somebody writes to the file or replaces it."""
+    """What shows that a file has changed: these values differ after somebody wrote to the file or replaced it."""
 
     device: int
     inode: int
