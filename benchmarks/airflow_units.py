@@ -104,7 +104,7 @@ def plan_units(context: Context, most: int) -> list[Unit]:
 
 
 def fuse_without_model(context: Context, unit: Unit) -> None:
-    """Write the files of fused captions that torchrun would write. The fused captions are the synthetic captions."""
+    """Write the files of fused captions that torchrun would write. Uses the synthetic captions as fused captions."""
     pairs = context.storage.read_table(layout.unit_pairs(unit.unit_id))
     captions = [
         {"row": n, "capsfusion": text, "finish_reason": "stop", "prompt_tokens": 9, "caption_tokens": 9}

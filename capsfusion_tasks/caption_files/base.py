@@ -28,7 +28,7 @@ class MissingColumns(InputError):
 
 @dataclass(frozen=True)
 class FileVersion:
-    """What shows that a file has changed: these values differ after somebody wrote to the file or replaced it."""
+    """Values that show whether a file has changed. They differ after somebody wrote to the file or replaced it."""
 
     device: int
     inode: int

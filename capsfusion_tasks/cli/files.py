@@ -85,7 +85,7 @@ def fuse(
         bool,
         typer.Option(
             "--skip-existing",
-            help="Skip input files whose output file exists already. Replace an earlier --stats file.",
+            help="Skip input files whose output file exists already. Replace the --stats file of an earlier run.",
         ),
     ] = False,
     stats: Annotated[
