@@ -52,7 +52,9 @@ from run_context import (
 
 from capsfusion_tasks.errors import InputError
 
-SOURCES = "sources"  # XCom key: number and dates of each source's shards. discover sets it if the interval has no shard
+# XCom key: number and dates of each source's shards. discover pushes this XCom only if the interval has no shard, so
+# that the report shows which days have shards.
+SOURCES = "sources"
 
 # The first Param's description begins with this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
@@ -97,7 +99,7 @@ PARAMS = {
         False,
         title="List the sources again",
         type="boolean",
-        description="List the sources again, and add new shards to the list that the interval's first run has frozen.",
+        description="List the sources again, and add shards that are not in the interval's saved list of shards yet.",
     ),
     "replan": Param(
         False,
@@ -130,7 +132,7 @@ PARAMS = {
 def capsfusion() -> None:
     @task(execution_timeout=timedelta(minutes=30))
     def discover() -> list[Json]:
-        """Lists the shards that arrived in the interval, and freezes the list, so that a rerun has the same shards."""
+        """Lists the shards (files) that arrived in the interval. Saves the list, so that a rerun uses the same list."""
         from capsfusion_tasks.tasks import interval_tasks
 
         context = get_current_context()
@@ -148,7 +150,10 @@ def capsfusion() -> None:
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pull(shard: Json) -> Json:
-        """Reads a shard once and splits it into hash buckets. A shard that cannot be read fails only its own task."""
+        """Reads a shard once, and splits its rows into buckets by a hash of the URL.
+
+        A shard that cannot be read fails only its own task.
+        """
         from capsfusion_tasks.schemas import Shard
         from capsfusion_tasks.tasks import interval_tasks, metrics
 
@@ -173,7 +178,7 @@ def capsfusion() -> None:
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pair(buckets: list[int]) -> Json:
-        """Joins the interval's rows with all rows that were pulled so far, in this task's buckets."""
+        """In this task's buckets, joins the interval's rows with all rows that were pulled so far."""
         from capsfusion_tasks.tasks import interval_tasks, metrics
 
         context = get_current_context()

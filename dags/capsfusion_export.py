@@ -1,4 +1,7 @@
-"""The DAG ``capsfusion_export``. The button *Export these* in the captions view starts this DAG."""
+"""The DAG ``capsfusion_export`` exports accepted captions that match a filter.
+
+The button *Export these* in the captions view starts this DAG.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ PARAMS = {
         None,
         title="More columns",
         type=["null", "string"],
-        description="Columns to export in addition to the four standard columns: names separated by commas, or the word"
-        " all.",
+        description="Columns to export in addition to image_url, laion_2b, laion_coco and capsfusion: names separated"
+        " by commas, or the word all.",
     ),
     "limit": limit_param("Export a random sample of at most this many captions. Empty: all captions."),
 }

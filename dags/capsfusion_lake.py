@@ -18,8 +18,8 @@ PARAMS = {
         type=["null", "number"],
         minimum=0,
         maximum=36500,
-        description="Remove snapshots that are older than this many days. Queries that read a removed snapshot fail."
-        " Empty: the setting CAPSFUSION_LAKE_KEEP_DAYS.",
+        description="Remove snapshots of the table that are older than this many days. Queries that read a removed"
+        " snapshot fail. Empty: the setting CAPSFUSION_LAKE_KEEP_DAYS.",
     )
 }
 
@@ -27,8 +27,8 @@ PARAMS = {
 @dag(
     schedule=[CAPTIONS],  # runs after each run of capsfusion or capsfusion_replay that loaded captions
     max_active_runs=1,
-    # By default, Airflow pauses a new DAG, and a paused DAG loses the asset's events. The table would then stay empty,
-    # although no task fails.
+    # By default, Airflow pauses a new DAG, and a paused DAG loses the asset's events. The Iceberg table would stay
+    # empty, although no task fails.
     is_paused_upon_creation=False,
     default_args=DEFAULT_ARGS,
     params=PARAMS,
@@ -39,7 +39,7 @@ PARAMS = {
 def capsfusion_lake() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def sync() -> Json:
-        """Writes the captions of loaded units to the Iceberg table. Skipped if CAPSFUSION_LAKE_TABLE is not set."""
+        """Writes accepted captions of loaded units to the Iceberg table. Skipped without CAPSFUSION_LAKE_TABLE."""
         from capsfusion_tasks.tasks import lake_tasks
 
         params_of(get_current_context())  # refuse unknown Params now, not in maintain, after hours of work
@@ -51,7 +51,7 @@ def capsfusion_lake() -> None:
 
     @task(execution_timeout=timedelta(hours=4))
     def maintain() -> Json:
-        """Merges small files, and removes old snapshots: see the Param keep_days."""
+        """Merges small files of the Iceberg table, and removes old snapshots of it: see the Param keep_days."""
         from capsfusion_tasks.tasks import lake_tasks
 
         chosen = params_of(get_current_context())["keep_days"]

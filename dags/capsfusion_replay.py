@@ -88,7 +88,8 @@ PARAMS = {
         title="Pairs that are fused already",
         type="string",
         enum=["skip", "replace"],
-        description="What to do with pairs that were fused before with these settings: skip them, or fuse them again.",
+        description="What to do with pairs that were fused before with the same model and settings: skip them, or fuse"
+        " them again.",
     ),
     "accept_rejections": Param(
         True,

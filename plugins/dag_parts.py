@@ -93,7 +93,7 @@ FILTER_PARAM = {
         None,
         title="Filter",
         type=["null", "object"],
-        description="Only captions that match this filter. The captions view fills in this field. Empty: all captions.",
+        description="Use only captions that match this filter. The captions view fills in this field. Empty: use all.",
     ),
 }
 
@@ -117,8 +117,8 @@ BUDGET_PARAMS = {
         title="Highest cost",
         type=["null", "number"],
         minimum=0,
-        description="Stop before fusing if the estimated cost is above this limit. Needs the setting"
-        " CAPSFUSION_GPU_HOUR_PRICE. Empty: no limit.",
+        description="Stop before fusing if the estimated cost is above this limit, in the currency of the setting"
+        " CAPSFUSION_GPU_HOUR_PRICE, which must be set. Empty: no limit.",
     ),
 }
 
@@ -201,7 +201,7 @@ def skip_without_captions(counts: Json) -> None:
 
 
 def tell_followers(context: Context, counts: Json, **about: Any) -> None:
-    """Attach ``counts`` and the facts in ``about`` to the event of the asset ``fused_captions``."""
+    """Attach ``counts`` and ``about`` to the event of the asset ``fused_captions``, for DAGs that follow the asset."""
     context["outlet_events"][CAPTIONS].extra = {**about, **counts}
 
 

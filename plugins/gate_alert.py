@@ -1,6 +1,7 @@
-"""Sends a message to the webhook when the gate holds a work unit, which has too many rejected captions to be loaded.
+"""Sends a message to the webhook when the quality gate holds (does not load) a work unit.
 
-So people learn of the unit at once, and not only from the question at the end of the run.
+The gate holds a unit if too many of its captions are rejected. The message tells people of the unit at once. Otherwise
+they would learn of it only from the question at the end of the run.
 """
 
 from __future__ import annotations

@@ -82,13 +82,13 @@ class GateQuestion(HITLOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[dict[str, Any]]:
         answer, store = super().execute_complete(context, event), context["task_state_store"]
         if (asked := store.get(_ASKED)) is None:
-            raise InputError("Airflow has lost the list of units that the question was about: clear this task")
+            raise InputError("Airflow has lost the list of the units in question: clear this task to ask again")
         kept = kept_answer.as_json(answer["chosen_options"], answer["responded_by_user"], answer["responded_at"])
         store.set(kept_answer.KEY, kept, retention=NEVER_EXPIRE)
         return self._settle(context, asked, kept)
 
     def _settle(self, context: Context, asked: Any, answer: Any) -> list[dict[str, Any]]:
-        """Write the answer to the ledger. Returns the units to load. Raises InputError if units are kept out."""
+        """Write the answer to the ledger. Returns the units to load. Raises InputError if a unit may not be loaded."""
         from capsfusion_tasks.tasks import gate_tasks
 
         given, user, at = ANSWERS[answer["chosen"]], answer["user"], datetime.fromisoformat(answer["at"])
@@ -97,7 +97,7 @@ class GateQuestion(HITLOperator):
             kept_out = len(asked) - len(units)
             why = gate_tasks.why_kept_out(work, asked, given) if kept_out else ""
         if kept_out:
-            # Delete the kept answer, because the ledger has it now. So the task asks again after it is cleared.
+            # Delete the kept answer, because the ledger has it now. So the task asks again if a user clears the task.
             context["task_state_store"].delete(kept_answer.KEY)
             raise InputError(
                 f"{kept_out} of {len(asked)} units are not loaded: {why}. Clear this task to be asked again"
@@ -118,7 +118,7 @@ def _told(holds: Sequence[Hold]) -> str:
 
 
 def _reason(line: str) -> str:
-    """A line of ``Tally.lines`` as an item of a Markdown list."""
+    """A line of ``Tally.lines`` (reason, rows, share, example) as an item of a Markdown list."""
     reason, rows, share, *example = line.split(maxsplit=3)
     return f"- {reason}: {rows} captions, {share}; such as {as_code(''.join(example) or ' ')}"
 

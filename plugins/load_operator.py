@@ -1,4 +1,4 @@
-"""Loads a work unit. Defines an operator class, not a function, because Airflow attaches links to operator classes."""
+"""The task that loads a work unit: an operator class, because Airflow attaches links to operator classes only."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def is_on() -> bool:
-    """Whether Airflow sends OpenLineage events. If it sends none, OpenLineage's client is not imported."""
+    """Whether Airflow sends OpenLineage events. If Airflow sends none, OpenLineage's client is not imported."""
     if find_spec("airflow.providers.openlineage") is None:
         return False
     from airflow.providers.openlineage import conf
@@ -28,7 +28,7 @@ def is_on() -> bool:
 
 
 def _sent(describe: Callable[_Arguments, TaskLineage | None]) -> Callable[_Arguments, None]:
-    """Send what ``describe`` returns as an event of the running task."""
+    """A decorator: send the lineage that ``describe`` returns, as an event of the running task."""
 
     @wraps(describe)
     def send(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:

@@ -1,6 +1,7 @@
 """The retry policy of the DAGs. The delay grows with the number of tries since the task was last cleared.
 
-Airflow's own backoff counts all tries of the task, including those before a clear.
+Airflow's own backoff counts all tries of the task, including those before a clear. So the delays after a clear would be
+too long.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class RetryBackoff(ExceptionRetryPolicy):
         decision = super().evaluate(exception, try_number, max_tries, context)
         if decision.action is RetryAction.FAIL:
             return decision
-        # Count the tries since the last clear, which set max_tries to the number of past tries plus RETRIES.
+        # Count the tries since the last clear: a clear sets max_tries to the number of past tries plus RETRIES.
         tries = max(1, try_number - (max_tries - RETRIES))
         if tries > RETRIES:
             return RetryDecision.default()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Params that override the settings of the same names.
 DECODING = ("model", "dtype", "prompt", *KNOBS)
 LONGEST_LABEL = 50  # number of characters that the UI's lists of tasks show
-FUSION_KEY = "fusion_id"  # key of an XCom of the plan task: the fusion_id of its units
+FUSION_KEY = "fusion_id"  # key of an XCom of the plan task: the fusion_id (model and settings) of its units
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def working() -> Iterator[PipelineContext]:
 def params_of(context: Context) -> dict[str, Any]:
     """The run's Params. Raises InputError if the run was given a Param that its DAG does not have.
 
-    Airflow accepts any name. Without this check, a run would ignore a misspelt ``limit``, and fuse everything.
+    Airflow accepts Params of any name. Without this check, a run would ignore a misspelt ``limit``, and fuse all pairs.
     """
     dag, params = context["dag"], context["params"]
     if unknown := sorted(params.keys() - set(dag.params)):
@@ -128,7 +128,7 @@ def use_aws_connection() -> None:
         )
     values = {"AWS_ACCESS_KEY_ID": connection.login, "AWS_SECRET_ACCESS_KEY": connection.password}
     values |= {variable: extra.get(name) for name, variable in known.items()}
-    # Remove variables that belong to other keys, or that have priority over the Connection's values.
+    # Remove variables that belong to other access keys, or that have priority over the Connection's values.
     foreign = ["AWS_SESSION_TOKEN", "AWS_PROFILE"] if connection.login else []
     foreign += ["AWS_ENDPOINT_URL_S3"] if extra.get("endpoint_url") else []
     for name in foreign:

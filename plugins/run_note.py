@@ -24,13 +24,14 @@ KEY = "note"
 CHECKED = "checked"  # key of the XCom of the task "check", with its findings
 UNCHECKED = {"findings": None, "text": "check: no result, because the task check failed"}
 AUTHOR = "capsfusion"  # this module's notes have this user; notes of other users are kept
-_EARLIER_HEAD = "Report:"  # notes of earlier versions begin with this text and have no user
+_EARLIER_HEAD = "Report:"  # notes of earlier versions of this plugin begin with this text and have no user
 # Length limit of a note, the size of its column. A longer note would break the scheduler's transaction.
 _LONGEST = 1000
 _LONGEST_LINE = 400
 _REST = "- … the log of the report task has the rest"
 DAGS = ("capsfusion", "capsfusion_replay")
-# The UI renders a note as Markdown. Lines that do not match this pattern, such as names of files, are shown as code.
+# The UI renders a note as Markdown. Lines that do not match this pattern are shown as code, because they could contain
+# Markdown.
 _PLAIN = re.compile(r"[\w ,.:;=+()/%…-]*")
 
 

@@ -1,6 +1,6 @@
 """LLaMA in plain torch, for training on a CPU.
 
-On a CPU, this model is faster than that of the library transformers. The weights of both models have the same names.
+On a CPU, this model is faster than that of the library transformers. The weights have the same names, but for a prefix.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         q, k, v = (
             f(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
             for f in (self.q_proj, self.k_proj, self.v_proj)
-        )  # [B, H, S, D]
+        )  # [B, H, S, D]: batch, heads, positions, head size
         # Use float32: in bfloat16 on a CPU, attention's backward pass takes 20 times as long, which would be half of
         # the time of a training step.
         with torch.autocast(x.device.type, enabled=False):
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in transformers' layout: the first half of a head pairs with the second half."""
+    """Rotary embedding in transformers' layout: pairs each value of a head's first half with one of the second half."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -98,7 +98,7 @@ class Layer(nn.Module):
 class Backbone(nn.Module):
     """LLaMA without its vocabulary head. In LlamaForCausalLM, the weights' names have the prefix `model.`."""
 
-    cos: Tensor  # [P, D]
+    cos: Tensor  # [P, D]: positions, head size
     sin: Tensor
 
     def __init__(self, shape: Shape) -> None:

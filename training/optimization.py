@@ -29,7 +29,7 @@ def learning_rate(step: int, done: float, peak: float, warmup: int) -> float:
 def optimizers(model: Backbone, peak: float, muon_peak: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for the embedding and the norms.
 
-    Each has its own peak learning rate. `match_rms_adamw` scales Muon's updates to the size of AdamW's.
+    Each optimizer has its own peak learning rate. `match_rms_adamw` scales Muon's updates to the size of AdamW's.
     """
     inner = [weight for name, weight in model.named_parameters() if weight.dim() == 2 and "embed" not in name]
     norms = [weight for weight in model.parameters() if weight.dim() != 2]

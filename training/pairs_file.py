@@ -143,7 +143,8 @@ class Pairs:
     def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
         """Yield batches forever, starting at batch number `first`.
 
-        A batch is (inputs [B, S], positions in [B*S] that count in the loss, their targets, number of tokens).
+        A batch is (inputs [B, S], positions in [B*S] that count in the loss, target ids at these positions, number of
+        tokens).
         """
         number = 0
         for epoch in range(1_000_000):

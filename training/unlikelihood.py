@@ -34,7 +34,7 @@ LOOPS_A_STEP = 12  # maximum number of looping captions in a training step
 
 @dataclass(frozen=True)
 class Loop:
-    """A decoded caption that loops. ``row`` is its pair in the pairs file.
+    """A decoded caption that loops. ``row`` is the index of its pair in the pairs file.
 
     ``ids`` are the tokens of the prompt and the caption, and ``prompt`` is the length of the prompt. ``places`` are
     the positions, counted from the caption's start, of the tokens that repeat an earlier phrase.
@@ -64,7 +64,7 @@ def unlikelihood_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     """Mean of -log(1 - p(token)) over N tokens, given logits [N, vocabulary] and token ids [N]."""
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     others = logits.scatter(1, tokens[:, None], -torch.inf).logsumexp(1)
-    return F.softplus(chosen - others).mean()  # 1 - p: the probability of all other tokens
+    return F.softplus(chosen - others).mean()  # = -log(1 - p), as 1 - p is the probability of all other tokens
 
 
 class LoopFinder:
@@ -120,7 +120,7 @@ def _hidden(model: Backbone, inputs: Tensor, positions: Tensor, dtype: torch.dty
 
 @dataclass(frozen=True)
 class Unlikelihood:
-    """Settings. `weight`: weight of the loss of looping captions; the loss of other pairs has weight 1."""
+    """Settings of the training. `weight`: weight of the loss of looping captions; the loss of other pairs has 1."""
 
     minutes: float
     weight: float

@@ -67,7 +67,7 @@ def at_work(engine: Engine, unit_id: str) -> Iterator[None]:
 def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.Event, ended: threading.Event) -> None:
     """Hold the unit's lock until ``ended`` is set.
 
-    Sets ``held`` when this thread has the lock. Sets ``taken`` if the thread must wait for another process that has it.
+    Sets ``held`` when this thread has the lock. Sets ``taken`` if the thread must wait, because another process has it.
     """
     while not ended.is_set():
         try:
@@ -86,7 +86,7 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.
                     while not ended.wait(_BEAT_SECONDS):
                         connection.execute(select(1))
                 finally:
-                    connection.invalidate()  # closes the connection: in the pool, it would keep the lock
+                    connection.invalidate()  # close the connection: an open connection in the pool would keep the lock
         except OperationalError as error:
             log.warning(
                 "lost the connection to the warehouse while fusing unit %s; fusing continues: %s", unit_id, error.orig
@@ -103,8 +103,8 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         before = connection.execute(fusing).all()
         held = set(connection.scalars(_HELD))
-        # Read the units again: if the worker of a unit ended before the locks were read, the unit has no lock, but is
-        # not abandoned.
+        # Read the units again: if a worker ended its unit between the first query and the query of the locks, the unit
+        # has no lock, but is not abandoned. Its state has changed.
         after = {tuple(row) for row in connection.execute(fusing)}
     return sorted(row[0] for row in before if tuple(row) in after and row[2] not in held)
 
@@ -118,7 +118,10 @@ def alone_with(engine: Engine, unit_id: str) -> Iterator[Connection]:
 
 
 def keep_others_off(connection: Connection, unit_id: str) -> None:
-    """Like ``alone_with``, but no task can start to fuse the unit until the caller's transaction ends."""
+    """Until the caller's transaction ends, no task can start to fuse the unit.
+
+    Raises NotReadyError if a task fuses the unit.
+    """
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(lock_key("unit", unit_id)))):
         raise NotReadyError(f"another process is fusing unit {unit_id}; try again when it has ended")
 

@@ -22,7 +22,7 @@ class PlannedPairs:
     """Numbers of pairs, summed over plans.
 
     ``pairs``: all pairs. ``already_fused``: pairs in units of other plans. ``left``: pairs left for a later run.
-    ``gone``: pairs that are left out, because their images are gone.
+    ``gone``: pairs that are left out, because their images can no longer be downloaded.
     """
 
     pairs: int
@@ -58,7 +58,7 @@ def record(
 
 
 def last_plans(connection: Connection) -> dict[tuple[Interval, str], PlannedPairs]:
-    """(interval, fusion_id) → counts of the last plan for this interval and fusion.
+    """(interval, fusion_id) → numbers of pairs of the last plan for this interval and fusion_id.
 
     ``already_fused`` includes pairs in units of earlier plans.
     """
@@ -92,9 +92,9 @@ def whole_plans(connection: Connection, fusion_id: str) -> dict[Interval, WholeP
 
 
 def planned_pairs(connection: Connection, scope: Scope) -> PlannedPairs | None:
-    """Sums over the last plan of each interval and fusion in ``scope``.
+    """Numbers of pairs, summed over the last plan of each interval and fusion_id in ``scope``.
 
-    None if there is no plan, or if ``scope`` selects units by their replay or their ids.
+    None if there is no plan, or if ``scope`` selects units by replay or by id, because a plan records neither.
 
     If an interval is planned again, the later plan counts the pairs in units of the earlier plan as already fused. This
     function leaves these pairs out of ``already_fused``.

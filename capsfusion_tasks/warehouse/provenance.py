@@ -35,7 +35,9 @@ class Origin:
 
 
 def release_names(sources: Iterable[str]) -> dict[str, str]:
-    """Source → public name of its release. The name does not show in which folder or bucket the user has a copy.
+    """Address of a source → public name of its release.
+
+    The name does not show in which folder or bucket the user has a copy.
 
     The name of a data set on the Hugging Face hub is its address. The name of a list of files is the name of its
     folder: "laion" for https://example.org/laion/files.txt. The name of any other source is the last part of its
@@ -64,9 +66,10 @@ def _names(source: str) -> Iterator[str]:
 
 
 def by_origin(rows: Iterable[dict[str, Any]]) -> list[Origin]:
-    """Add up the captions of each origin, the most frequent origin first.
+    """The number of captions of each origin, the most frequent origin first.
 
-    Each of ``rows`` is an origin with a number of captions. A release without a name counts as 'unknown'.
+    Each of ``rows`` is an origin with a number of captions. Rows with the same origin are added up. A release without a
+    name counts as 'unknown'.
     """
     found: Counter[tuple[str, str, str | None]] = Counter()
     for row in rows:

@@ -1,4 +1,4 @@
-"""Finds the rejected captions that a replay selects, and the unfinished work units of other replays.
+"""Finds the rejected captions that a replay selects, and the unfinished work units of replays.
 
 A replay takes rejected captions, and fuses their pairs again or validates the captions again.
 """
@@ -37,7 +37,7 @@ def sole_run(engine: Engine, name: str) -> Iterator[None]:
         try:
             yield
         finally:
-            connection.invalidate()  # closes the connection: in the pool, it would keep the lock
+            connection.invalidate()  # close the connection: an open connection in the pool would keep the lock
 
 
 def require_fusion(connection: Connection, fusion_id: str) -> None:
@@ -51,7 +51,10 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
 
 
 def matching(connection: Connection, replay: Replay) -> int:
-    """Number of rejected captions that meet the replay's conditions. Ignores the replay's limit and other replays."""
+    """Number of rejected captions that meet the replay's conditions.
+
+    Includes captions that exceed the replay's limit or that are in another replay's units.
+    """
     rejected = sql.SQL("select count(*) from capsfusion.rejected_captions rejected where {}")
     query = rejected.format(_asked(connection, replay))
     return int(_value(connection, query))
@@ -74,7 +77,7 @@ def _value(connection: Connection, query: sql.Composed) -> Any:
 def moved(connection: Connection, name: str, fusion_id: str | None, unit_ids: Sequence[str] | None = None) -> int:
     """Number of pairs that the replay ``name`` moved from ``rejected_captions`` to ``fused_captions``.
 
-    ``fusion_id``: the fusion of the new captions. A replay of the same name may have run with other models before.
+    ``fusion_id``: that of the new captions. A replay of the same name may have run with another model before.
     ``unit_ids``: count only pairs that these work units moved.
     """
     mine = true() if unit_ids is None else among(work_units.c.unit_id, unit_ids)
@@ -96,9 +99,9 @@ def moved(connection: Connection, name: str, fusion_id: str | None, unit_ids: Se
 
 
 def units_in_flight(connection: Connection, fusion_id: str) -> list[str]:
-    """Ids of the units that replay rejected captions of this fusion and are neither loaded nor failed.
+    """Ids of the units that replay rejected captions with this fusion_id and are neither loaded nor failed.
 
-    A replay can use other decoding settings, so the units can belong to another fusion.
+    A replay can use other decoding settings, so the units can have another fusion_id than the rejected captions.
     """
     units = work_units.c
     statement = select(units.unit_id).where(units.replay_of == fusion_id, units.state.not_in(("loaded", "failed")))

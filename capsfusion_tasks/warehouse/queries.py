@@ -63,8 +63,8 @@ EVERYTHING = Scope()
 class RunSummary:
     """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``.
 
-    ``rows_per_second``: rows per second of GPU time. This rate and the two numbers of tokens leave out units that do
-    not fuse all their rows (``rates.fuses_all_rows``).
+    ``rows_per_second``: rows per second of GPU time. This rate, ``prompt_tokens`` and ``caption_tokens`` leave out
+    units that do not fuse all their rows (``rates.fuses_all_rows``).
     """
 
     units: int
@@ -72,7 +72,7 @@ class RunSummary:
     accepted: int
     rejected: int
     waiting: int  # rows of units that are not loaded
-    superseded: int
+    superseded: int  # captions that later units replaced
     prompt_tokens: int
     caption_tokens: int
     gpu_seconds: float
@@ -151,7 +151,7 @@ def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
 
 
 def replayed_counts(connection: Connection, scope: Scope = EVERYTHING) -> tuple[int, int]:
-    """Number of captions of the units in ``scope`` that replays moved to ``replayed_captions``, and how many passed.
+    """How many captions of the units in ``scope`` replays moved to ``replayed_captions``, and how many of these passed.
 
     A caption passed if the replay's new caption of the same pair was accepted. A replay with another fusion_id also
     moves captions that did not pass. A replay with the same fusion_id moves only captions that passed.

@@ -14,7 +14,7 @@ RECENT_UNITS = 20  # a measurement covers at most this many of the newest work u
 
 
 class Spread(NamedTuple):
-    """The 10th, 50th and 90th percentile."""
+    """The 10th, 50th and 90th percentile of a figure, over the measured work units."""
 
     low: float
     median: float
@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Measurements of the newest units of a fusion. ``tokens_per_second``: the speed of one device.
+    """Measurements of the newest units of a fusion (model and settings). ``tokens_per_second``: speed of one device.
 
     ``tokens_real``: ratio of counted to estimated tokens. ``fused``: sums over the units whose tokens were counted.
     """
@@ -44,10 +44,10 @@ class Measured(NamedTuple):
 def fuses_all_rows() -> ColumnElement[bool]:
     """Whether all rows of a unit are fused, as SQL on the table ``work_units``.
 
-    False for a unit of a replay whose new captions have the same fusion_id as the rejected captions, unless
-    ``existing`` is replace. Such a unit fuses only a few rows, and validates the captions of the other rows again. The
-    speed of such a unit cannot be measured: the tokens of the validated captions were counted in earlier units, and the
-    unit's device seconds are only those of the few fused rows.
+    False for a unit of a replay whose new captions have the same fusion_id as the rejected captions, unless the unit's
+    ``existing`` is "replace". Such a unit fuses only the few rows whose fusing had failed, and validates the captions
+    of the other rows again. Its speed cannot be measured: the tokens of the validated captions were counted in earlier
+    units, and the unit's device seconds are only those of the few fused rows.
     """
     units = work_units.c
     return or_(units.replay_of.is_distinct_from(units.fusion_id), units.existing == "replace")
@@ -59,8 +59,8 @@ def measured(connection: Connection, fusion_id: str) -> Measured | None:
     real = func.nullif(units.prompt_tokens + units.caption_tokens, 0)
     recent = (
         select(
-            # Use counted tokens. With estimated tokens, a wrong estimate would make the rate and all later budgets
-            # wrong.
+            # Use counted tokens. With estimated tokens, a wrong estimate would make the rate wrong, and with the rate
+            # all later estimates of GPU hours.
             (func.coalesce(real, units.tokens_estimated) / units.gpu_seconds).label("rate"),
             (real / func.nullif(units.tokens_estimated, 0)).label("real"),
             case((real.is_not(None), units.rows_in)).label("rows"),
@@ -89,8 +89,8 @@ def unfused(
 ) -> tuple[int, int]:
     """Numbers of rows and estimated tokens in units that are not fused. A started unit counts with all its rows.
 
-    A row counts as at most ``longest_row`` tokens, because earlier versions estimated too many tokens for very long alt
-    texts.
+    A row counts as at most ``longest_row`` tokens, because earlier versions of this program estimated too many tokens
+    for very long alt texts.
     """
     units = work_units.c
     tokens = func.least(units.tokens_estimated, units.rows_in * longest_row)

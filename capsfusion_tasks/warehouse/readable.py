@@ -17,8 +17,8 @@ def readable_sql(statement: ClauseElement) -> str:
 
 
 def condition_sql(connection: Connection, wanted: CaptionFilter, captions: FromClause) -> str:
-    """The conditions of ``wanted`` on a row of ``captions``, except the condition on the verdict.
+    """The conditions of ``wanted`` on a row of ``captions``, except the one on the verdict (accepted or rejected).
 
-    Raises UnclearFilter if a part of a name in the filter matches too many shards or runs.
+    Raises UnclearFilter if the filter has a part of a name, and too many shards or runs have names with this part.
     """
     return readable_sql(and_(true(), *conditions(connection, wanted).all(captions)))

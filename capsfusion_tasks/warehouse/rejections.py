@@ -1,4 +1,4 @@
-"""Counts rejected captions, and writes the count and the counts by reason as text."""
+"""Counts rejected captions, and formats the total and the number for each reason as one line of text."""
 
 from __future__ import annotations
 

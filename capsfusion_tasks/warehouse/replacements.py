@@ -1,9 +1,9 @@
 """Finds out which work units of an unfinished replacement are loaded.
 
 A replacement replaces loaded captions by new ones of the same fusion: the captions of all pairs of an interval (with
-existing = replace), or all captions that a replay selects. If one run cannot plan all pairs, further runs continue the
-replacement. The replacement ends with the run whose plan leaves no pair for another run. The next run begins another
-replacement.
+existing = replace), or all rejected captions that a replay selects to fuse or validate again. If one run cannot plan
+all pairs, further runs continue the replacement. The replacement ends with the run whose plan leaves no pair for
+another run. The next run begins another replacement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ABANDONED_AFTER = timedelta(days=30)
 
 
 def replaces(work: Interval | Replay, fusion_id: str, existing: Existing) -> bool:
-    """Whether the next plan of ``work`` (an interval or a replay) can select pairs that its loaded units contain."""
+    """Whether the next plan of ``work`` (an interval or a replay) can select pairs of loaded units of ``work``."""
     return existing == "replace" if isinstance(work, Interval) else work.fusion_id == fusion_id
 
 

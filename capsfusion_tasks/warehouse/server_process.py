@@ -58,10 +58,12 @@ def start(data: Path) -> None:
                 (data / left_over).unlink(missing_ok=True)
             _run("pg_ctl", "start", "-D", ".", "-l", "log", "-w", "-t", str(START_TIMEOUT), cwd=data)
     except FileNotFoundError as error:
-        raise InputError(f"{data} is not the data folder of a PostgreSQL server: {error}; move it away") from error
+        raise InputError(
+            f"{data} is not the data folder of a PostgreSQL server: {error}; move this folder away"
+        ) from error
     except PermissionError as error:
         raise InputError(
-            f"the embedded database in {data} belongs to another user: {error}; run this as the owner of the folder"
+            f"the embedded database in {data} belongs to another user: {error}; run the command as the folder's owner"
         ) from error
 
 
@@ -145,9 +147,9 @@ def _create_cluster(data: Path) -> None:
 
 
 def _server_user() -> str | None:
-    """The account that must run the server: None for this process's own account.
+    """The account that must run the server. None means the account of this process.
 
-    If this process runs as root, the account is another one, because PostgreSQL refuses to run as root.
+    If this process runs as root, the server gets an account of its own, because PostgreSQL refuses to run as root.
     """
     if os.geteuid() != 0:
         return None
@@ -174,7 +176,7 @@ def _run(command: str, *arguments: str, cwd: Path) -> None:
         {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    # Write the output to a file, not to a pipe: a started server inherits the pipe, and would keep it open.
+    # Write the output to a file, not to a pipe: a started server would keep the pipe open, so this call would not end.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         code = subprocess.run(
             [str(BINARIES / command), *arguments],

@@ -84,4 +84,4 @@ def locked_session(engine: Engine) -> Iterator[LockedSession]:
                     connection.execute(select(func.set_config(name, value, False)))
             yield LockedSession(connection)
         finally:
-            connection.invalidate()  # closes the connection: in the pool, it would keep its locks and settings
+            connection.invalidate()  # close the connection: an open one in the pool would keep its locks and settings

@@ -34,7 +34,7 @@ _ONLY_QUERIES = (
 
 
 def execute_sql(warehouse: Warehouse, sql: str) -> pa.Table:
-    """Run one statement in a read-only transaction, with ``capsfusion`` on its search path.
+    """Run one statement in a read-only transaction, with the schema ``capsfusion`` on its search path.
 
     uuid, json and intervals become text. numeric becomes decimal, or text if it has more than 38 digits. Column
     names can repeat, as in SQL. Raises InputError if the statement fails (with PostgreSQL's message), or if a column

@@ -34,7 +34,7 @@ _PASSING = (
     "55P03",  # lock not available
 )
 _LASTING = ("57P04",)  # database dropped: not temporary, although the other errors of class 57 are
-# Errors that a user or an administrator can fix. Any other SQLSTATE is a bug of this program.
+# Lasting errors that a user or an administrator can fix. A SQLSTATE in none of these lists is a bug of this program.
 _USERS_CLASSES = (
     "28",  # invalid authorization
     "3D",  # database does not exist
@@ -84,7 +84,7 @@ def from_psycopg(url: URL, error: DBAPIError | psycopg.Error) -> InputError | No
 
 
 def unreachable(url: URL, said: str) -> InputError | NotReadyError:
-    """The error to raise if no connection could be opened. ``said``: the message of the attempt."""
+    """The error to raise if no connection could be opened. ``said``: the message of the failed attempt."""
     message = f"the warehouse, {describe(url)}, does not answer: {said}"
     failure = failed_handshake(libpq_uri(url))
     variables = libpq_variables.to_check(url, failure)

@@ -1,4 +1,7 @@
-"""Reads trends by day: acceptance and speed from the ledger, and reasons from a sample of rejected captions."""
+"""Reads trends by day: accepted and rejected captions and GPU seconds from the ledger (the table of work units).
+
+The reasons for rejection come from a sample of each day's rejected captions.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ _UNITS, _ROWS = 3, 50  # sample of a day: number of units, and number of rejecte
 
 @dataclass(frozen=True)
 class DayOfFusion:
-    """Sums over the loaded units of one day and one fusion. ``gpu_seconds``: None if no unit's time was measured."""
+    """Sums over the loaded units of one day and one fusion (model and settings).
+
+    ``gpu_seconds``: None if no unit's time was measured.
+    """
 
     day: date
     fusion_id: str
@@ -28,7 +34,7 @@ class DayOfFusion:
 
 @dataclass(frozen=True)
 class Trends:
-    """Sums and reasons for the newest DAYS days that have loaded units, the oldest day first.
+    """Sums, and reasons for rejection, for the newest DAYS days that have loaded units, the oldest day first.
 
     ``reasons``: day → reason → share of the day's sampled rejected captions that have this reason.
     """

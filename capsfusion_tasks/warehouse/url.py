@@ -51,7 +51,7 @@ def parse_url(url: str) -> URL:
 
 
 def _require_escaped_login(url: str) -> None:
-    """Refuse an unescaped @ in a password. The rest of the password would count as the host and appear in messages."""
+    """Refuse an unescaped @ in a password. What follows it would count as the host, and would appear in messages."""
     found = _LOGIN.fullmatch(url)
     if found is None:
         return

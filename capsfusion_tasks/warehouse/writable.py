@@ -1,4 +1,4 @@
-"""Checks that this database login can load captions, before a GPU spends hours on them."""
+"""Checks that this database login can load captions, before a GPU spends hours on fusing them."""
 
 from __future__ import annotations
 

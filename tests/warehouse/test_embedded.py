@@ -169,7 +169,7 @@ def test_starts_after_a_crash_whoever_has_its_process_id_now(home: Path, heir: s
 def test_a_folder_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     with (
-        pytest.raises(InputError, match=r"postgres is not the data folder .* move it away"),
+        pytest.raises(InputError, match=r"postgres is not the data folder .* move this folder away"),
         embedded_postgres(tmp_path),
     ):
         pass

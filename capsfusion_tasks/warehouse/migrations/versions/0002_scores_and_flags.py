@@ -1,4 +1,4 @@
-"""Adds scores and flags to the tables of accepted and of rejected captions.
+"""Adds validation scores, and flags (warnings about a caption), to the tables of accepted and of rejected captions.
 
 Rows that were loaded before this migration have null scores and no flags.
 """
@@ -17,8 +17,8 @@ depends_on: str | None = None
 
 def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions"):
-        # None of these changes rewrites the table, because PostgreSQL stores nulls and constant defaults outside the
-        # rows.
+        # Adding these columns does not rewrite the table, because PostgreSQL stores nulls and constant defaults outside
+        # the rows.
         for column in (
             sa.Column("fact_recall", sa.Double),
             sa.Column("invention", sa.Double),

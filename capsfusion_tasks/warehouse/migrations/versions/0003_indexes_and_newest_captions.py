@@ -34,7 +34,7 @@ def upgrade() -> None:
     )
     # The view uses an anti-join (`where not exists`) instead of `distinct on`, so that a query with a condition or a
     # limit on the view can use the table's indexes. PostgreSQL replaces `caption.*` by the column names when it creates
-    # the view, so a migration that adds a column must create the view again.
+    # the view, so a migration that adds a column to fused_captions must create the view again.
     op.execute(
         """
         create view capsfusion.captions as

@@ -1,4 +1,4 @@
-"""Adds replays. A replay fuses pairs again whose fused caption was rejected.
+"""Adds replays. A replay takes pairs whose fused caption was rejected, and fuses them again.
 
 The work units of a replay belong to no data interval. A new table keeps the captions that replays replaced.
 """

@@ -1,4 +1,4 @@
-"""Adds indexes for browsing captions by time of loading and by flags, and rejected captions also by words and reasons.
+"""Adds indexes for browsing captions by loading time and flags, and rejected captions also by words and by reasons.
 
 While an index is built, loads wait and reads continue.
 """

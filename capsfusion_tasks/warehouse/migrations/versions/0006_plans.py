@@ -1,6 +1,6 @@
 """Adds a table of plans. A plan divides the caption pairs of a data interval into work units.
 
-Each row counts the pairs of one plan: all pairs, pairs that were fused already, and pairs in new units.
+Each row counts the pairs of one plan: all pairs, pairs that were fused already, and pairs in the plan's units.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Records for each work unit whether its load replaces existing captions.
 
-The setting ``existing`` says this when the unit is planned, but may change before the unit is loaded.
+The setting ``existing`` decides this when the unit is planned. The decision is recorded, because the setting may change
+before the unit is loaded.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def upgrade() -> None:
     for table in ("fused_captions", "rejected_captions", "replayed_captions"):
         op.add_column(table, sa.Column("license", sa.Text), schema=SCHEMA)
     # Create the view of migration 0009 again, with the new columns. Each left join is on a unique key, so PostgreSQL
-    # skips the join if a query does not use its columns.
+    # skips the join if a query uses no column of the joined table.
     op.execute(
         """
         create or replace view capsfusion.captions as

@@ -1,6 +1,6 @@
-"""Allows image results (of downloads with img2dataset) in the table of shards.
+"""Allows image results (files that say which images img2dataset could download) in the table of shards.
 
-Adds a column to the table of plans: the number of pairs that are left out because their images are gone.
+Adds a column to the table of plans: the number of pairs left out because their images can no longer be downloaded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,6 @@ def upgrade() -> None:
 
 
 def _check(table: str, name: str, condition: str) -> None:
-    """Replace the constraint ``name``."""
+    """Replace the check constraint ``name`` of the table by one with this condition."""
     op.drop_constraint(op.f(name), table, schema=SCHEMA)
     op.create_check_constraint(op.f(name), table, condition, schema=SCHEMA)

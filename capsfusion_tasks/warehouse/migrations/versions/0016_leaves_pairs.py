@@ -1,6 +1,6 @@
 """Records for each work unit whether the plan that created the unit left pairs for another run.
 
-If the units replace captions, the next run reads this to continue the replacement instead of beginning it again.
+If the units replace captions, the next run reads this column to continue the replacement instead of restarting it.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ def upgrade() -> None:
         where superseded > 0
         """
     )
-    # If an Iceberg table has the current captions of a unit, the unit stays recorded as current. If not, -1 makes sure
-    # that the table gets the unit again.
+    # lake_units.superseded is the unit's count when the unit was written to the Iceberg table. If the count has not
+    # changed since, store the new kind of count. If it has changed, store -1: no count equals -1, so the table gets the
+    # unit again.
     op.execute(
         """
         update capsfusion.lake_units lake

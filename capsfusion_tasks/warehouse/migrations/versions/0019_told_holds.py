@@ -1,6 +1,6 @@
 """Adds the time at which a run's message about its held units (units that the gate did not load) was sent.
 
-A message that could not be sent is sent later.
+Null until the message is sent: if sending fails, it is tried again later.
 """
 
 from __future__ import annotations
