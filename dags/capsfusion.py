@@ -227,7 +227,7 @@ def capsfusion() -> None:
             if (fusion_id := planned_fusion(context)) is None:
                 if not interval_tasks.has_shards(work, interval_of(context)):
                     raise AirflowSkipException("the interval has no shard, so there is no caption to export")
-                raise InputError("this run has no plan, so the fusion to export is unknown: clear the plan task")
+                raise InputError("this run has no plan, so the fusion_id to export is unknown: clear the plan task")
             result = interval_tasks.export(work, interval_of(context), fusion_id, export_to)
             openlineage_events.exported(work, result)
         return result

@@ -87,7 +87,10 @@ class RunNote:
 
 
 def compose(report: dict[str, Any], checked: dict[str, Any] | None = None, about: Sequence[str] = ()) -> str:
-    """The report as text: headline, failures, ``about``, the rest. Failures come early, because the end may be cut."""
+    """The report as text: headline, failures, ``about``, the rest.
+
+    Failures come early, because the end of a long note is cut.
+    """
     headline, failed, done = report["headline"], first_lines(report["failures"]), report["lines"]
     if checked:
         count = checked["findings"]

@@ -124,7 +124,7 @@ def tell(context: Context, text: str) -> bool:
 
 
 def deadline() -> DeadlineAlert | None:
-    """The deadline of a run: the average duration of the last ten runs plus a day. A run that is later sends an alert.
+    """The deadline of a run: the average duration of the last ten runs plus a day. A longer run sends an alert.
 
     None if CAPSFUSION_ALERT_CONN_ID is not set. Before the first run has succeeded, Airflow sets no deadline. The
     deadline is not a fixed time after DAGRUN_QUEUED_AT, because Airflow 3.3.2 then answers HTTP 500 when a task is

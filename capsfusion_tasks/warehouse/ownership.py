@@ -24,7 +24,8 @@ from capsfusion_tasks.warehouse.writable import require_writable
 
 log = logging.getLogger(__name__)
 
-# How often the worker checks that it still has the lock. If the server was restarted, the worker takes the lock again.
+# How often a worker checks that it still has its unit's lock. If the server was restarted, the worker takes the lock
+# again.
 _BEAT_SECONDS = 30.0
 _PATIENCE_SECONDS = 60.0
 _RETRY_SECONDS = 0.5

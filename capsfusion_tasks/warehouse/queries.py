@@ -198,7 +198,7 @@ def of_units(captions: Table, scope: Scope) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class SideSummary:
-    """Counts of the shards of one side (one of the three inputs, see ``schemas.Side``)."""
+    """Counts of the shards of one side: raw captions, synthetic captions or image results (``schemas.Side``)."""
 
     shards: int
     pulled: int

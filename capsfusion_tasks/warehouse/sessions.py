@@ -50,7 +50,10 @@ class LockedSession:
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
     def try_lock(self, kind: Kind, name: str) -> bool:
-        """Take the lock if no other session holds it, and hold it until the session ends."""
+        """Take the lock if no other session holds it, and hold it until this session ends.
+
+        Returns whether the lock was taken.
+        """
         with self.transaction() as connection:
             number = int(connection.scalar(select(lock_key(kind, name))) or 0)
             taken = bool(connection.scalar(select(func.pg_try_advisory_lock(number))))

@@ -1,6 +1,7 @@
 """Adds replays. A replay takes pairs whose fused caption was rejected, and fuses them again.
 
-The work units of a replay belong to no data interval. A new table keeps the captions that replays replaced.
+The work units of a replay belong to no data interval, so the columns of their interval become nullable. The new table
+``replayed_captions`` keeps the captions that replays replaced.
 """
 
 from __future__ import annotations

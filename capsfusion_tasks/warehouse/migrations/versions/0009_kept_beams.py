@@ -1,4 +1,8 @@
-"""Adds columns for results of the beam search to the tables of accepted, rejected and replayed captions."""
+"""Adds columns for results of the beam search to the tables of accepted, rejected and replayed captions.
+
+``beam``: the rank of the accepted caption in the beam search. ``rescued_from``: why validation rejected the search's
+best caption. ``other_beams``: the search's other captions.
+"""
 
 from __future__ import annotations
 

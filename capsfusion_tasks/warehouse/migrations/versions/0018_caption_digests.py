@@ -1,7 +1,7 @@
-"""Replaces the hash index of accepted captions by a B-tree on their MD5 digests.
+"""Replaces the hash index on the text of accepted captions by a B-tree index on their MD5 digests.
 
-A hash index walks through all equal captions to insert one more. The B-tree inserts it quickly. While the new index is
-built, loads wait and reads continue.
+To insert a caption, a hash index walks through the entries of all equal captions. A B-tree does not need to. While the
+new index is built, loads wait and reads continue.
 """
 
 from __future__ import annotations
