@@ -51,7 +51,7 @@ def capsfusion_lake() -> None:
 
     @task(execution_timeout=timedelta(hours=4))
     def maintain() -> Json:
-        """Merges small files of the Iceberg table, and removes old snapshots of it: see the Param keep_days."""
+        """Merges small files of the Iceberg table, and removes its old snapshots (see the Param keep_days)."""
         from capsfusion_tasks.tasks import lake_tasks
 
         chosen = params_of(get_current_context())["keep_days"]

@@ -32,7 +32,8 @@ from run_context import FUSION_KEY, params_of, planned_fusion, planned_units, pl
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.validation.rules import REASONS
 
-SELECTION_KEY = "selection"  # XCom key. The plan task stores the Replay, which says which rejected captions to replay
+# Key of an XCom of the plan task: the ``Replay``, which says which rejected captions to replay.
+SELECTION_KEY = "selection"
 
 PARAMS = {
     "reason": Param(
@@ -125,7 +126,7 @@ def capsfusion_replay() -> None:
 
         context = get_current_context()
         params = params_of(context)
-        with working() as work:  # has the settings of the daily runs, not this run's Params
+        with working() as work:  # with the settings of the daily runs, not with this run's Params
             selection = replay_of(context, params["fusion_id"] or work.decoding.fusion_id)
         with planning(context) as work:
             context["ti"].xcom_push(FUSION_KEY, work.decoding.fusion_id)

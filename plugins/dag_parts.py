@@ -125,7 +125,7 @@ BUDGET_PARAMS = {
 
 @task(execution_timeout=timedelta(hours=1), map_index_template="{{ label }}")
 def validate(unit: Json) -> Json:
-    """Accepts or rejects each caption of the unit. If too many are rejected, the gate holds (does not load) the unit.
+    """Accepts or rejects each caption of the unit. If too many are rejected, the unit is held (not loaded).
 
     Reports the first held unit of a run to the webhook of CAPSFUSION_ALERT_CONN_ID.
     """

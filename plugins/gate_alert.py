@@ -26,8 +26,8 @@ _NOBODY = (
 def tell(context: Context, work: PipelineContext, unit: Unit, counts: dict[str, Any]) -> None:
     """Send a message about ``unit``, which the gate holds, unless the run has sent one about another held unit.
 
-    ``counts``: from ``unit_tasks.validate``. The message shows no caption, because captions come from the open web, and
-    chats render links and markup.
+    ``counts``: the result of ``unit_tasks.validate``. The message shows no caption, because captions come from the open
+    web, and chats render links and markup.
     """
     from capsfusion_tasks.tasks.gate_tasks import tell_once, verdicts_file
 

@@ -1,9 +1,10 @@
 """Keeps a person's answer to the question of the task ``ask`` if Airflow considers the task crashed.
 
-``ask`` asks whether to load units that the gate holds, because too many of their captions are rejected. If the person
-answers quickly, the task runs again before the scheduler has handled the end of the process that asked the question,
-and Airflow considers the task crashed. When the task asks again, Airflow deletes its own record of the answer. So this
-plugin copies the answer into the task's state store, where the next try finds it.
+``ask`` asks whether to load units that the gate holds, because too many of their captions are rejected. The process
+that asks the question ends, and the answer starts the task again. If the person answers so quickly that the scheduler
+has not handled the end of this process yet, Airflow considers the task crashed. When the task asks again, Airflow
+deletes its own record of the answer. So this plugin copies the answer into the task's state store, where the next try
+finds it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ FUSION_KEY = "fusion_id"  # key of an XCom of the plan task: the fusion_id (mode
 
 @contextmanager
 def planning(context: Context) -> Iterator[PipelineContext]:
-    """The pipeline's context for a task that decides how to fuse. The run's Params override the settings.
+    """The pipeline's context for a task that decides how (with which model) to fuse. Params override the settings.
 
     If no Param in ``DECODING`` is set and the run has units that are not loaded, uses the decoding settings of these
     units. This is necessary because a backfill that reruns the run clears the Params, but must continue the run's

@@ -56,7 +56,7 @@ def _percentiles(values: list[int]) -> str:
 
 
 def figures(pairs: list[tuple[str, str, str]], tokenizer: LlamaTokenizer) -> dict[str, str]:
-    """The figures to compare, as text. Each is a share, or has the percentiles 5, 25, 50, 75, 95 and 99."""
+    """The figures to compare, as text. Each is a share, or the percentiles 5, 25, 50, 75, 95 and 99 of a length."""
     table: dict[str, str] = {}
     for place, side in enumerate(("raw", "synthetic", "fused")):
         texts = [pair[place] for pair in pairs]

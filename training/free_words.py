@@ -25,7 +25,7 @@ _SIGNS = ("!", "?", "%", "*", ";", "+", "=", "~", ">", "…", "™", "®", "°",
 
 
 def without_untold(text: str) -> str:
-    """`text` without words that have an HTML tag, an emoji or a letter that is not Latin. Fused captions omit these."""
+    """`text` without words that have an HTML tag, an emoji or a non-Latin letter. Fused captions omit such words."""
     return repaired(" ".join(word for word in text.split(" ") if not _UNTOLD.search(word))).rstrip(".,:! ")
 
 

@@ -1,6 +1,7 @@
 """LLaMA in plain torch, for training on a CPU.
 
-On a CPU, this model is faster than that of the library transformers. The weights have the same names, but for a prefix.
+On a CPU, this model is faster than that of the library transformers. The weights of both models have the same names,
+except for the prefix `model.`.
 """
 
 from __future__ import annotations

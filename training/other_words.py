@@ -28,8 +28,8 @@ def common_words() -> list[str]:
 class OtherWords:
     """Replaces words of a pair. A word gets the same replacement in all three captions.
 
-    The generator's vocabulary is small. Pairs with unusual words teach the model to copy any word. Without such pairs,
-    the model writes a word of the generator's vocabulary in place of a word that it has not seen.
+    The vocabulary of the generator (`make_pair`) is small. Pairs with unusual words teach the model to copy any word.
+    Without such pairs, the model writes a word of the generator's vocabulary in place of a word that it has not seen.
     """
 
     def __init__(self, rng: random.Random, tokenizer_file: Path) -> None:
@@ -62,7 +62,7 @@ class OtherWords:
         return self.participles[int(len(self.participles) * self.rng.random() ** 2)]
 
     def replace(self, pair: MadePair) -> MadePair:
-        """Replace some of the words that the fused caption takes from its sources."""
+        """Replace, in all three captions, some of the words that the fused caption takes from its two sources."""
         shared = set(_WORD.findall(pair.fused.lower())) & set(_WORD.findall(f"{pair.raw} {pair.synthetic}".lower()))
         part = self.rng.choice((0.2, 0.5, 0.9))
         other = {word: self.word() for word in sorted(shared - FUNCTION_WORDS) if self.rng.random() < part}

@@ -16,7 +16,8 @@ The step train ends after --minutes or after --steps, whichever comes first, and
 On a machine with other load, set GOMP_SPINCOUNT=2000, so that threads do not spin while they wait for each other.
 
 On a CPU with AMX or AVX-512 BF16, bfloat16 matrix products are several times as fast as float32; on other CPUs pass
---dtype float32. --start begins a new training from the weights of a checkpoint, for example with other pairs.
+--dtype float32. --start begins a new training from the weights and optimizer states of a checkpoint, for example with
+other pairs.
 
 By default, glibc frees large buffers after each step, and allocating them again takes longer than the arithmetic. To
 prevent this, set
@@ -82,7 +83,7 @@ def train(args: argparse.Namespace) -> None:
         for update, update_state in zip(updates, state["optimizers"], strict=True):
             update.load_state_dict(update_state)
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
-    elif args.start:  # begin a new schedule of the learning rates
+    elif args.start:  # begin a new schedule of the learning rates, from another checkpoint
         state = load(model, args.start, args.device)
         restart(updates, state["optimizers"], (args.muon_lr, args.lr))
         tokens = state["tokens"]

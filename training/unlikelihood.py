@@ -120,7 +120,7 @@ def _hidden(model: Backbone, inputs: Tensor, positions: Tensor, dtype: torch.dty
 
 @dataclass(frozen=True)
 class Unlikelihood:
-    """Settings of the training. `weight`: weight of the loss of looping captions; the loss of other pairs has 1."""
+    """Settings of the training. `weight`: weight of the loss of looping captions; that of other pairs has weight 1."""
 
     minutes: float
     weight: float

@@ -104,8 +104,8 @@ def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         before = connection.execute(fusing).all()
         held = set(connection.scalars(_HELD))
-        # Read the units again: if a worker ended its unit between the first query and the query of the locks, the unit
-        # has no lock, but is not abandoned. Its state has changed.
+        # Read the units again: if a worker finished its unit between the first query and the query of the locks, the
+        # unit has no lock, but is not abandoned. Its state has changed.
         after = {tuple(row) for row in connection.execute(fusing)}
     return sorted(row[0] for row in before if tuple(row) in after and row[2] not in held)
 

@@ -1,6 +1,6 @@
 """The table ``plans``. A plan divides the caption pairs of a data interval into work units.
 
-Each row counts the pairs of one plan: all pairs, pairs in new units, and pairs left out, by reason.
+Each row counts the pairs of one plan: all pairs, pairs in the plan's units, and pairs left out, by reason.
 """
 
 from __future__ import annotations

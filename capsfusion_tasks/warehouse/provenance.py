@@ -23,7 +23,7 @@ PROVENANCE: dict[str, LiteralString] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """The number of captions that have the same two releases and the same licence.
+    """The number of captions with the same releases of both source captions and the same licence of the image.
 
     ``license``: the licence that LAION found for the images, or None if it is unknown.
     """
@@ -41,7 +41,8 @@ def release_names(sources: Iterable[str]) -> dict[str, str]:
 
     The name of a data set on the Hugging Face hub is its address. The name of a list of files is the name of its
     folder: "laion" for https://example.org/laion/files.txt. The name of any other source is the last part of its
-    address: "laion" for s3://bucket/laion. Equal names get more parts of their addresses until they differ.
+    address: "laion" for s3://bucket/laion. Equal names get more parts of their addresses until they differ:
+    "a/laion" and "b/laion".
     """
     left = {source: _names(source) for source in sources}
     names = {source: next(candidates) for source, candidates in left.items()}
@@ -53,7 +54,7 @@ def release_names(sources: Iterable[str]) -> dict[str, str]:
 
 
 def _names(source: str) -> Iterator[str]:
-    """Names for the release at ``source``, the shortest first."""
+    """Possible names for the release at ``source``, the shortest first."""
     scheme, _, address = source.rpartition("://")
     if scheme != "hf":
         parts = [part for part in address.split("/") if part]

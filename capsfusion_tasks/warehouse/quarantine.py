@@ -41,7 +41,7 @@ def sole_run(engine: Engine, name: str) -> Iterator[None]:
 
 
 def require_fusion(connection: Connection, fusion_id: str) -> None:
-    """Raise InputError for an unknown fusion_id. The message lists the known fusion_ids."""
+    """Raise InputError for an unknown fusion_id (model and settings). The message lists the known fusion_ids."""
     known = {row.fusion_id: row.model for row in connection.execute(select(fusions.c.fusion_id, fusions.c.model))}
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"
@@ -166,9 +166,9 @@ def _asked(connection: Connection, replay: Replay) -> sql.Composed:
 
 
 def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.ChunkedArray) -> pa.Table:
-    """The rejected captions with this fusion_id of ``pair_ids`` (binary(16)), without rows whose fusing failed.
+    """The rejected captions of the pairs ``pair_ids`` (binary(16)), without rows whose fusing failed.
 
-    Columns: those of ``schemas.fused_schema`` without ``input``; ``row`` is the index in ``pair_ids``.
+    Columns: those of ``schemas.fused_schema`` without ``input``; ``row`` is the index of the pair in ``pair_ids``.
     """
     schema = fused_schema(with_beams=keeps_beams(connection, fusion_id))
     schema = schema.remove(schema.get_field_index("input"))

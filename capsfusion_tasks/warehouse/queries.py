@@ -128,7 +128,7 @@ def rejections_by_reason(connection: Connection, scope: Scope = EVERYTHING) -> d
 
 @dataclass(frozen=True)
 class Rescued:
-    """Accepted captions that are not from the best beam of the beam search.
+    """Captions of a lower beam of the beam search, accepted in place of the best beam's rejected caption.
 
     ``reasons``: reason why the best beam was rejected → number of captions.
     """

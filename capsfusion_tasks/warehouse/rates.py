@@ -103,7 +103,8 @@ def unfused(
 def pairs_in_units(connection: Connection, fusion_id: str, interval: Interval) -> int:
     """Number of different pairs in the units of an interval, whether the units are loaded or not.
 
-    Leaves out units that will replace captions but are not loaded yet: some of their pairs may be in loaded units, too.
+    Leaves out units that will replace captions but are not loaded yet: some of their pairs may be in loaded units, too,
+    and would count twice.
     """
     pairs = func.coalesce(func.sum(work_units.c.rows_in - work_units.c.superseded), 0)
     same = and_(work_units.c.interval_start == interval.start, work_units.c.interval_end == interval.end)

@@ -123,7 +123,7 @@ def _create_cluster(data: Path) -> None:
         "timezone": "UTC",
         # These settings speed up loads, which insert keys in random order into tables of millions of rows. With the
         # defaults (128 MB, a checkpoint for each GB of write-ahead log), loading a row into a table of two million rows
-        # takes up to three times as long as into one of 100,000. PostgreSQL takes memory only when needed.
+        # takes up to three times as long as into one of 100,000. PostgreSQL takes shared memory only when needed.
         # wal_compression stays off, because pglz is the only method that these binaries support. With pglz, the first
         # work unit after a checkpoint took four times as long to load, and the log was only a quarter smaller.
         "shared_buffers": f"{min(1 << 30, psutil.virtual_memory().total // 4) >> 20}MB",

@@ -134,7 +134,7 @@ def _decimals(texts: pa.ChunkedArray) -> pa.ChunkedArray:
         return texts
     try:
         return texts.cast(pa.decimal128(_MOST_DIGITS, places))
-    except pa.ArrowInvalid:  # NaN or infinity
+    except pa.ArrowInvalid:  # NaN or infinity, which decimal128 cannot store
         return texts
 
 

@@ -1,4 +1,4 @@
-"""Reads trends by day: accepted and rejected captions and GPU seconds from the ledger (the table of work units).
+"""Reads trends by day of the data interval: numbers of captions and GPU seconds, from the table of work units.
 
 The reasons for rejection come from a sample of each day's rejected captions.
 """

@@ -26,7 +26,7 @@ _LOGIN = re.compile(r"[^:]+://(?:[^:/]*(:[^@]*)?@)?(.*)", re.DOTALL)
 
 
 def parse_url(url: str) -> URL:
-    """``CAPSFUSION_WAREHOUSE_URL`` with the driver psycopg, because SQLAlchemy's default depends on its version.
+    """Parse ``CAPSFUSION_WAREHOUSE_URL``, and set the driver psycopg: SQLAlchemy's default depends on its version.
 
     Raises InputError if ``url`` is not a URL of PostgreSQL. The error never repeats ``url``, which may have a password.
     """
