@@ -150,7 +150,7 @@ def interval_of(context: Context) -> Interval:
     if start is None or end is None:
         raise InputError(
             f"run {context['run_id']} has no data interval, so no shard belongs to it: "
-            "trigger it with the Param day, or backfill the days"
+            "trigger a run with the Param day, or backfill the days"
         )
     return Interval(start=start, end=end)
 

@@ -46,7 +46,7 @@ def require_fusion(connection: Connection, fusion_id: str) -> None:
     if fusion_id not in known:
         names = ", ".join(f"{known_id} ({model})" for known_id, model in sorted(known.items())) or "none"
         raise InputError(
-            f"the warehouse has no fusion {fusion_id}, so there is nothing to replay; its fusions: {names}"
+            f"the warehouse has no fusion_id {fusion_id}, so there is nothing to replay; its fusion_ids: {names}"
         )
 
 

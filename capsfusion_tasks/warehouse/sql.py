@@ -26,7 +26,7 @@ from capsfusion_tasks.warehouse.sqlstates import READ_ONLY, UNDEFINED_COLUMN, UN
 
 _MOST_DIGITS = 38  # maximum number of digits of Arrow's decimal128
 _UNKNOWN = "which cannot be shown"
-_CAST = "cast it to text"
+_CAST = "cast the column to text"
 _ONLY_QUERIES = (
     "only queries are run, in a read-only transaction: start with select, explain, show or table; to write a file, use"
     " select with --format csv, json or parquet"

@@ -207,7 +207,7 @@ def test_the_interval_is_the_day_of_a_single_run_or_else_that_of_its_dates(plugi
     *days, without, in_a_backfill, hours = found["intervals"]
     whole = "interval: 2026-11-{}, the whole day (UTC)"
     assert days == [whole.format(day) for day in (10, 10, 13, 13)]
-    assert "trigger it with the Param day, or backfill the days" in without
+    assert "trigger a run with the Param day, or backfill the days" in without
     assert in_a_backfill == (
         "the Param day is 2026-11-13, but a run of type backfill has its own dates: leave day empty"
     )

@@ -603,7 +603,7 @@ def test_a_replay_under_its_own_fusion_judges_each_caption_once_before_it_begins
 
 def test_a_fusion_that_is_not_there_and_a_budget_that_does_not_do_are_refused(settings: Settings) -> None:
     fused_day(settings, rex(range(3)), cut_off)
-    with pytest.raises(InputError, match=r"no fusion abc, so there is nothing to replay; its fusions: [0-9a-f]{12} \("):
+    with pytest.raises(InputError, match=r"no fusion_id abc, so .* to replay; its fusion_ids: [0-9a-f]{12} \("):
         replay.plan(settings, Replay(name="run 1", fusion_id="abc"))
     with pytest.raises(InputError, match="cannot be checked"):
         replay.plan(other(settings), rejections_of(settings), budget=Budget(max_gpu_hours=1))
