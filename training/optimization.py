@@ -1,4 +1,4 @@
-"""The loss, the optimizers with their schedule, and checkpoints, for training and for unlikelihood training."""
+"""The loss, the optimizers with their learning rates, and checkpoints, for training and for unlikelihood training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def restart(updates: list[torch.optim.Optimizer], states: list[dict[str, Any]], 
 
 
 def schedule(updates: list[torch.optim.Optimizer], step: int, done: float, warmup: int = 200) -> None:
-    """Set the learning rates for this step."""
+    """Set the learning rates of the optimizers `updates` for this step."""
     for group in (group for update in updates for group in update.param_groups):
         group["lr"] = learning_rate(step, done, group.setdefault("peak", group["lr"]), warmup)
 

@@ -31,7 +31,10 @@ _TARGET_TOKENS = 78  # maximum length of a target, with its end token; decoding 
 
 
 def template_symbols() -> list[str]:
-    """The three fixed parts of the prompt template. Each becomes a single token, which saves 130 tokens per prompt."""
+    """The three parts of the prompt template around the captions.
+
+    Each part becomes a single token, which saves 130 tokens per prompt.
+    """
     start, rest = PROMPT_TEMPLATE.split(" {laion_2b}")
     middle, end = rest.split(" {laion_coco}")
     return [("\u2581" + start).replace(" ", "\u2581"), middle.replace(" ", "\u2581"), end.replace(" ", "\u2581")]

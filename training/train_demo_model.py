@@ -83,7 +83,7 @@ def train(args: argparse.Namespace) -> None:
         for update, update_state in zip(updates, state["optimizers"], strict=True):
             update.load_state_dict(update_state)
         step, tokens, minutes_before = state["step"], state["tokens"], state["minutes"]
-    elif args.start:  # begin a new schedule of the learning rates, from another checkpoint
+    elif args.start:  # begin with the checkpoint --start and a new schedule of the learning rates
         state = load(model, args.start, args.device)
         restart(updates, state["optimizers"], (args.muon_lr, args.lr))
         tokens = state["tokens"]

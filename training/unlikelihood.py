@@ -3,7 +3,7 @@
 The model decodes captions of training pairs. If a caption repeats a phrase that its target does not repeat, the
 phrase's tokens get the loss -log(1 - p(token)). So that the model does not forget what it has learned, each step adds
 the usual loss, both on the targets of these pairs and on other pairs. Decoding and training alternate: after
-`STEPS_A_ROUND` training steps, the model decodes again.
+`STEPS_A_ROUND` training steps, the next round begins with decoding.
 """
 
 from __future__ import annotations

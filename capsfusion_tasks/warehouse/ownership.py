@@ -1,4 +1,6 @@
-"""Locks that show which work units are being fused. PostgreSQL releases a lock when the worker ends or crashes.
+"""Locks that show which work units (rows of one GPU task) are being fused.
+
+PostgreSQL releases a lock when the worker ends or crashes.
 
 A unit's state `fusing` alone does not show whether the worker still runs. Several processes can hold a unit's lock at
 once (a shared lock), because the previous attempt of a task may still run when Airflow retries the task. Both attempts
@@ -96,7 +98,7 @@ def _hold(engine: Engine, unit_id: str, held: threading.Event, taken: threading.
 
 
 def abandoned_units(engine: Engine, scope: Scope = EVERYTHING) -> list[str]:
-    """Ids of the units in state fusing whose lock no process holds."""
+    """Ids of the units that have the state "fusing", but whose lock no process holds."""
     units = work_units.c
     fusing = select(units.unit_id, units.tries, lock_key("unit", units.unit_id)).where(
         units.state == "fusing", scope.clause()
@@ -128,7 +130,7 @@ def keep_others_off(connection: Connection, unit_id: str) -> None:
 
 
 def put_back(engine: Engine, unit_id: str) -> None:
-    """Set the state of a unit to planned, unless the unit is loaded."""
+    """Set the state of a unit to "planned", unless the unit is loaded."""
     mine = (work_units.c.unit_id == unit_id, work_units.c.state != "loaded")
     with alone_with(engine, unit_id) as connection:
         connection.execute(update(work_units).where(*mine).values(state="planned", error=None))

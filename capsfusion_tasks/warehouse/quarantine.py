@@ -166,7 +166,7 @@ def _asked(connection: Connection, replay: Replay) -> sql.Composed:
 
 
 def stored_captions(connection: Connection, fusion_id: str, pair_ids: pa.ChunkedArray) -> pa.Table:
-    """The rejected captions of the pairs ``pair_ids`` (binary(16)), without rows whose fusing failed.
+    """The rejected captions with this fusion_id of the pairs ``pair_ids`` (binary(16)), except if fusing failed.
 
     Columns: those of ``schemas.fused_schema`` without ``input``; ``row`` is the index of the pair in ``pair_ids``.
     """

@@ -61,7 +61,7 @@ EVERYTHING = Scope()
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Sums over units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``.
+    """Sums over work units. ``rows_in`` = ``accepted`` + ``rejected`` + ``waiting``.
 
     ``rows_per_second``: rows per second of GPU time. This rate, ``prompt_tokens`` and ``caption_tokens`` leave out
     units that do not fuse all their rows (``rates.fuses_all_rows``).

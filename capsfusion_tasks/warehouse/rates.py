@@ -1,4 +1,4 @@
-"""Reads from the ledger: measured speeds, and the numbers of rows and tokens that are planned but not fused."""
+"""Reads from the table of work units: measured speeds, and numbers of planned rows and tokens that are not fused."""
 
 from __future__ import annotations
 

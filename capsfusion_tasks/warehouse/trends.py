@@ -15,7 +15,7 @@ from capsfusion_tasks.warehouse.caption_tables import rejected_captions
 from capsfusion_tasks.warehouse.ledger_tables import work_units
 
 DAYS = 60
-_UNITS, _ROWS = 3, 50  # sample of a day: number of units, and number of rejected captions of each unit
+_UNITS, _ROWS = 3, 50  # a day's sample: at most so many units, and so many rejected captions of each
 
 
 @dataclass(frozen=True)

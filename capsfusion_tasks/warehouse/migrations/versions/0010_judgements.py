@@ -1,4 +1,4 @@
-"""Adds the table of people's judgements of captions."""
+"""Adds the table of people's judgements of captions: good, minor faults, or bad."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds an index for word searches in the raw and the synthetic caption, to two tables of captions.
+"""Adds an index for word searches in the raw and synthetic captions, for accepted and for rejected captions.
 
 While an index is built, loads wait and reads continue.
 """

@@ -1,4 +1,4 @@
-"""Adds the time at which a run's message about its held units (units that the gate did not load) was sent.
+"""Adds the time at which a run's message about its held units (which the quality gate did not load) was sent.
 
 Null until the message is sent: if sending fails, it is tried again later.
 """
