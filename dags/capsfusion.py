@@ -52,9 +52,7 @@ from run_context import (
 
 from capsfusion_tasks.errors import InputError
 
-# XCom key: number and dates of each source's shards. discover pushes this XCom only if the interval has no shard, so
-# that the report shows which days have shards.
-SOURCES = "sources"
+SOURCES = "sources"  # XCom key, used if the interval has no shard: number and dates of the shards of each source
 
 # The first Param's description begins with this hint, because Airflow's form has no other place above the Params.
 BACKFILL_HINT = (
@@ -150,10 +148,7 @@ def capsfusion() -> None:
 
     @task(execution_timeout=timedelta(hours=2), map_index_template="{{ label }}")
     def pull(shard: Json) -> Json:
-        """Reads a shard once, and splits its rows into buckets by a hash of the URL.
-
-        A shard that cannot be read fails only its own task.
-        """
+        """Reads a shard once and splits its rows into buckets by URL hash. An unreadable shard fails only its task."""
         from capsfusion_tasks.schemas import Shard
         from capsfusion_tasks.tasks import interval_tasks, metrics
 
@@ -243,8 +238,8 @@ def capsfusion() -> None:
         print(result["account"])
         context["ti"].xcom_push(run_note.CHECKED, {"findings": len(result["findings"]), "text": result["text"]})
         if findings := result["findings"]:
-            first = findings[0]
-            raise InputError(f"{len(findings)} findings. The first: {first['rule']}: {first['where']}: {first['what']}")
+            first = "{rule}: {where}: {what}".format(**findings[0])
+            raise InputError(f"{len(findings)} findings: this task's log says how to repair them. The first: {first}")
         return result
 
     # announce is not a part of report: a task with an outlet emits an event whenever it succeeds, and report also

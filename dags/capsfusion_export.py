@@ -48,7 +48,7 @@ PARAMS = {
 def capsfusion_export() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def export() -> Json:
-        """Writes the captions and a manifest. If the task is cleared, it continues after the last finished file."""
+        """Writes the captions and a manifest. A cleared task continues after the last finished file of the export."""
         from capsfusion_tasks.tasks.export import export_filtered
 
         params = params_of(get_current_context())

@@ -18,8 +18,8 @@ PARAMS = {
         type=["null", "number"],
         minimum=0,
         maximum=36500,
-        description="Remove snapshots of the table that are older than this many days. Queries that read a removed"
-        " snapshot fail. Empty: the setting CAPSFUSION_LAKE_KEEP_DAYS.",
+        description="Remove snapshots of the Iceberg table that are older than this many days. Queries that read a"
+        " removed snapshot fail. Empty: the setting CAPSFUSION_LAKE_KEEP_DAYS.",
     )
 }
 

@@ -68,8 +68,8 @@ MODEL_PARAMS = {
         title="Prompt",
         type=["null", "string"],
         minLength=1,
-        description="File with the prompt, with {raw} and {synthetic} in it. The workers that run the discover"
-        " and plan tasks must be able to read the file. Empty: the setting CAPSFUSION_PROMPT.",
+        description="File with the prompt, in which {raw} and {synthetic} stand for the two captions. The workers that"
+        " run the discover and plan tasks must be able to read the file. Empty: the setting CAPSFUSION_PROMPT.",
     ),
     "num_beams": Param(
         None,

@@ -82,7 +82,7 @@ class GateQuestion(HITLOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[dict[str, Any]]:
         answer, store = super().execute_complete(context, event), context["task_state_store"]
         if (asked := store.get(_ASKED)) is None:
-            raise InputError("Airflow has lost the list of the units in question: clear this task to ask again")
+            raise InputError("Airflow has lost the list of units to ask about: clear this task to ask again")
         kept = kept_answer.as_json(answer["chosen_options"], answer["responded_by_user"], answer["responded_at"])
         store.set(kept_answer.KEY, kept, retention=NEVER_EXPIRE)
         return self._settle(context, asked, kept)
