@@ -151,7 +151,7 @@ def rescued(connection: Connection, scope: Scope = EVERYTHING) -> Rescued:
 
 
 def replayed_counts(connection: Connection, scope: Scope = EVERYTHING) -> tuple[int, int]:
-    """How many captions of the units in ``scope`` replays moved to ``replayed_captions``, and how many of these passed.
+    """How many captions of the units in ``scope`` were moved to ``replayed_captions`` by replays, and how many passed.
 
     A caption passed if the replay's new caption of the same pair was accepted. A replay with another fusion_id also
     moves captions that did not pass. A replay with the same fusion_id moves only captions that passed.

@@ -17,7 +17,9 @@ from capsfusion_tasks.warehouse.url import describe, libpq_uri
 
 READ_ONLY = "25006"
 UNDEFINED_COLUMN, UNDEFINED_TABLE = "42703", "42P01"
-REFUSED = "42000"  # stands for a refusal without a SQLSTATE, and for a refused write in a read-only session
+# A lasting error. Stands for a refusal without a SQLSTATE, and for a write that was refused because the session is
+# read-only: a retry does not help then, although READ_ONLY is temporary in other cases.
+REFUSED = "42000"
 # Temporary errors: first their classes (the first two characters of the SQLSTATE), then single SQLSTATEs.
 _PASSING_CLASSES = (
     "08",  # connection exception
