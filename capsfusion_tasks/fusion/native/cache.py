@@ -1,9 +1,10 @@
-"""The KV cache: one read-only prefix that all rows share, and pages that slots fill as their rows grow.
+"""The KV cache: keys and values of the prefix (the text that all prompts begin with), and pages for all other tokens.
 
-A slot holds one row of the batch: the row's prompt (without the prefix), then every token that any of its B beams
-generated. The tokens of a slot have the places 0, 1, 2 and so on. They are stored in pages. A page table maps places to
-pages: the token at place t of slot n is token t % page_tokens of page ``table[n, t // page_tokens]``. Tokens are never
-moved. A mask marks the places that a beam sees (``slots.py``).
+The prefix is read-only, and slots get more pages as their rows grow. A slot holds one row of the batch: the row's
+prompt (without the prefix), then every token that any of the row's B beams generated. The tokens of a slot have the
+places 0, 1, 2 and so on. They are stored in pages. A page table maps places to pages: the token at place t of slot n is
+token t % page_tokens of page ``table[n, t // page_tokens]``. Tokens are never moved. A mask marks the places whose
+tokens a beam attends to (``slots.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from capsfusion_tasks.fusion.native.model import Llama
 
 @dataclass(frozen=True)
 class KVCache:
-    """The tensors of the cache. P is the number of tokens in the prefix, and may be 0. D is the size of a head."""
+    """The tensors of the cache. P: number of tokens in the prefix, which may be 0. D: size of an attention head."""
 
     prefix_keys: Tensor  # [layers, kv_heads, P, D]
     prefix_values: Tensor
@@ -29,7 +30,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, model: Llama, prefix: tuple[Tensor, Tensor] | None, pages: Pages) -> KVCache:
-        """A cache with empty pages, a spare page, and ``prefix``: keys and values, [layers, kv_heads, P, D] each."""
+        """Allocate a cache. ``prefix``: the keys and the values of the prefix, [layers, kv_heads, P, D] each."""
         if prefix is None:
             none = torch.empty(model.layers, model.kv_heads, 0, model.head_dim, device=model.device, dtype=model.dtype)
             prefix = (none, none)
@@ -49,7 +50,7 @@ class Pages:
     """Assigns pages to slots (in vLLM: the block manager). Works on the host, so that it never waits for the device.
 
     With ``shared``, all slots may get the same pages, so their tokens overwrite each other. This is only for measuring
-    memory.
+    the memory that a step of all slots needs, without allocating pages for all slots.
     """
 
     def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int, shared: bool = False) -> None:
@@ -57,11 +58,11 @@ class Pages:
         self.per_slot = math.ceil(capacity / page_tokens)  # maximum number of pages of one slot
         if pages < self.per_slot:
             raise ValueError(
-                f"{pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens: at least"
-                f" {self.per_slot} pages are needed"
+                f"the KV cache's {pages} pages of {page_tokens} tokens do not hold one row of {capacity} tokens: at"
+                f" least {self.per_slot} pages are needed"
             )
-        # Number of an additional page after all others. Idle slots may take part in a step: their keys and values go to
-        # this page, which no row reads.
+        # The number of the spare page, an additional page after all others. Idle slots may take part in a step: their
+        # keys and values go to the spare page, which no row reads.
         self.spare = pages
         # [slots + 1, pages of a slot]: the numbers of each slot's pages. The last entry is for padding tokens, which
         # belong to no slot.
@@ -99,7 +100,7 @@ class Pages:
         return list(self._held[slot])
 
     def may_grow(self, slot: int) -> bool:
-        """Whether ``slot`` has fewer pages than the longest row needs."""
+        """Whether ``slot`` has fewer pages than a row of the maximum length needs."""
         return len(self._held[slot]) < self.per_slot
 
     def release(self, slot: int) -> None:

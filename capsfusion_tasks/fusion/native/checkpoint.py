@@ -1,4 +1,4 @@
-"""Loads weights from a Hugging Face checkpoint (.safetensors or .bin), one tensor in host memory at a time."""
+"""Loads a Hugging Face checkpoint (.safetensors or .bin) into the model, one tensor in host memory at a time."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _has_own_head(files: Sequence[Path]) -> bool:
 def _load_weights(folder: Path, files: Sequence[Path], places: Mapping[str, Place]) -> None:
     """Copy each tensor of the checkpoint to its place in the model, on the device and in the dtype of this place.
 
-    Files are memory-mapped, so several ranks on a node share them, and no rank has a second copy in its own memory.
-    Raises InputError for numbers that are not finite.
+    Weight files are memory-mapped. So all ranks (processes) on a node share one copy of each file in host memory.
+    Raises InputError for weights that are not finite (infinite or NaN).
     """
     finite: dict[str, Tensor] = {}
     for file in files:

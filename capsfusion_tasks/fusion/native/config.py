@@ -1,4 +1,4 @@
-"""A model's config.json: its sizes, and checks for features that this engine does not support.
+"""Reads a model's sizes from its config.json, and refuses features that the native engine does not support.
 
 Imports transformers only for models with scaled positions (RoPE scaling), because importing transformers takes longer
 than all other imports together.
@@ -21,9 +21,10 @@ _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
-    """The sizes in ``config``, the config.json of ``folder``. None if the engine does not support the model's family.
+    """The model's sizes, from ``config``, the content of config.json in ``folder``.
 
-    Raises InputError for values that no model of this family has.
+    None if the native engine does not support the model's family (LLaMA, Mistral …). Raises InputError for values that
+    no model of this family has.
     """
     kind = config.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
@@ -39,7 +40,7 @@ def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
 
 
 def model_sizes(folder: Path) -> Sizes:
-    """The checkpoint's sizes. Raises InputError for features that this engine does not support."""
+    """The sizes of the model in ``folder``. Raises InputError for features that the native engine does not support."""
     config = read_config(folder)
     sizes = sizes_of(folder, config)
     if sizes is None:
@@ -60,7 +61,7 @@ def model_sizes(folder: Path) -> Sizes:
 
 
 def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise InputError if a prompt and a caption of these lengths exceed the model's positions or sliding window."""
+    """Raise InputError if a prompt plus a caption of these lengths exceed the model's positions or sliding window."""
     for most, what in (
         (sizes.max_position_embeddings, " positions"),
         (sizes.window, "-token sliding window (the native engine needs a window that holds prompt and caption)"),

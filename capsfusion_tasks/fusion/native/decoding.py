@@ -1,7 +1,8 @@
-"""Beam search for rows that started at different times. Generates the same tokens as transformers' ``generate``.
+"""Beam search for rows of a batch that started at different times. A row is a prompt, which gets one caption.
 
-Source of the algorithm: ``GenerationMixin._beam_search`` of transformers 5, with ``early_stopping=False``. Scores are
-sums of log-probabilities in float32. A finished caption's score is divided by its length ** ``length_penalty``.
+Generates the same tokens as transformers' ``generate``. Source of the algorithm: ``GenerationMixin._beam_search`` of
+transformers 5, with ``early_stopping=False``. Scores are sums of log-probabilities in float32. A finished caption's
+score is divided by its length ** ``length_penalty``.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ class Decoded:
 
 
 class BeamSearch:
-    """The state of beam search in N slots. Each slot has one row's B running beams, and its B best finished captions.
+    """The state of beam search in N slots of the batch. Each slot has one row.
 
-    A caption has at most G tokens. Each of ``eos_ids`` counts as EOS. With one beam, this is greedy decoding: each step
-    takes the likeliest token, until EOS. In shapes, K is the number of slots that a call handles, and V the number of
-    logits per beam.
+    A slot has the row's B running beams (unfinished captions), and the row's B best finished captions. A caption has at
+    most G tokens. Each of ``eos_ids`` counts as EOS. With one beam, this is greedy decoding: each step takes the
+    likeliest token, until EOS. In shapes, K is the number of slots that a call handles, and V the number of logits per
+    beam.
     """
 
     def __init__(
@@ -50,8 +52,8 @@ class BeamSearch:
     ) -> None:
         self.beams, self.max_new_tokens, self.eos_ids = beams, max_new_tokens, tuple(eos_ids)
         self.kept = beams if keep_beams else 1  # number of finished captions that ``best`` returns for each row
-        # Candidates per row, as many as in transformers: enough for B running beams, even if the best tokens of
-        # each beam are EOS.
+        # Number of candidates (a beam with one more token) per row and step, as in transformers: enough for B running
+        # beams, even if the best tokens of each beam are EOS.
         self.candidates = max(2, 1 + len(self.eos_ids)) * beams
         self.length_penalty = length_penalty
         tokens = torch.zeros(slots, beams, max_new_tokens, device=device, dtype=torch.long)
@@ -62,14 +64,15 @@ class BeamSearch:
         self.finished_tokens = tokens.clone()  # [N, B, G], the best caption of a slot first
         self.finished_length = torch.zeros(slots, beams, device=device, dtype=torch.long)  # [N, B]; 0: no caption
         self.finished_scores = torch.zeros(slots, beams, device=device)  # [N, B]
-        self.done = torch.zeros(slots, device=device, dtype=torch.bool)  # [N]
+        self.done = torch.zeros(slots, device=device, dtype=torch.bool)  # [N] whether the row's search has ended
 
     def start(self, slots: Tensor, limits: Tensor) -> None:
         """Reset ``slots`` [K] for new rows. ``limits`` [K]: the maximum length of each row's caption, in tokens."""
         self.length[slots] = 0
         self.limit[slots] = limits
         self.scores[slots] = _NEVER
-        # At first all beams are equal. Only the first beam may have candidates, so that no candidate occurs B times.
+        # At first all beams are equal, so all have the same candidates. Only those of the first beam may be chosen, so
+        # that no candidate is chosen B times.
         self.scores[slots, 0] = 0.0
         self.finished_length[slots] = 0
         self.finished_scores[slots] = _NEVER
@@ -131,7 +134,7 @@ class BeamSearch:
         return ends
 
     def is_finite(self, slot: int) -> bool:
-        """Whether all scores of the row in ``slot`` are finite. Once a score is NaN, at least one beam keeps NaN."""
+        """Whether all scores of the row in ``slot`` are finite. If a score ever was NaN, one of them still is NaN."""
         return bool(self.scores[slot].isfinite().all())
 
     def last_tokens(self, slots: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ STEP_TOKENS = 1024
 MAX_SLOTS = 512
 ADMIT_SHARE = 4  # new rows are admitted when a quarter of the slots is free
 # Maximum number of prompt tokens that one prefill computes: enough to keep a GPU busy, and few enough that their
-# activations fit in memory beside the cache.
+# activations fit in memory beside the KV cache.
 PREFILL_TOKENS = 8192
 
 
@@ -93,7 +93,8 @@ class NativeEngine:
                 if idle:
                     yield from done
                     done = []
-                # Take few rows in advance: all ranks share one source of rows, and each should have rows until the end.
+                # Take few rows in advance: all ranks take rows from one source, and each rank should have rows until
+                # this source is empty.
                 most = max(1, self.batch_size // 2) if active else self.batch_size
                 waiting.extend(requests.take(max(1, most - len(waiting)), wait=idle))
             with torch.inference_mode():
@@ -128,7 +129,8 @@ class NativeEngine:
         if self.model.device.type == "cuda":
             slots.capture()
         log.info(
-            "%d slots of %d beams are ready after %.1f s", self.batch_size, self.num_beams, time.monotonic() - started
+            "the engine's %d slots of %d beams are ready after %.1f s",
+            *(self.batch_size, self.num_beams, time.monotonic() - started),
         )
         return slots
 
@@ -138,7 +140,7 @@ class NativeEngine:
         return max(1, min(MAX_SLOTS, STEP_TOKENS // self.num_beams))
 
     def _find_room(self, slots: int) -> Room:
-        """Measure how many slots, at most ``slots``, and how many pages fit in memory.
+        """Measure how many slots, at most ``slots``, and how many pages of the KV cache fit in memory.
 
         If memory runs out during the measurement, repeats the measurement with half the number of slots. Raises
         torch.OutOfMemoryError if not even one row fits.

@@ -47,11 +47,11 @@ class Float8:
 
     @classmethod
     def weight(cls, rows: int, columns: int, device: torch.device) -> Float8:
-        """Memory for a weight that is loaded later. Raises InputError for sizes that float8 products do not support."""
+        """Allocate a weight that is loaded later. Raises InputError for sizes that float8 products do not support."""
         if rows % MULTIPLE or columns % MULTIPLE:
             raise InputError(
-                f"float8 needs matrices whose sides are multiples of {MULTIPLE}, and this model has a matrix of {rows}"
-                f" x {columns}: choose --dtype bfloat16"
+                f"float8 needs matrices whose numbers of rows and columns are multiples of {MULTIPLE}, and this model"
+                f" has a matrix of {rows} x {columns}: choose --dtype bfloat16"
             )
         return cls.empty(rows, columns, device)
 

@@ -1,6 +1,6 @@
 """CUDA graphs of the decode step: one launch instead of hundreds of kernel launches.
 
-Each graph is for a fixed number of slots.
+Each graph is for a fixed number of slots (places for rows in the batch).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 
 # The number of graphs. A step over n busy slots uses the smallest graph for at least n slots. So in each step, at most
 # a sixteenth of all slots takes part without a row. Two settings were compared with a 13B model on an H200: 16 graphs
-# with admission when a quarter of the slots is free, and 8 graphs with admission when an eighth is free. The first
-# setting fuses 3% more rows per second.
+# if new rows are admitted when a quarter of the slots is free, and 8 graphs if they are admitted when an eighth is
+# free. The first setting fuses 3% more rows per second.
 SIZES = 16
 
 
 def sizes_of(slots: int) -> list[int]:
-    """The numbers of slots that get a graph, largest first."""
+    """The numbers of slots for which a graph is recorded, largest first."""
     return sorted({max(1, slots * k // SIZES) for k in range(1, SIZES + 1)}, reverse=True)
 
 
@@ -45,7 +45,7 @@ class DecodeGraphs:
         torch.cuda.current_stream().wait_stream(stream)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         pool = torch.cuda.graph_pool_handle()
-        for size in sizes:  # the largest graph first, because the others reuse its memory
+        for size in sizes:  # the largest graph first, because the smaller graphs reuse the memory of the largest
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 step(size)

@@ -1,9 +1,9 @@
 """Triton kernels for the forward pass of LLaMA over T packed tokens. ``triton_ops`` launches these kernels.
 
 Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two, at least 16), N slots, B
-beams, P prefix tokens. A page has PAGE tokens, which attention reads as one block. Sums are in float32. PREC is "ieee"
-for float32, because Triton would otherwise round products of float32 to TF32. Exponentials are to base 2, so ``scale``
-contains the factor log2(e).
+beams, P tokens of the prefix (the text that all prompts begin with). A page of the KV cache has PAGE tokens, which
+attention reads as one block. Sums are in float32. PREC is "ieee" for float32, because otherwise Triton rounds float32
+factors to TF32. Exponentials are to base 2, so ``scale`` contains the factor log2(e).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NOTHING = tl.constexpr(-1.0e30)
 def _attend_block(q, k, v, seen, scale, mean, top, total, PREC: tl.constexpr):
     """Add a block of keys to an online softmax (Milakov and Gimelshein, 2018).
 
-    For M queries: q [M, D], k and v [BLOCK, D], seen [M, BLOCK]. The state so far: mean [M, D] is the weighted sum of
-    values, which the caller divides by total at the end; top [M] is the largest score; total [M] is the sum of weights.
-    The weight of a score is 2 to the power of (score - top).
+    For M queries: q [M, D], k and v [BLOCK, D], seen [M, BLOCK] (whether a query may attend to a key). The state so
+    far: mean [M, D] is the weighted sum of values, which the caller divides by total at the end; top [M] is the largest
+    score; total [M] is the sum of weights. The weight of a score is 2 to the power of (score - top).
     """
     scores = tl.dot(q, tl.trans(k), input_precision=PREC) * scale  # [M, BLOCK]
     scores = tl.where(seen, scores, -float("inf"))
@@ -42,7 +42,7 @@ def prefix_attention_kernel(
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Attention of all T tokens to the prefix only: mean values [T, H, D], and the log of the sum of weights [T, H]."""
+    """Attention of all T tokens to the prefix only: mean values [T, H, D], and log2 of the sum of weights [T, H]."""
     head = tl.program_id(1)
     kv_head = head // (H // KVH)
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -68,8 +68,8 @@ def prefix_attention_kernel(
 def _after_prefix(MEAN, LSE, at, here, lse_at, rows_here, M: tl.constexpr, DP: tl.constexpr, PREFIX: tl.constexpr):
     """The state from which an online softmax continues after the prefix.
 
-    The whole prefix counts as one token, whose value is MEAN and whose score is LSE. So far this is the largest score,
-    and therefore the token's weight is 1.
+    The whole prefix counts as one token, whose value is MEAN and whose score is LSE. This score is the largest so far,
+    and therefore the token's weight is 1. Without a prefix, the softmax starts from nothing.
     """
     if PREFIX:
         mean = tl.load(MEAN + at, mask=here, other=0.0)
@@ -97,10 +97,10 @@ def beam_attention_kernel(
 
     Reads each key and its value once for all beams of a slot. Skips tokens of dropped beams, which no beam sees.
 
-    Each program handles one slot and one key head. Its matrix of queries has one row for each pair of a beam and a
-    query head that shares the key head, padded to M rows. SEEN [N, B, per_slot] has one integer for each beam and page:
-    a bit mask of the page's tokens that the beam sees. All page numbers and masks are read at once, because reading
-    them page by page would delay reading the keys.
+    Each program handles one slot and one key head. The program's matrix of queries has one row for each pair of a beam
+    and a query head that shares the key head, padded to M rows. SEEN [N, B, per_slot] has one integer for each beam and
+    page: a bit mask of the page's tokens that the beam sees. All page numbers and masks are read at once, because
+    reading them page by page would delay reading the keys.
     """
     n, kv_head = tl.program_id(0), tl.program_id(1)
     GROUP: tl.constexpr = H // KVH
@@ -140,7 +140,7 @@ def prompt_attention_kernel(
     H: tl.constexpr, KVH: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr,
     PAGE: tl.constexpr, PREFIX: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Attention of new prompts to the prefix, and causally to themselves.
+    """Attention of each token of new prompts: to the prefix, and to its own prompt up to this token (causal).
 
     Each program handles one head, for ROWS tokens of one prompt.
     """
@@ -215,7 +215,7 @@ def rotate_and_store_kernel(
 
 @triton.jit
 def _store_row(OUT, SCALES, row, e, N: tl.constexpr, y, FLOAT8: tl.constexpr):
-    """Store a row of N numbers: with FLOAT8, as float8 with a scale of its own; otherwise unchanged."""
+    """Store a row of N numbers: with FLOAT8, as float8 and with a scale for this row; otherwise without a scale."""
     if FLOAT8:
         y = y.to(tl.float32)
         scale = tl.maximum(tl.max(tl.abs(y), 0) / LARGEST, SMALLEST_SCALE)
@@ -229,7 +229,7 @@ def add_norm_kernel(
     X, DELTA, WEIGHT, OUT, SCALES, eps,
     E: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, FLOAT8: tl.constexpr,
 ):  # fmt: skip
-    """With ADD, add DELTA to X. OUT is the RMS norm of X, times WEIGHT. Each program handles one token."""
+    """With ADD, first add DELTA to X in place. OUT is the RMS norm of X, times WEIGHT. A program handles one token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     x = tl.load(X + token * E + e, mask=e < E, other=0.0)
@@ -244,7 +244,7 @@ def add_norm_kernel(
 
 @triton.jit
 def silu_mul_kernel(GATE_UP, OUT, SCALES, INNER: tl.constexpr, BLOCK: tl.constexpr, FLOAT8: tl.constexpr):
-    """SiLU of the first half of a row, times the second half. Each program handles one token."""
+    """SiLU of the first half of a row of GATE_UP, times the second half. Each program handles one token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     gate = tl.load(GATE_UP + token * 2 * INNER + e, mask=e < INNER, other=0.0).to(tl.float32)

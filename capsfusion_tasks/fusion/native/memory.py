@@ -26,7 +26,7 @@ MARGIN_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Room:
-    """The size of a batch: its slots, and the pages of keys and values that they share."""
+    """The size of a batch: the number of slots, and the number of pages (of keys and values) for all slots together."""
 
     slots: int
     pages: int
@@ -35,9 +35,10 @@ class Room:
 def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_slots: int) -> Room:
     """Slots and pages for a card with ``total`` bytes, of which ``free`` bytes are free.
 
-    ``needed``: bytes that the largest batch needs besides pages. ``page``: bytes of a page. ``per_slot``: pages of the
-    longest row. ``most_slots``: maximum number of slots. The result always has enough pages for a row of the maximum
-    length. If even these pages do not fit, allocating them fails later with an out-of-memory error.
+    ``needed``: bytes that the largest batch needs besides pages. ``page``: bytes of a page. ``per_slot``: number of
+    pages of a row of the maximum length. ``most_slots``: maximum number of slots. The result always has enough pages
+    for a row of the maximum length. If even these pages do not fit, allocating them fails later with an out-of-memory
+    error.
     """
     pages = int((free - needed - MARGIN_BYTES - MARGIN_SHARE * total) // page) - 1  # minus 1 for the spare page
     pages = max(per_slot, min(pages, most_slots * per_slot))

@@ -33,13 +33,16 @@ _HEAD_MULTIPLE = 64
 _MOST_POSITIONS = 1 << 16
 
 Matrix = Tensor | Float8
-# Attention of one layer. Takes the layer's number and qkv [T, (heads + 2 * kv_heads) * D], stores the keys and values
-# of qkv in the cache, and returns the attended values [T, heads * D].
+# Attention of one layer. Takes the layer's number and qkv [T, (heads + 2 * kv_heads) * D], where D is the size of a
+# head. Stores the keys and values of qkv in the cache, and returns the attended values [T, heads * D].
 Attend = Callable[[int, Tensor], Tensor]
 
 
 class Ops(Protocol):
-    """All operations except matrix products. ``torch_ops`` is the reference, ``triton_ops`` the fast version."""
+    """All operations of the forward pass except matrix products.
+
+    ``torch_ops`` is the reference, and ``triton_ops`` the fast version.
+    """
 
     PAGE_TOKENS: int | None  # number of tokens in a page of keys and values; None: a slot is one page
     PREFILL_MULTIPLE: int  # packed prompts are padded to a multiple of this number of tokens
@@ -71,7 +74,9 @@ class Place(Protocol):
 
 
 class Llama:
-    """Weights and forward pass. Projections of the same input are one matrix, so that products are fewer and larger.
+    """Weights and forward pass. Projections of the same input (such as queries, keys and values) are one matrix.
+
+    So products are fewer and larger.
 
     The model families in ``sizes.py`` differ in two parts only: the biases of attention's projections, and the norms of
     query heads and key heads. For a family without such biases, the lists ``qkv_bias`` and ``out_bias`` are empty.
@@ -174,7 +179,7 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of the token after each of ``hidden`` [..., E]. The logits of the padding are -inf."""
+        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Logits of padding in the head are -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits

@@ -1,4 +1,4 @@
-"""The sizes of a decoder, read from its config.json, with the defaults of each model family."""
+"""The sizes of a language model (layers, heads …), read from its config.json, with the defaults of its model family."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-# The largest allowed value of a size. Larger than in any known model, and so small that products of several sizes stay
-# below 2^63.
+# The largest allowed value of a size. It is larger than in any known model, and small enough that products of several
+# sizes stay below 2^63.
 _MOST = 1 << 24
 _MOST_HEADS = 1 << 12
 _MOST_LAYERS = 1 << 10
@@ -32,11 +32,11 @@ class RopeParameters(BaseModel):
     beta_slow: Positive = None
     mscale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     mscale_all_dim: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # only 1: the engine rotates whole heads
+    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # 1: the engine rotates whole heads
 
 
 class Sizes(BaseModel):
-    """The sizes that all families have. Names and defaults are those of transformers' LlamaConfig."""
+    """The sizes that all model families have. Names and defaults are those of transformers' LlamaConfig."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -170,7 +170,7 @@ class Qwen2Sizes(Sizes):
 
 
 class Qwen3Sizes(Qwen2Sizes):
-    """Qwen3: queries and keys are normalised; biases are as in LLaMA."""
+    """Qwen3: like Qwen2, but queries and keys are normalised, and biases are as in LLaMA."""
 
     NAME = "Qwen3"
     QK_NORM = True

@@ -1,9 +1,9 @@
 """The slots of the native engine on the device. Each slot generates the caption of one row at a time.
 
 A slot contains a tree of tokens. With a prompt of p tokens and B beams, the tokens of step g are at places p + g * B to
-p + g * B + B - 1. The mask ``visible`` marks the places that each beam sees: the prompt, and the beam's own ancestors,
-one of each step. When beam search replaces a beam with a copy of another beam, only a row of the mask is copied. Keys
-and values never move.
+p + g * B + B - 1. The mask ``visible`` marks the places that each beam sees: the prompt, and the beam's own earlier
+tokens, one of each step. When beam search replaces a beam with a copy of another beam, only a row of the mask is
+copied. Keys and values never move.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SlotSizes(TypedDict):
 
 
 class Slots:
-    """N slots of B beams.
+    """N slots. Each slot holds one row of the batch, with B beams.
 
     A row stays in the same slot until its caption is complete. ``_order`` lists all slots, busy slots first, so a step
     over n rows handles the first n slots of this list.
@@ -132,7 +132,7 @@ class Slots:
     def room_for(self, prompts: Sequence[int]) -> int:
         """How many of the next rows can be admitted now. ``prompts``: these rows' prompt lengths without the prefix.
 
-        Keeps a page free for each row that can still grow, because a row that gets no page must start again.
+        Leaves one page free for each row that can still grow, because a row that gets no page must start again.
         """
         free = self._pages.free - sum(map(self._pages.may_grow, self._busy))
         admitted = 0
@@ -246,8 +246,9 @@ class Slots:
     def step(self, n: int) -> None:
         """Run the decode step over the first ``n`` slots of ``_order``, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
-        # [N] number of each beam's tokens in the cache. In a CUDA graph, idle slots take part in the step, so this
-        # number also grows for idle slots. The clamp keeps the places of their tokens inside the slot.
+        # [N] number of generated tokens of each beam that are in the cache. In a CUDA graph, idle slots take part in
+        # the step, so this number also grows for idle slots. The clamp keeps the places of their tokens inside the
+        # slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]

@@ -1,4 +1,4 @@
-"""The engine's operations in plain torch. They run on CPUs, and tests compare the Triton kernels with them."""
+"""The native engine's operations in plain torch. They run on CPUs, and tests compare the Triton kernels with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capsfusion_tasks.fusion.native.attention import Beams, Prompts, Tokens
 from capsfusion_tasks.fusion.native.cache import KVCache
 from capsfusion_tasks.fusion.native.float8 import Float8
 
-# A slot is one page, so its keys are contiguous in memory, and a matrix product can read them in place.
+# None: a slot is one page, so its keys are contiguous in memory, and a matrix product can read them in place.
 PAGE_TOKENS: int | None = None
 PREFILL_MULTIPLE = 1
 
@@ -48,7 +48,7 @@ def rotate_and_store(qkv: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache,
 
 
 def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Prompts) -> Tensor:
-    """Causal attention of T tokens of several prompts, each to its own prompt and to the prefix that all share.
+    """Causal attention of the T tokens of several prompts: each token attends to the prefix and to its own prompt.
 
     ``queries`` [T, heads, D] → [T, heads * D].
     """
@@ -129,9 +129,9 @@ def _rows_with(cache: KVCache, layer: int, slots: Tensor, used: int) -> tuple[Te
 
 
 def _of_slots(pages: Tensor, slots: Tensor, cache: KVCache, used: int) -> Tensor:
-    """A copy [N, kv_heads, used, D] of the first ``used`` tokens of each of ``slots`` [N].
+    """Copy the keys (or values) of the first ``used`` tokens of each of ``slots`` [N]: [N, kv_heads, used, D].
 
-    ``pages`` are the keys or the values of a layer, [pages, kv_heads, page_tokens, D].
+    ``pages`` are the keys (or values) of a layer, [pages, kv_heads, page_tokens, D].
     """
     wanted = cache.table[slots, : -(-used // pages.shape[2])].long()  # [N, J]
     return pages[wanted].transpose(1, 2).flatten(2, 3)[:, :, :used]

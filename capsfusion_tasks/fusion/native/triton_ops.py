@@ -1,4 +1,4 @@
-"""The engine's operations as Triton kernels, for CUDA. ``torch_ops`` has the same functions in plain torch.
+"""The native engine's operations as Triton kernels, for CUDA. ``torch_ops`` has the same functions in plain torch.
 
 The numbers of warps, and of rows and tokens per block, are those that were the fastest in tests on an H200 with the
 sizes of a 13B model.
@@ -26,9 +26,9 @@ PAGE_TOKENS: int | None = 32
 # Prefills are padded to a multiple of this number of tokens, because cuBLAS computes in tiles of up to 256 rows.
 # Without padding, cuBLAS would load a new kernel for nearly every number of tokens.
 PREFILL_MULTIPLE = 256
-# Query rows that one program handles, in attention over the prefix or a prompt.
+# Number of query rows that one Triton program handles, in attention over the prefix or a prompt.
 _ROWS = 64
-_HEADS = 8  # heads that one program of rotate_and_store_kernel handles
+_HEADS = 8  # number of heads that one program of rotate_and_store_kernel handles
 _SMALLEST_DOT = 16  # smallest number of rows or columns of a matrix that tl.dot accepts
 
 
@@ -166,10 +166,10 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
 
 
 def _prefix_attention(queries: Tensor, cache: KVCache, layer: int) -> tuple[Tensor, Tensor]:
-    """Attention of all tokens over the prefix: mean values [T, heads, D] and their log-sum-exp [T, heads].
+    """Attention of all tokens to the prefix: mean values [T, heads, D] and log-sum-exp of the scores [T, heads].
 
-    The softmax over a token's own slot continues from these two results. Many tokens share a program, which reads the
-    prefix once for all of them.
+    The softmax over a token's own slot continues from these two results. One Triton program handles many tokens, and
+    reads the prefix once for all of them.
     """
     t, heads, _ = queries.shape
     p = cache.prefix_keys.shape[2]
