@@ -9,8 +9,8 @@ import httpx2
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
-# Seconds without an answer, after which a request fails. Requests that write may take longer, because a commit of many
-# files takes minutes.
+# Seconds without an answer, after which a request fails: while connecting, for requests that read from the hub, and for
+# requests that write to it. The last number is larger, because a commit of many files takes minutes.
 _CONNECT, _READ, _WRITE = 10.0, 60.0, 600.0
 
 
@@ -23,7 +23,7 @@ def limit_requests() -> None:
 
 
 def _client() -> httpx2.Client:
-    """The default client of huggingface_hub, with limits for requests that otherwise have no limit."""
+    """The default client of huggingface_hub, with time limits for requests that otherwise have no limit."""
     client = default_client_factory()
     client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], _limit]}
     return client

@@ -18,7 +18,7 @@ UtcTime = Annotated[datetime, AfterValidator(_utc)]  # a time without a time zon
 
 
 def refuse_empty_span(loaded_from: datetime | None, loaded_before: datetime | None) -> None:
-    """Raise InputError if ``loaded_from`` is not before ``loaded_before``. None: no limit at this end of the range."""
+    """Raise InputError if ``loaded_from`` is not before ``loaded_before``. None: the time range is open at this end."""
     if loaded_from and loaded_before and loaded_from >= loaded_before:
         raise InputError(
             f"the time range is empty: it starts {loaded_from} and ends {loaded_before}; give an end after the start"

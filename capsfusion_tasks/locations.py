@@ -1,4 +1,4 @@
-"""Folders and addresses that users give, and the files in such a folder.
+"""Makes folders and addresses that users give absolute, and lists the files in a folder.
 
 ``~`` is the home folder, and a relative path becomes absolute at once. Tasks and the command that starts them have
 different working folders, so paths must not depend on the working folder.
@@ -27,7 +27,7 @@ def absolute_path(path: str | Path) -> Path:
 
 
 def absolute_location(location: str) -> str:
-    """A path or ``file://…`` as an absolute path. Any other address (``s3://…``) stays unchanged.
+    """A path or ``file://…`` as an absolute path. Any other address (``s3://…``) only gets a lower-case scheme.
 
     Raises ValueError like ``absolute_path``, and for an address without ``//``.
     """
@@ -63,7 +63,7 @@ def is_hidden(path: str) -> bool:
     """Whether the file or a folder in ``path`` has a name that begins with "." or "_".
 
     Hadoop and many copying tools use such names for unfinished files. If ``path`` is a whole web address, only the
-    file's name counts, because the address's folders are not part of the source.
+    file's name counts, because the folders in the address are not folders of the data source.
     """
     parts = path.rpartition("/")[2:] if path.startswith(("http://", "https://")) else path.split("/")
     return any(part.startswith((".", "_")) for part in parts)

@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 1.0
-_AUTO = (None, "", "auto")  # values of CAPSFUSION_NPROC_PER_NODE with which torchrun starts a rank per GPU
+_AUTO = (None, "", "auto")  # values of CAPSFUSION_NPROC_PER_NODE that mean: start one rank per GPU
 
 
 def die_with_parent() -> None:
     """Ask the kernel to send this rank SIGKILL when torchrun dies for any reason.
 
     torchrun starts each rank in its own session, so a signal to torchrun's process group does not reach the ranks.
-    After a SIGKILL to torchrun, the ranks would keep running and occupy the GPU.
+    Without this function, after a SIGKILL to torchrun, the ranks would keep running and occupy the GPU.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -54,7 +54,7 @@ def _is_orphan(parent: int) -> bool:
 
 
 def require_gpu(decoding: Decoding) -> None:
-    """Raise InputError if ``decoding`` is for a GPU, but torch cannot use the GPUs that this node has.
+    """Raise InputError if this rank must fuse on a GPU, but torch cannot use the GPUs that this node has.
 
     Without this check, the ranks would fuse on the CPU, far slower, and perhaps in a dtype that was chosen for a GPU.
     """
@@ -76,14 +76,15 @@ def require_gpu(decoding: Decoding) -> None:
 def take_device(
     local_rank: int, local_world_size: int, on_wait: Callable[[], bool] = lambda: True
 ) -> tuple[torch.device, IO[bytes] | None] | None:
-    """The rank's device and the lock of its GPU. None if the rank waited for the GPU and ``on_wait`` ended the wait.
+    """Choose the rank's device, and lock it if it is a GPU. Returns the device and the lock (CPU: None).
 
     Keep the lock until the process ends, because the process uses the GPU's memory until then.
 
     The device is GPU number ``local_rank``. (Not the global rank, because the GPUs of each node are numbered from 0.)
     Waits until a rank of an earlier try or of another job has left the GPU, and calls ``on_wait`` every second.
-    ``on_wait`` returns whether to wait longer. Without a GPU, the device is the CPU, with OMP_NUM_THREADS threads or a
-    fair share of the cores. Raises InputError if this node has fewer GPUs than ranks.
+    ``on_wait`` returns whether to wait longer. If it returns False, this function returns None. Without a GPU, the
+    device is the CPU, with OMP_NUM_THREADS threads or a fair share of the cores. Raises InputError if this node has
+    fewer GPUs than ranks.
     """
     if not torch.cuda.is_available():
         if not os.environ.get("OMP_NUM_THREADS"):
@@ -102,7 +103,8 @@ def take_device(
             *(gpus, local_world_size, gpus),
         )
     torch.cuda.set_device(local_rank)
-    # Do not use cuDNN for attention. It makes a new plan for each shape, and nearly every prefill has a new shape.
+    # Do not use cuDNN for attention. cuDNN spends time on a plan for each new shape of tensors, and nearly every
+    # prefill has a new shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     name = torch.cuda.get_device_properties(local_rank).uuid
     path = Path(tempfile.gettempdir()) / f"capsfusion-gpu-{name}-{os.geteuid()}.lock"

@@ -65,7 +65,10 @@ class PairsInput:
         self._total: int | None = None
 
     def read(self, start: int, rows: int) -> pa.Table:
-        """Rows ``start`` to ``start + rows - 1``, all in one piece. Returns fewer or none if the pairs end earlier."""
+        """Rows ``start`` to ``start + rows - 1``, which must be in one piece.
+
+        Returns fewer rows, or none, if the job has no more pairs.
+        """
         number = start // self._piece_rows if self._piece_rows else 0
         if number != self._number:
             if not self._wait_for(number, start):
@@ -76,7 +79,7 @@ class PairsInput:
         return self._piece.slice(start - number * (self._piece_rows or 0), rows)
 
     def total(self) -> int | None:
-        """The number of rows. None while pieces are still being written."""
+        """The number of rows in all pieces. None while pieces are still being written."""
         if self._total is None:
             if not self._piece_rows:
                 self._total = self._storage.footer(self._path)[1]

@@ -1,4 +1,4 @@
-"""The folder ``<OUT>.parts`` of ``capsfusion fuse``: keeps finished rows until OUT is written.
+"""The folder ``<OUT>.parts`` of ``capsfusion fuse``: keeps finished rows until the result OUT is written.
 
 Only one process at a time can use the folder.
 """
@@ -90,7 +90,7 @@ def _open(folder: Path) -> TextIO:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
         raise InputError(f"{folder} must be a folder for finished rows, but is a file: move it away") from None
-    except PermissionError as error:  # the folder OUT can be writable although its parent folder is not
+    except PermissionError as error:  # OUT can be a writable folder in a folder that is not writable
         raise InputError(f"cannot write finished rows to {folder}: {error.strerror}; choose another OUT") from error
     lock = (folder / _LOCK).open("a+")
     lock.seek(0)

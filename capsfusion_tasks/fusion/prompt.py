@@ -108,7 +108,7 @@ class Prompt:
 
 
 def build_prompt(raw: str, synthetic: str, template: Template = PAPER) -> str:
-    """The prompt for one pair, before truncation."""
+    """The prompt for one pair as text, before long captions are cut."""
     return template.fill(clean_caption(raw), clean_caption(synthetic))
 
 
@@ -127,7 +127,8 @@ def _pieces(template: Template, control: Mapping[str, int]) -> list[Piece]:
     written = sorted((token for token in control if any(token in text for text, _ in template.parts)), key=len)
     if not written:
         return [list(template.parts)]
-    cut = re.compile("|".join(map(re.escape, reversed(written))))  # the longest first
+    # The longest token first, because its text may begin with the text of a shorter token.
+    cut = re.compile("|".join(map(re.escape, reversed(written))))
     pieces: list[Piece] = [[]]
     for literal, field in template.parts:
         place = 0
@@ -147,7 +148,10 @@ def _with(pieces: list[Piece], literal: str, field: str | None) -> list[Piece]:
 
 
 def _before_captions(template: Template) -> Template:
-    """The template's text before the first caption. If no space follows the last word, that word is left out."""
+    """The template's text before the first caption.
+
+    If no space follows the last word, this word is left out, because its tokens can depend on the caption.
+    """
     first = template.parts[0][0]
     text = first.rstrip()
     if text == first:

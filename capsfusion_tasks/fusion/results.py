@@ -1,4 +1,4 @@
-"""Collects finished rows, and writes them to chunk files every few seconds."""
+"""Collects the rows that a rank has fused, and writes them to files, called chunks, every few seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Results:
         self, job: FuseJob, storage: Storage, store: Store, tokenizer: Tokenizer, occupancy: Occupancy
     ) -> None:
         self._job, self._store, self._tokenizer, self._occupancy = job, store, tokenizer, occupancy
-        self._expected: dict[int, tuple[bytes, int]] = {}  # row → digest of its input, number of prompt tokens
+        self._expected: dict[int, tuple[bytes, int]] = {}  # row → digest of its two captions, number of prompt tokens
         self._finished: deque[dict[str, Any]] = deque()
         self._chunks = ChunkWriter(job, storage, store, occupancy)
         self._counted = Occupancy()

@@ -30,7 +30,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True)
 class Template:
-    """A template: its text, and the parts of this text, each with the field after it. The last field is None."""
+    """A template: its text, and the parts of this text, each with the field that follows it (None: end of the text)."""
 
     text: str
     parts: tuple[tuple[str, str | None], ...]
@@ -89,7 +89,7 @@ class Template:
         return "".join(literal + captions[field] for literal, field in self.parts)
 
     def digest(self, most_tokens: int) -> str:
-        """A digest of the template and of ``most_tokens``, the maximum length of a prompt in tokens."""
+        """A hash of the template and of ``most_tokens``, the maximum length of a prompt in tokens."""
         fields = {name: f"{{{known}}}" for name, known in _FIELDS.items()}
         text = "".join(
             literal.replace("{", "{{").replace("}", "}}") + (fields[field] if field else "")

@@ -51,7 +51,8 @@ def open_tensors(file: Path) -> TensorFile:
 def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
     """Raise InputError if ``files`` lack a tensor of the model, or have an unknown, duplicate or wrongly shaped one.
 
-    ``shapes`` are the shapes of the model's tensors. If head and embedding are ``tied``, one of the two is enough.
+    ``shapes`` are the shapes of the model's tensors, by name. If the output head and the embedding are ``tied`` (one
+    tensor for both), one of the two is enough.
     """
     found: set[str] = set()
     unknown, other = [], []
@@ -74,7 +75,7 @@ def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[i
 
 
 def known_name(name: str, known: Container[str]) -> str | None:
-    """The name in ``known`` for the tensor ``name``, or None.
+    """The name in ``known`` that means the same tensor as ``name``. None if there is no such name.
 
     ``name`` may have the prefix ``model.`` once more or once less than the name in ``known``.
     """
@@ -85,7 +86,7 @@ def known_name(name: str, known: Container[str]) -> str | None:
 
 
 def is_finite(numbers: Tensor) -> Tensor:
-    """Whether all ``numbers`` are finite, as a boolean on their device. Reads each number once and copies none."""
+    """Whether all ``numbers`` are finite, as a boolean on the same device. Reads each number once and copies none."""
     largest: Tensor = torch.linalg.vector_norm(numbers, float("inf"))  # the norm is NaN if a number is NaN
     return largest.isfinite()
 

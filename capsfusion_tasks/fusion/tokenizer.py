@@ -105,8 +105,8 @@ def _load(file: Path) -> SentencePieceProcessor:
         raise InputError(f"{file} is not a sentencepiece model, or is cut off: download it again") from error
 
 
-# Results of these two functions are cached, because a process loads the same tokenizer several times: for its digest,
-# for the prompt, and to count tokens. Searching LLaMA's 32,000 tokens for control tokens takes 26 ms.
+# Results of these two functions are cached, because a process loads the same tokenizer several times: to hash it, for
+# the prompt, and to count tokens. Searching LLaMA's 32,000 tokens for control tokens takes 26 ms.
 @lru_cache(maxsize=4)
 def _processor_of(content: bytes) -> SentencePieceProcessor:
     return SentencePieceProcessor(model_proto=content)

@@ -49,7 +49,8 @@ def loading(what: str) -> Iterator[None]:
 def variables_of(error: BaseException, environment: Mapping[str, str]) -> list[str]:
     """The variables of ``environment`` that are named in the message of ``error``, or else in the code that raised it.
 
-    The code may name a variable itself, or a constant of its module whose value is the variable's name.
+    The code may contain the variable's name, or the name of a constant of its module whose value is the variable's
+    name.
     """
     if found := set(_NAME.findall(str(error))) & environment.keys():
         return sorted(found)

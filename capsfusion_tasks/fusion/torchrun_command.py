@@ -98,7 +98,7 @@ def torchrun_argv(job: FuseJob, nproc_per_node: Literal["auto"] | int) -> list[s
 
 
 def rank_count(nproc_per_node: Literal["auto"] | int, gpus: int | None = None) -> int:
-    """Number of ranks to start on this node. For auto: one per GPU, or one on the CPU.
+    """Number of ranks to start on this node. For auto: one per GPU, or one if there is no GPU.
 
     ``gpus``: the number of GPUs. None: ``gpu_count`` counts them.
     """
@@ -121,7 +121,9 @@ def gpu_count() -> int:
 
 
 def require_gpu_for(dtype: str) -> None:
-    """Raise InputError if ``dtype`` needs a GPU and this machine has none. Ranks check later if a GPU supports it.
+    """Raise InputError if ``dtype`` needs a GPU and this machine has none.
+
+    Whether the GPU supports ``dtype`` is checked later, by the ranks.
 
     A GPU may be there although ``gpu_count`` finds none, for example if nvidia-smi is not on the path. So this check
     also looks for CUDA's library, without which torch finds no GPU.

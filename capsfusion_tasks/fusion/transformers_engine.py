@@ -48,7 +48,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
     if unread := unread_files(folder, files):
         log.info("ignoring files in %s that are not part of the model: %s", folder, ", ".join(unread))
     with _loading(folder, files) as links:
-        if config.get("model_type") in FAMILIES:  # skip other models: transformers may rename their tensors
+        if config.get("model_type") in FAMILIES:  # no check of other models: transformers may rename their tensors
             check_names(folder, files, _shapes(links), tied=bool(config.get("tie_word_embeddings")))
         else:
             for file in files:
@@ -85,8 +85,8 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
 def _loading(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
     """A folder with links to the files of ``folder`` that transformers may read.
 
-    These files are config.json, ``files`` and the index files. Given ``folder`` itself, transformers would also load
-    an adapter that is in it, if peft is installed. An error in the ``with`` block becomes an InputError.
+    These files are config.json, ``files`` and the index files. From ``folder`` itself, transformers would also load an
+    adapter, if the folder has one and peft is installed. An error in the ``with`` block becomes an InputError.
     """
     names = ["config.json", *(file.name for file in folder.glob("*.index.json")), *(file.name for file in files)]
     verbosity = get_verbosity()

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.json_files import read_object, refuse_pointer
 
-# The names of a model's weights: one file, or the index of several files. As in transformers, the first name that
+# The file names of a model's weights: one file, or the index of several files. As in transformers, the first name that
 # exists is used. Safetensors come first, because pickles can contain code.
 _LAYOUTS = (
     ("model.safetensors", "model.safetensors.index.json"),
@@ -56,7 +56,7 @@ def has_safetensors(folder: Path) -> bool:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise InputError if the folder contains an adapter. Call this only if the model's own files are missing."""
+    """Raise InputError if the folder contains a LoRA adapter. Call this only if the model's own files are missing."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise InputError(
             f"{folder} contains only a LoRA adapter, without its base model: merge both"
@@ -119,8 +119,8 @@ def unreadable(file: Path, reason: object) -> InputError:
 def refuse_misfit(folder: Path, *, missing: Iterable[str], unknown: Iterable[str], other: Iterable[str] = ()) -> None:
     """Raise InputError if a checkpoint's tensors do not fit its model.
 
-    ``missing`` are names of tensors that the checkpoint lacks. ``unknown`` are names of tensors that the model lacks.
-    ``other`` are sentences about further problems.
+    ``missing`` are names of the model's tensors that the checkpoint lacks. ``unknown`` are names of the checkpoint's
+    tensors that the model lacks. ``other`` are sentences about further problems.
     """
     missing, unknown = sorted(missing), sorted(unknown)
     problems = [*other, *(f"unknown tensor {name}" for name in unknown), *(f"{name} is missing" for name in missing)]

@@ -42,7 +42,7 @@ _POLL_SECONDS = 0.1
 
 
 def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_world_size: int) -> None:
-    """The work of a rank: claim rows of the job, and fuse those that are unfinished, until no rows are left."""
+    """The work of a rank: claim rows of the job, and fuse the unfinished rows among them, until no rows are left."""
     heartbeat = Heartbeat(rank)
     heartbeat.beat("loading")
     storage = Storage(job.staging)
@@ -60,7 +60,8 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
     first, taken = None, None
     if feed.has_unfinished():
         require_gpu(job.decoding)
-        # Take the device before claiming rows. If another job uses the GPU, other ranks fuse the rows in the meantime.
+        # Lock the device before claiming rows. If another job uses this rank's GPU, other ranks fuse the rows in the
+        # meantime.
         taken = take_device(local_rank, local_world_size, on_wait=keep_waiting)
         first = feed.next(wait=True) if taken else None
     else:
@@ -70,7 +71,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         device, _lock = taken  # keep the lock: other processes must not use the GPU while this process runs
         engine = load_engine(job, tokenizer, device)
         progress = Progress(store, pairs)
-        # The engine may also run out of memory after loading, for example if another program takes memory meanwhile.
+        # The engine may also run out of memory after loading, for example if another program then takes GPU memory.
         with memory_explained(job, device), Results(job, storage, store, tokenizer, engine.occupancy) as results:
             for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
                 results.add(completion)

@@ -2,7 +2,7 @@
 
 PyIceberg's configuration can define the catalog under the name ``capsfusion``: in ``.pyiceberg.yaml``, or in the
 environment variables ``PYICEBERG_CATALOG__CAPSFUSION__…``. Without such a definition, the catalog's own tables are in
-the warehouse, and the files of the Iceberg table are in ``CAPSFUSION_HOME``.
+the warehouse (PostgreSQL), and the files of the Iceberg table are in ``CAPSFUSION_HOME``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CATALOG = "capsfusion"
 _KEYS = {"pair_id", "fusion_id", "unit_id", "loaded_at"}  # columns that sync.py and maintenance.py need
 _PROPERTIES = {
     # Delete old metadata files and merge manifests. Each commit writes all snapshots to a new metadata file and adds a
-    # manifest, so a first sync of thousands of units would leave thousands of metadata files and manifests.
+    # manifest, so the thousands of commits of a first sync would leave thousands of metadata files and manifests.
     "write.metadata.delete-after-commit.enabled": "true",
     "commit.manifest-merge.enabled": "true",
 }
@@ -61,7 +61,7 @@ class Lake:
         return table
 
     def create(self, columns: pa.Schema) -> Table:
-        """Create the table with ``columns``, partitioned by fusion and day of loading."""
+        """Create the table with ``columns``, partitioned by fusion (model and settings) and day of loading."""
         from pyiceberg.transforms import DayTransform
 
         self.catalog.create_namespace_if_not_exists(self.name.rpartition(".")[0])
@@ -85,8 +85,8 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
     """Open the catalog for the Iceberg table that ``settings`` names.
 
     Raises InputError if ``CAPSFUSION_LAKE_TABLE`` is not set, if PyIceberg is not installed, or if PyIceberg refuses
-    the configuration. Raises NotReadyError if the catalog or the files cannot be reached. Also turns
-    errors in the ``with`` block into these two errors.
+    the configuration. Raises NotReadyError if the catalog or the files cannot be reached. Errors in the ``with`` block
+    become InputError or NotReadyError, too.
     """
     if settings.lake_table is None:
         raise InputError("CAPSFUSION_LAKE_TABLE is not set: set it to an Iceberg table, such as captions.fused")

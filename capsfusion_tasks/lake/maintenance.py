@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
     from pyiceberg.table.snapshots import Snapshot
 
-MIN_FILES = 8  # a partition with this many small files is rewritten
+MIN_FILES = 8  # a partition with at least this many small files is rewritten
 # Files below this limit (in bytes) are small. A rewrite makes files of about 100 MB, which are above the limit.
 SMALL = 32 << 20
 
@@ -32,10 +32,10 @@ class Maintained:
 def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], None] = print) -> int:
     """Rewrite each partition that has at least ``min_files`` small files. The new files are sorted by pair_id.
 
-    A partition has the rows of one fusion that were loaded on one day. Memory must hold one partition at a time. The
-    rows stay the same, and old snapshots keep the old files. Skips partitions from which another program has deleted
-    rows. Also skips files that were written before the table's partitioning was changed. Returns the number of
-    rewritten partitions.
+    A partition has the rows of one fusion (model and settings) that were loaded on one day. Memory must hold one
+    partition at a time. The rows stay the same, and old snapshots keep the old files. Skips partitions from which
+    another program has deleted rows. Also skips files that were written before the table's partitioning was changed.
+    Returns the number of rewritten partitions.
     """
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 
@@ -90,7 +90,10 @@ def expire(table: Table, *, before: datetime) -> tuple[int, int]:
 
 
 def _partitions(table: Table) -> dict[tuple[str, int], list[FileScanTask]]:
-    """(fusion_id, days since 1970) → its files. Leaves out files from before a change of the partitioning."""
+    """The table's data files by partition (fusion_id, days since 1970).
+
+    Leaves out files that were written before the table's partitioning was changed.
+    """
     found: dict[tuple[str, int], list[FileScanTask]] = defaultdict(list)
     for task in table.scan().plan_files():
         if task.file.spec_id == table.spec().spec_id:

@@ -1,4 +1,4 @@
-"""Writes loaded units from the warehouse to an Iceberg table, each in one commit.
+"""Writes loaded units from the warehouse to an Iceberg table, each unit in one commit.
 
 A unit is a set of pairs that are fused, validated and loaded together. Each commit makes a snapshot that names the
 unit. After the commit, the warehouse's table ``lake_units`` records the unit. If the process dies between the commit
@@ -31,7 +31,10 @@ UNIT, SUPERSEDED = "capsfusion.unit", "capsfusion.superseded_accepted"  # names 
 
 @dataclass
 class Synced:
-    """Counts of a sync. ``found``: units that an earlier process wrote, but did not record before it died."""
+    """Counts of a sync. ``units`` and ``rows``: units and captions that the sync wrote to the Iceberg table.
+
+    ``found``: units that an earlier process wrote, but did not record before it died.
+    """
 
     units: int = 0
     rows: int = 0
@@ -40,7 +43,7 @@ class Synced:
 
 @contextmanager
 def sole_writer(warehouse: Warehouse, lake: Lake) -> Iterator[LockedSession]:
-    """Lock the table, so that only one sync or maintenance runs at a time. Raises NotReadyError if another one runs."""
+    """Lock the table, so that only one sync or maintenance runs at a time. Raises NotReadyError if it is locked."""
     with locked_session(warehouse.engine) as session:
         if not session.try_lock("lake", lake.name):
             raise NotReadyError(f"another process is writing to the Iceberg table {lake.name}; try again later")
@@ -83,7 +86,7 @@ def sync(
 
 
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
-    """Unit → (number of superseded captions, snapshot id), from the newest snapshot that wrote the unit.
+    """Unit → (number of its superseded captions, snapshot id), from the newest snapshot that wrote the unit.
 
     The number is -1 if an earlier version of this program wrote the unit, because that version also counted rejected
     captions.
@@ -99,9 +102,9 @@ def _written_units(table: Table) -> dict[str, tuple[int, int]]:
 
 
 def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) -> int | None:
-    """Write the ``rows`` of ``unit``. With ``again``, they replace its old rows. Returns the id of the new snapshot.
+    """Write ``rows``, the captions of ``unit``. With ``again``, replace the rows that the table has of this unit.
 
-    Returns None if there is nothing to write.
+    Returns the id of the new snapshot. None if there is nothing to write.
     """
     from pyiceberg.expressions import And, EqualTo
 

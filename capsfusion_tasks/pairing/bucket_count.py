@@ -1,7 +1,7 @@
 """Chooses the number of buckets, into which rows are split by a hash of their URL.
 
-The number is chosen once for a staging area (the storage of intermediate files), from the size of the sources, and
-never changes.
+The number is chosen once for a staging area (the storage of intermediate files), from the total size of the source
+files, and never changes.
 """
 
 from __future__ import annotations
@@ -65,6 +65,6 @@ def _stored(storage: Storage) -> int:
 
 
 def choose_bucket_count(source_bytes: int) -> int:
-    """The number of buckets for sources of ``source_bytes`` bytes: a power of two."""
+    """The number of buckets for source files of ``source_bytes`` bytes in total: a power of two."""
     wanted = -(-source_bytes // _BUCKET_BYTES)
     return min(max(_FEWEST, 1 << (max(1, wanted) - 1).bit_length()), _MOST)
