@@ -76,7 +76,7 @@ def require_gpu(decoding: Decoding) -> None:
 def take_device(
     local_rank: int, local_world_size: int, on_wait: Callable[[], bool] = lambda: True
 ) -> tuple[torch.device, IO[bytes] | None] | None:
-    """Choose the rank's device, and lock it if it is a GPU. Returns the device and the lock (CPU: None).
+    """Choose the rank's device, and lock it if it is a GPU. Returns device and lock (None for the CPU).
 
     Keep the lock until the process ends, because the process uses the GPU's memory until then.
 

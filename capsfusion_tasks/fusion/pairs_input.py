@@ -39,7 +39,7 @@ class PairColumns:
 
 
 def write_pieces(storage: Storage, folder: str, tables: Iterable[pa.Table]) -> int:
-    """Write each of ``tables`` as a piece: 00000.parquet, 00001.parquet and so on. Returns the number of rows.
+    """Write each of ``tables`` as a piece (a file): 00000.parquet, 00001.parquet and so on. Returns the number of rows.
 
     A piece can be read as soon as it is written. All pieces except the last must have ``FuseJob.piece_rows`` rows.
     """
@@ -79,7 +79,7 @@ class PairsInput:
         return self._piece.slice(start - number * (self._piece_rows or 0), rows)
 
     def total(self) -> int | None:
-        """The number of rows in all pieces. None while pieces are still being written."""
+        """The number of the job's pairs. None while pieces are still being written."""
         if self._total is None:
             if not self._piece_rows:
                 self._total = self._storage.footer(self._path)[1]

@@ -55,12 +55,13 @@ def _locked(folder: Path, target: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path, target: Path) -> TextIO | None:
-    """Lock ``folder`` and return its lock file. None if another process deletes the folder or the file meanwhile."""
+    """Lock ``folder`` and return its lock file. None if another process deletes one of the two meanwhile."""
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(_open(folder))
             _flock(lock, target)
-            # Another process may have deleted the file before this process locked it. Such a lock protects nothing.
+            # Another process may have deleted the lock file before this process locked it. A lock on a deleted file
+            # protects nothing.
             if os.fstat(lock.fileno()).st_ino != (folder / _LOCK).stat().st_ino:
                 return None
         except FileNotFoundError:

@@ -14,8 +14,8 @@ MAX_PROMPT_TOKENS = 256  # maximum number of tokens of a prompt; captions are cu
 
 # Before a caption is tokenized, it is cut to 64 characters for each token that fits in a prompt (64 * 256 characters),
 # because tokenizing ten million characters would take 15 seconds. LLaMA's longest token has 16 characters, so a cut
-# caption still has more tokens than fit in a prompt. Qwen has longer tokens, but they consist only of spaces or of
-# line-drawing characters.
+# caption still has more tokens than fit in a prompt, and no text is lost that would fit. Qwen has longer tokens, but
+# they consist only of spaces or of line-drawing characters.
 _LONGEST_TOKEN = 64
 
 # Characters of captions that must not get into a prompt: control characters (Cc), surrogates, and line and paragraph
@@ -161,5 +161,6 @@ def _before_captions(template: Template) -> Template:
 
 def _drop_last_tokens(tokenizer: Tokenizer, text: str, count: int) -> str:
     ids = tokenizer.encode(text, bos=False)
-    # Tokens cut in the middle of a multi-byte character decode to a replacement character: remove it.
+    # The kept tokens may end in the middle of a multi-byte character. Such an end becomes a replacement character:
+    # remove it.
     return tokenizer.decode(ids[: max(0, len(ids) - count)]).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()

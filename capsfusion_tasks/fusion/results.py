@@ -24,7 +24,7 @@ _COUNT_SECONDS = 1.0
 class Results:
     """Finished rows of one rank, in any order. A thread counts and writes the rows, so that the device never waits.
 
-    This is a context manager. At the end of its block, all finished rows are written.
+    This is a context manager. At the end of its ``with`` block, all finished rows are written.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Results:
                 if ended or time.monotonic() >= due:
                     self._chunks.write()
                     due = time.monotonic() + self._job.write_seconds
-        except Exception as error:  # ``add`` and the end of the block raise this error again
+        except Exception as error:  # ``add`` and the end of the ``with`` block raise this error
             self._failure = error
 
     def _count(self, rows: list[dict[str, Any]]) -> None:

@@ -119,7 +119,7 @@ def _safetensors(file: Path) -> TensorFile:
 
 
 def _pickled(file: Path) -> TensorFile:
-    # Use weights_only, because a pickle from a hub must not run code. Only zip files, which torch writes since
+    # Use weights_only, because a pickle from a hub must not run code. Only zip files, which torch has written since
     # version 1.6, can be memory-mapped.
     weights = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     if not isinstance(weights, dict) or not all(

@@ -23,10 +23,11 @@ _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a tiktoke
 class Tokenizer(Protocol):
     """Converts text to token ids and back.
 
-    ``bos_id`` is the token that begins a text (None: there is none). ``eos_id`` is the token that ends a text (-1:
-    there is none). ``pad_id`` only fills up batches, and attention masks it. All ids are below ``vocab_size``, except
-    those of control tokens that a fine-tune has added. ``control_tokens`` maps the names of control tokens, such as
-    "<|im_start|>", to their ids. ``encode`` may return BOS, but no other control token.
+    ``bos_id`` is the id of the token that begins a text (None: there is no such token). ``eos_id`` is the id of the
+    token that ends a text (-1: there is no such token). ``pad_id`` only fills up batches, and attention masks it. All
+    ids are below ``vocab_size``, except those of control tokens that a fine-tune has added. ``control_tokens`` maps the
+    names of control tokens, such as "<|im_start|>", to their ids. ``encode`` may return BOS, but no other control
+    token.
     """
 
     @property

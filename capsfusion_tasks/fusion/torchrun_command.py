@@ -26,7 +26,7 @@ DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
 # Environment variable for the ranks: the result of ``gpu_count``. Set only if the ranks must fuse on GPUs, and must not
 # fall back to the CPU (``node.require_gpu``).
 GPUS = "TORCHRUN_GPUS"
-# Variables that torchrun must not get.
+# Names of environment variables that torchrun must not get.
 _NOT_FOR_TORCHRUN = re.compile(
     # Variables of other launchers. They are set in Kubeflow's pods and in processes that another torchrun started.
     # torchrun would take PET_* as its own arguments, and PYTHON_EXEC as the program of its ranks.
@@ -54,7 +54,7 @@ def environment_defaults(settings: Settings) -> dict[str, str]:
     cores, gpus = len(os.sched_getaffinity(0)), gpu_count()
     environment = {
         **DEFAULTS,
-        # Without this, torchrun sets one thread per rank if there are several ranks.
+        # Without this value, torchrun gives each rank only one thread if there are several ranks.
         "OMP_NUM_THREADS": str(max(1, cores // rank_count(settings.nproc_per_node, gpus))),
     }
     if settings.device == "gpu" or (settings.device == "auto" and gpus):

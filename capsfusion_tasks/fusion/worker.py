@@ -71,7 +71,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
         device, _lock = taken  # keep the lock: other processes must not use the GPU while this process runs
         engine = load_engine(job, tokenizer, device)
         progress = Progress(store, pairs)
-        # The engine may also run out of memory after loading, for example if another program then takes GPU memory.
+        # The engine may also run out of memory after loading, for example if another program takes GPU memory later.
         with memory_explained(job, device), Results(job, storage, store, tokenizer, engine.occupancy) as results:
             for completion in complete_all(engine, ClaimedRequests(first, feed, results)):
                 results.add(completion)
@@ -137,8 +137,8 @@ def _load_engine(job: FuseJob, tokenizer: Tokenizer, device: torch.device) -> En
     on_cuda = device.type == "cuda"
     if dtype == torch.bfloat16 and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(
-            f"fusion {job.fusion_id} is in bfloat16, which {torch.cuda.get_device_name(device)} does not support: use a"
-            " GPU of the Ampere generation or newer, or set CAPSFUSION_DTYPE=float32 and plan again"
+            f"fusion {job.fusion_id} computes in bfloat16, which {torch.cuda.get_device_name(device)} does not support:"
+            " use a GPU of the Ampere generation or newer, or set CAPSFUSION_DTYPE=float32 and plan again"
         )
     if decoding.engine == "native":
         from capsfusion_tasks.fusion.native import float8

@@ -1,7 +1,7 @@
 """Chooses the number of buckets, into which rows are split by a hash of their URL.
 
 The number is chosen once for a staging area (the storage of intermediate files), from the total size of the source
-files, and never changes.
+files or by ``CAPSFUSION_BUCKETS``, and never changes.
 """
 
 from __future__ import annotations

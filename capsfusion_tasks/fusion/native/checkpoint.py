@@ -45,6 +45,7 @@ def _has_own_head(files: Sequence[Path]) -> bool:
     """Whether the checkpoint stores an output head whose numbers differ from those of the embedding.
 
     In this case, transformers 5 uses both tensors, even if config.json says that they are tied (one tensor for both).
+    So this engine uses both, too.
     """
     stored = {}
     for file in files:

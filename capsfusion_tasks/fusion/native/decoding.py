@@ -83,7 +83,7 @@ class BeamSearch:
         Returns the parent [K, B] of each beam: the beam that it continues. Sets ``done`` for rows whose search has
         ended.
         """
-        length = self.length[slots] + 1  # [K], number of tokens of each row, including the new token
+        length = self.length[slots] + 1  # [K], number of generated tokens of each row, including the new token
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
         if self.beams == 1:
             return self._greedy_step(slots, length, log_probs)
@@ -100,7 +100,8 @@ class BeamSearch:
         self.scores[slots] = running
         self.tokens[slots] = _pick(candidates, choice)
 
-        # Only the B best candidates may become finished captions. The other candidates may only become running beams.
+        # As in transformers, only the B best candidates may become finished captions. The other candidates may only
+        # become running beams.
         ends_well = ends & (torch.arange(c, device=ends.device) < b)
         per_token = torch.where(ends_well, scores / length[:, None] ** self.length_penalty, _NEVER)
         finished_scores, best = torch.cat((self.finished_scores[slots], per_token), dim=1).topk(b)  # [K, B]
@@ -109,9 +110,9 @@ class BeamSearch:
         self.finished_tokens[slots] = _pick(finished_tokens, best)
         self.finished_scores[slots], self.finished_length[slots] = finished_scores, finished_length
 
-        # transformers' heuristic for early_stopping=False: a row ends if its best running beam is no better than the
-        # worst of its B finished captions. For this comparison, the running beam's score is divided by its current
-        # length ** ``length_penalty``.
+        # transformers' heuristic for early_stopping=False: a row's search ends if the best running beam is no better
+        # than the worst of the row's B finished captions. For this comparison, the running beam's score is divided by
+        # its current length ** ``length_penalty``.
         hopeless = running[:, 0] / length**self.length_penalty <= finished_scores[:, -1]
         self.done[slots] = ((finished_length > 0).all(dim=1) & hopeless) | ends.all(dim=1)
         self.length[slots] = length

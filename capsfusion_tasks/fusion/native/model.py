@@ -74,9 +74,10 @@ class Place(Protocol):
 
 
 class Llama:
-    """Weights and forward pass. Projections of the same input (such as queries, keys and values) are one matrix.
+    """Weights and forward pass of a model.
 
-    So products are fewer and larger.
+    Projections of the same input (such as queries, keys and values) are one matrix, so that products are fewer and
+    larger.
 
     The model families in ``sizes.py`` differ in two parts only: the biases of attention's projections, and the norms of
     query heads and key heads. For a family without such biases, the lists ``qkv_bias`` and ``out_bias`` are empty.
@@ -179,7 +180,7 @@ class Llama:
         return cast(Tensor, ops.add_norm(x, delta, self.norm, self.eps, quantise=False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of the token after each of ``hidden`` [..., E]. Logits of padding in the head are -inf."""
+        """Logits [..., V] of the token after each of ``hidden`` [..., E]. The head's padding rows give -inf."""
         logits = F.linear(hidden, self.head)
         logits[..., self.vocab_size :] = float("-inf")
         return logits

@@ -32,7 +32,8 @@ class RopeParameters(BaseModel):
     beta_slow: Positive = None
     mscale: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     mscale_all_dim: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None  # 1: the engine rotates whole heads
+    # The factor can only be 1, because the engine rotates whole heads.
+    partial_rotary_factor: Annotated[float | None, Field(ge=1, le=1)] = None
 
 
 class Sizes(BaseModel):

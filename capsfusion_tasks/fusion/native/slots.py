@@ -247,8 +247,8 @@ class Slots:
         """Run the decode step over the first ``n`` slots of ``_order``, busy or not. Never waits for the device."""
         slots, b = self._order[:n], self._beams
         # [N] number of generated tokens of each beam that are in the cache. In a CUDA graph, idle slots take part in
-        # the step, so this number also grows for idle slots. The clamp keeps the places of their tokens inside the
-        # slot.
+        # the step, so this number also grows for idle slots. The clamp keeps the places of idle slots' tokens inside
+        # the slot.
         generated = (self._search.length[slots] - 1).clamp(0, self._last_step)
         prompt = self._prompt_length[slots]
         positions = len(self._prefix.ids) + prompt + generated  # [N]
@@ -271,6 +271,6 @@ class Slots:
 def slot_capacity(prompt_tokens: int, max_new_tokens: int, beams: int) -> int:
     """Tokens that a slot must hold: a prompt, and all generated tokens except those of the last step.
 
-    No token attends to the tokens of the last step.
+    No token attends to the tokens of the last step, so their keys and values are never stored.
     """
     return prompt_tokens + max(1, max_new_tokens - 1) * beams

@@ -93,7 +93,7 @@ def beam_attention(queries: Tensor, cache: KVCache, layer: int, beams: Beams) ->
     q = (queries * d**-0.5).view(n, b, kv_heads, group, d).permute(2, 0, 1, 3, 4)  # [kv_heads, N, B, group, D]
     to_prefix = (q.reshape(kv_heads, n * b * group, d) @ prefix_keys.mT).view(kv_heads, n, b * group, p).transpose(0, 1)
 
-    # From here on, rows are in the order of their pages, so that keys can be read in place, without a copy.
+    # From here on, the batch's rows are in the order of their pages, so that keys can be read in place, without a copy.
     at, keys, values = _rows_with(cache, layer, beams.slots, used)  # [N]; [M, kv_heads, used, D] each
     m = len(keys)
     own_q = q.new_zeros(m, kv_heads, b * group, d)

@@ -210,7 +210,7 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 
 
 def _stages(queries: Tensor, most: int) -> int:
-    """How many blocks of keys to load at a time: ``most``, or only 1 if blocks are large.
+    """How many blocks of keys a kernel loads at a time: ``most``, or only 1 if blocks are large.
 
     Small cards have only 100 KB of shared memory, which does not hold several large blocks.
     """
