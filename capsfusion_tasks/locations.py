@@ -53,7 +53,7 @@ def absolute_model(model: str) -> str:
 
 def parts_path(target: Path) -> Path:
     """The folder ``<OUT>.parts`` with the finished rows of ``capsfusion fuse``. ``target``: the argument OUT."""
-    path = target.absolute()  # "." has a name only as an absolute path
+    path = target.absolute()  # because the name of Path(".") is empty
     if path.name == "..":
         path = path.resolve()
     return path.parent / f"{path.name}.parts"

@@ -31,7 +31,7 @@ class PairColumns:
         return pa.table([table[self.raw], table[self.synthetic]], CAPTION_COLUMNS)
 
     def in_words_of_the_file(self, reason: str) -> str:
-        """Replace laion_2b or laion_coco in a reason, such as "laion_2b is empty", with the user's column name."""
+        """Put the user's column name into the reason why a row was not fused, such as "laion_2b is empty"."""
         for ours, theirs in zip(CAPTION_COLUMNS, (self.raw, self.synthetic), strict=True):
             if reason.startswith(f"{ours} "):
                 return theirs + reason.removeprefix(ours)

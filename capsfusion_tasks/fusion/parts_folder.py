@@ -91,7 +91,7 @@ def _open(folder: Path) -> TextIO:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
         raise InputError(f"{folder} must be a folder for finished rows, but is a file: move it away") from None
-    except PermissionError as error:  # OUT can be a writable folder in a folder that is not writable
+    except PermissionError as error:  # OUT can be writable although the folder that contains it is not
         raise InputError(f"cannot write finished rows to {folder}: {error.strerror}; choose another OUT") from error
     lock = (folder / _LOCK).open("a+")
     lock.seek(0)

@@ -40,7 +40,7 @@ def is_empty_caption(text: str | None) -> bool:
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text or "")
 
 
-# A part of a template: the id of a control token, or a list of texts, each with the field that follows it.
+# A part of a template: the id of a control token, or a list of texts, each with the field that follows it (or None).
 Piece = int | list[tuple[str, str | None]]
 
 

@@ -24,7 +24,7 @@ PROMPT_TEMPLATE = (
 # The fields of a template, and the name that replaces each field before ``Template.digest`` hashes the text. A new name
 # would change all digests.
 _FIELDS = {"raw": "laion_2b", "synthetic": "laion_coco"}
-_MOST_BYTES = 1 << 16  # maximum size of a prompt file; a prompt of 256 tokens, the maximum, has a few thousand bytes
+_MOST_BYTES = 1 << 16  # maximum size of a template file; the 256 tokens of a prompt have only a few thousand bytes
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

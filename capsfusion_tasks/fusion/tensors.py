@@ -49,7 +49,7 @@ def open_tensors(file: Path) -> TensorFile:
 
 
 def check_names(folder: Path, files: Iterable[Path], shapes: Mapping[str, list[int]], *, tied: bool) -> None:
-    """Raise InputError if ``files`` lack a tensor of the model, or have an unknown, duplicate or wrongly shaped one.
+    """Raise InputError if ``files`` lack a tensor of the model, or have an unknown, duplicate or misshapen tensor.
 
     ``shapes`` are the shapes of the model's tensors, by name. If the output head and the embedding are ``tied`` (one
     tensor for both), one of the two is enough.

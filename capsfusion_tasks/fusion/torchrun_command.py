@@ -19,9 +19,9 @@ from capsfusion_tasks.errors import InputError
 from capsfusion_tasks.fusion.job import FuseJob
 from capsfusion_tasks.settings import Settings
 
-# Number of iterations that an OpenMP thread spins while it waits for other threads. With the default, two jobs on one
-# CPU are seven times slower than one job. With 2,000 iterations, each of two jobs has half the speed of a single job,
-# and a single job is as fast as with the default.
+# Number of iterations that an OpenMP thread spins while it waits for other threads. With OpenMP's default, two jobs on
+# one CPU are seven times slower than one job. With 2,000 iterations, each of two jobs has half the speed of a single
+# job, and a single job is as fast as with the default.
 DEFAULTS = {"GOMP_SPINCOUNT": "2000"}
 # Environment variable for the ranks: the result of ``gpu_count``. Set only if the ranks must fuse on GPUs, and must not
 # fall back to the CPU (``node.require_gpu``).

@@ -1,6 +1,6 @@
-"""Finds hung ranks: each rank sends heartbeats, and the launcher notices if the heartbeats stop.
+"""Finds hung ranks (processes of torchrun). Does not import torch.
 
-Does not import torch.
+Each rank sends heartbeats, and the launcher, which started torchrun, notices if the heartbeats stop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 from capsfusion_tasks.settings import Settings
 
 # The phases of a rank. loading: until the rank's first row is finished. working: the rank fuses rows. waiting: no rows
-# are left.
+# are left for the rank.
 Phase = Literal["loading", "working", "waiting"]
 
 _BEAT = "capsfusion rank "
@@ -55,7 +55,7 @@ class Timeouts:
 
 @dataclass
 class Watchdog:
-    """Follows the heartbeats of one torchrun's ranks."""
+    """Records the heartbeats of the ranks of one torchrun, and finds hung ranks."""
 
     timeouts: Timeouts
     clock: Callable[[], float] = time.monotonic

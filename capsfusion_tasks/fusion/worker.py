@@ -86,7 +86,7 @@ def fuse_rows(job: FuseJob, store: Store, rank: int, local_rank: int, local_worl
 
 
 class ClaimedRequests:
-    """The requests of the rows that this rank claims. Registers each row with ``results`` before the engine gets it."""
+    """Requests for the rows that this rank claims. Registers each row with ``results`` before the engine gets it."""
 
     def __init__(self, first: Prepared, feed: Feed, results: Results) -> None:
         self._feed, self._results = feed, results

@@ -86,7 +86,7 @@ def open_lake(settings: Settings, warehouse: Warehouse) -> Iterator[Lake]:
 
     Raises InputError if ``CAPSFUSION_LAKE_TABLE`` is not set, if PyIceberg is not installed, or if PyIceberg refuses
     the configuration. Raises NotReadyError if the catalog or the files cannot be reached. Such errors in the ``with``
-    block are turned into InputError or NotReadyError, too.
+    block become InputError or NotReadyError, too.
     """
     if settings.lake_table is None:
         raise InputError("CAPSFUSION_LAKE_TABLE is not set: set it to an Iceberg table, such as captions.fused")

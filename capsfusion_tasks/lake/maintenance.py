@@ -58,7 +58,7 @@ def compact(table: Table, *, min_files: int = MIN_FILES, say: Callable[[str], No
         if rows.num_rows != expected:
             raise InputError(
                 f"did not merge the files of fusion {fusion_id}, day {start:%Y-%m-%d}: {rows.num_rows} rows were read"
-                f" from them, but the table's metadata says {expected}. Nothing was changed"
+                f" from them, but the table's metadata says {expected}. These files were not changed"
             )
         table.overwrite(
             rows.sort_by("pair_id"), overwrite_filter=of_day, snapshot_properties={"capsfusion.compacted": "1"}

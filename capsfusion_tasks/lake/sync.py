@@ -88,8 +88,8 @@ def sync(
 def _written_units(table: Table) -> dict[str, tuple[int, int]]:
     """Unit → (number of its superseded captions, snapshot id), from the newest snapshot that wrote the unit.
 
-    The number is -1 if an earlier version of this program wrote the unit, because that version also counted rejected
-    captions.
+    The number is -1 if an earlier version of this program wrote the unit. That version also counted rejected captions,
+    so its number cannot be compared with the current number.
     """
     from pyiceberg.table.snapshots import ancestors_of
 
@@ -110,7 +110,7 @@ def _write(table: Table | None, unit: LakeUnit, rows: pa.Table, *, again: bool) 
 
     if table is None or not (again or rows.num_rows):
         return None
-    # Add columns that the warehouse got after the table was created.
+    # Add to the Iceberg table the columns that the warehouse got after this table was created.
     if not set(rows.schema.names) <= set(table.schema().column_names):
         with table.update_schema() as update:
             update.union_by_name(rows.schema)

@@ -1,4 +1,4 @@
-"""Chooses the number of buckets, into which rows are split by a hash of their URL.
+"""Chooses the number of buckets, into which the rows of shards are split by a hash of their URL.
 
 The number is chosen once for a staging area (the storage of intermediate files), from the total size of the source
 files or by ``CAPSFUSION_BUCKETS``, and never changes.

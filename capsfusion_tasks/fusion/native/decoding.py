@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _NEVER = -1.0e9  # the score that transformers gives candidates that must not be chosen
-_BLOCK = 64  # number of logits in a block of ``_top_k``
+_BLOCK = 64  # number of logits per block; ``_top_k`` first compares the maxima of the blocks
 
 
 @dataclass(frozen=True)

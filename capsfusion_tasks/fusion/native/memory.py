@@ -17,10 +17,10 @@ from capsfusion_tasks.fusion.native.slots import Prefix, Slots, SlotSizes, slot_
 log = logging.getLogger(__name__)
 
 # Share of a slot's capacity that a row uses when it ends, measured with CapsFusion's published pairs and 3 beams: 46 of
-# 144 prompt tokens after the prefix, and 3 x 36 of 3 x 79 generated tokens. Averaged over the steps of a row, the share
-# is only 0.27, so pages hardly ever run out.
+# at most 144 prompt tokens after the prefix, and 3 x 36 of at most 3 x 79 generated tokens. Averaged over the steps of
+# a row, the share is only 0.27, so pages hardly ever run out.
 USED_SHARE = 0.4
-MARGIN_SHARE = 0.02  # share of the card's memory kept free for fragmentation and for cuBLAS
+MARGIN_SHARE = 0.02  # share of the GPU's memory that is kept free for fragmentation and for cuBLAS
 MARGIN_BYTES = 512 << 20
 
 
@@ -33,7 +33,7 @@ class Room:
 
 
 def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_slots: int) -> Room:
-    """Slots and pages for a card with ``total`` bytes, of which ``free`` bytes are free.
+    """How many slots and pages fit on a GPU with ``total`` bytes of memory, of which ``free`` bytes are free.
 
     ``needed``: bytes that the largest batch needs besides pages. ``page``: bytes of a page. ``per_slot``: number of
     pages of a row of the maximum length. ``most_slots``: maximum number of slots. The result always has enough pages

@@ -45,7 +45,7 @@ class Ops(Protocol):
     """
 
     PAGE_TOKENS: int | None  # number of tokens in a page of keys and values; None: a slot is one page
-    PREFILL_MULTIPLE: int  # packed prompts are padded to a multiple of this number of tokens
+    PREFILL_MULTIPLE: int  # the prompts of a prefill are padded to a multiple of this number of tokens
 
     def add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, *, quantise: bool) -> Matrix: ...
 

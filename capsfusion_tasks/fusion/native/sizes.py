@@ -104,7 +104,7 @@ class Sizes(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _derived(cls, given: dict[str, Any]) -> dict[str, Any]:
-        # null means the default, except for sliding_window, where it means no window.
+        # In config.json, null means the default, except for sliding_window, where null means no window.
         found = {name: value for name, value in given.items() if value is not None or name == "sliding_window"}
         heads, hidden = (
             found.get(name, cls.model_fields[name].default) for name in ("num_attention_heads", "hidden_size")

@@ -144,10 +144,10 @@ class Slots:
         return admitted
 
     def prefill(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[int]:
-        """Put ``prompts`` (without the prefix) into free slots, and generate their first tokens. Returns the slots.
+        """Put ``prompts`` (without the prefix) into free slots, and generate each caption's first token.
 
-        ``limits`` are the maximum numbers of new tokens, one per row. Call ``room_for`` first, to know how many rows
-        fit.
+        Returns the slots. ``limits`` are the maximum numbers of new tokens, one per row. Call ``room_for`` first, to
+        know how many rows fit.
         """
         device = self._model.device
         taken = [self._free.pop() for _ in prompts]
