@@ -1,4 +1,4 @@
-"""The program of a rank. torchrun starts one process per GPU: ``python -m capsfusion_tasks.fusion.worker``."""
+"""The program of a rank, a process that torchrun starts for each GPU: ``python -m capsfusion_tasks.fusion.worker``."""
 
 from __future__ import annotations
 

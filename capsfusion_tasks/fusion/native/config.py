@@ -74,7 +74,10 @@ def check_positions(sizes: Sizes, prompt_tokens: int, new_tokens: int) -> None:
 
 
 def _computes_layers(types: object, sizes: Sizes) -> bool:
-    """Whether the engine can compute layers of ``types``, the config's layer_types. The sliding window is in ``sizes``."""
+    """Whether the engine computes layers of ``types``, the config's layer_types, with the sliding window in ``sizes``.
+
+    Without such a window, it computes only layers with full attention.
+    """
     if not isinstance(types, list) or len(types) != sizes.num_hidden_layers:
         return False
     return all(kind == _LAYER_TYPES[0] or (kind == _LAYER_TYPES[1] and sizes.window is not None) for kind in types)

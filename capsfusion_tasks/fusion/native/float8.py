@@ -17,7 +17,7 @@ DTYPE = torch.float8_e4m3fn
 LARGEST = 448.0
 SMALLEST_SCALE = 1e-12  # smallest scale of a row; prevents a division by zero for a row of zeros
 MULTIPLE = 16  # torch._scaled_mm needs weights whose numbers of rows and columns are multiples of this
-MIN_CAPABILITY = (8, 9)  # Ada and newer, because older cards have no float8 products
+MIN_CAPABILITY = (8, 9)  # Ada and newer, because older GPUs have no float8 products
 
 
 def require(device: torch.device) -> None:

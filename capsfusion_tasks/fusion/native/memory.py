@@ -49,10 +49,10 @@ def room(*, free: int, total: int, needed: int, page: int, per_slot: int, most_s
 def measure(model: Llama, prefix: Prefix, *, prefill_tokens: int, most_slots: int, **sizes: Unpack[SlotSizes]) -> Room:
     """How many slots, at most ``most_slots``, and how many pages fit in the free memory of the model's GPU.
 
-    Runs the largest prefill (``prefill_tokens`` tokens in prompts of the maximum length) and one step of all slots, and
-    measures the memory of both. For these two runs, all slots share the pages of one row, because a small card may have
-    no room for the pages of ``most_slots`` rows. ``sizes`` are arguments of ``Slots``. Raises torch.OutOfMemoryError if
-    ``most_slots`` slots do not fit.
+    Runs the largest prefill (``prefill_tokens`` tokens in prompts of the maximum length) and one decode step of all
+    slots, and measures the memory of both. For these two runs, all slots share the pages of one row, because a small
+    card may have no room for the pages of ``most_slots`` rows. ``sizes`` are arguments of ``Slots``. Raises
+    torch.OutOfMemoryError if ``most_slots`` slots do not fit.
     """
     device, prompt = model.device, sizes["prompt_tokens"]
     capacity = slot_capacity(prompt, sizes["max_new_tokens"], sizes["beams"])

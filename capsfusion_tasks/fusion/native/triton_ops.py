@@ -212,7 +212,7 @@ def _sizes(queries: Tensor, cache: KVCache) -> dict[str, int | str | bool]:
 def _stages(queries: Tensor, most: int) -> int:
     """How many blocks of keys a kernel loads at a time: ``most``, or only 1 if blocks are large.
 
-    Small cards have only 100 KB of shared memory, which does not hold several large blocks.
+    Small GPUs have only 100 KB of shared memory, which does not hold several large blocks.
     """
     return most if queries.shape[-1] * queries.itemsize <= 256 else 1
 
