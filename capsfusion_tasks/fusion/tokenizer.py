@@ -67,7 +67,10 @@ class LlamaTokenizer:
         self.pad_id: int = self._processor.unk_id()
         self.vocab_size: int = self._processor.vocab_size()
         if self.bos_id < 0:
-            raise InputError(f"{model_file} has no token that begins a text (BOS): it is not LLaMA's tokenizer")
+            raise InputError(
+                f"{model_file} has no token that begins a text (BOS), so it is not LLaMA's tokenizer: use the"
+                " tokenizer.model that belongs to the model"
+            )
         if self.pad_id < 0:
             raise InputError(f"{model_file} has no token for unknown text: it is damaged. Download it again")
 

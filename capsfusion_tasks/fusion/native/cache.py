@@ -50,7 +50,7 @@ class Pages:
     """Assigns pages to slots (in vLLM: the block manager). Works on the host, so that it never waits for the device.
 
     With ``shared``, all slots may get the same pages, so their tokens overwrite each other. This is only for measuring
-    the memory that a step of all slots needs, without allocating pages for all slots.
+    the memory of a prefill and of a step, without allocating pages for all slots.
     """
 
     def __init__(self, *, pages: int, page_tokens: int, slots: int, capacity: int, shared: bool = False) -> None:

@@ -36,7 +36,10 @@ def sizes_of(folder: Path, config: dict[str, Any]) -> Sizes | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         reason = f"{place}: {first['msg']}, not {str(first['input'])[:50]!r}" if place else first["msg"]
-        raise InputError(f"{folder}/config.json has values that no {family.NAME} model has: {reason}") from error
+        raise InputError(
+            f"{folder}/config.json has values that no {family.NAME} model has: {reason}; correct the file, or download"
+            " it again"
+        ) from error
 
 
 def model_sizes(folder: Path) -> Sizes:
@@ -99,5 +102,8 @@ def _scaled(folder: Path) -> Any:
         ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
     except Exception as error:  # a wrong value that transformers does not check can raise any kind of error
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
-        raise InputError(f"{folder}/config.json has invalid rope_parameters or rope_scaling: {reason}") from error
+        raise InputError(
+            f"{folder}/config.json has invalid rope_parameters or rope_scaling: {reason}; correct the file, or download"
+            " it again"
+        ) from error
     return config

@@ -3,7 +3,7 @@
 Names: H query heads, KVH key heads, D numbers per head (DP: D rounded up to a power of two, at least 16), N slots, B
 beams, P tokens of the prefix (the text that all prompts begin with). A page of the KV cache has PAGE tokens, which
 attention reads as one block. Sums are in float32. PREC is "ieee" for float32, because otherwise Triton rounds float32
-factors to TF32. Exponentials are to base 2, so ``scale`` contains the factor log2(e).
+operands to TF32. Exponentials are to base 2, so ``scale`` contains the factor log2(e).
 """
 
 from __future__ import annotations
