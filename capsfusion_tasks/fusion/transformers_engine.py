@@ -76,7 +76,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> PreTra
         raise InputError(f"{folder}/config.json sets is_encoder_decoder: give a model without an encoder")
     model = model.to(device).eval()
     refuse_not_finite(folder, {name: is_finite(weight.data) for name, weight in model.named_parameters()})
-    # Without this, ``generate`` also applies decoding settings that the checkpoint stores, such as repetition_penalty.
+    # Without this line, ``generate`` also applies decoding settings of the checkpoint, such as repetition_penalty.
     model.generation_config = GenerationConfig()
     return model
 

@@ -22,7 +22,7 @@ _BEAT_SECONDS = 1.0
 
 
 class Heartbeat:
-    """A rank's reports to the launcher, which reads them from the rank's standard output."""
+    """Sends a rank's heartbeats to the launcher, which reads them from the rank's standard output."""
 
     def __init__(self, rank: int, output: int = 1) -> None:
         self._rank, self._output = rank, output

@@ -255,7 +255,7 @@ def silu_mul_kernel(GATE_UP, OUT, SCALES, INNER: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def quantise_kernel(X, OUT, SCALES, E: tl.constexpr, BLOCK: tl.constexpr):
-    """Convert a row of numbers to float8 with its own scale. Each program handles one token."""
+    """Convert a token's row of X to float8, with one scale per row. Each program handles one token."""
     token = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK)
     _store_row(OUT, SCALES, token, e, E, tl.load(X + token * E + e, mask=e < E, other=0.0), True)

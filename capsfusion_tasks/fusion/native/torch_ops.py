@@ -55,7 +55,7 @@ def prompt_attention(queries: Tensor, cache: KVCache, layer: int, prompts: Promp
     p, longest = cache.prefix_keys.shape[2], max(prompts.lengths)
     # Token i sees the prefix and the first i + 1 tokens of its prompt.
     mask = queries.new_ones(longest, p + longest, dtype=torch.bool).tril(p)
-    # Set enable_gqa only if needed: if it is set, torch does not use its fast kernels.
+    # Set enable_gqa only if query heads share key heads, because with this option torch does not use its fast kernels.
     grouped = queries.shape[1] != cache.keys.shape[2]
     attended = []
     for q, slot, length in zip(torch.split(queries, prompts.lengths), prompts.slots, prompts.lengths, strict=True):
