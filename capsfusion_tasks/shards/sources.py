@@ -1,6 +1,7 @@
 """Opens the sources that the settings name, and their shards (files with captions or image results).
 
-The sides are ``laion_2b``, ``laion_coco`` and ``image_results``. Each side has its own source.
+The side of a shard says what the shard contains: ``laion_2b`` (raw captions), ``laion_coco`` (synthetic captions) or
+``image_results`` (img2dataset's results). Each side has its own source.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _LFS_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 10
 
 @dataclass(frozen=True)
 class SideSource:
-    """The source of a side's shards. A file is a shard if ``wanted``, which applies ``patterns``, accepts its path."""
+    """The source of a side's shards, and the filter that tells which files of the source are shards.
+
+    ``wanted`` returns whether the file with the given path is a shard. It applies the path patterns in ``patterns``.
+    """
 
     source: Source
     wanted: Callable[[str], bool]
@@ -68,8 +72,8 @@ def open_source(uri: str, settings: Settings) -> Source:
 def source_of(shard: Shard, settings: Settings) -> Source:
     """The source in which the shard was found.
 
-    Uses the address in the settings if it names the same source, because it may contain a signature that the server
-    requires. The address that is stored with the shard never contains a signature.
+    If the address in the settings names the same source, opens that address, because it may contain a signature that
+    the server requires. The address that is stored with the shard never contains a signature.
     """
     configured = {
         "laion_2b": settings.laion2b,
@@ -104,7 +108,7 @@ def opened(shard: Shard, settings: Settings, source: Source | None = None) -> It
 
 
 def configured_sources(settings: Settings) -> dict[Side, SideSource]:
-    """Each side's source with its patterns. LAION-COCO is the only side if it provides both captions."""
+    """The sources of the captions, by side. LAION-COCO is the only one if its rows provide both captions."""
     coco = Origin(uri=settings.laion_coco, include=settings.laion_coco_include, exclude=settings.laion_coco_exclude)
     coco_source = _configured(coco, settings, "laion_coco")
     if settings.self_paired:
@@ -114,7 +118,7 @@ def configured_sources(settings: Settings) -> dict[Side, SideSource]:
 
 
 def image_results_source(settings: Settings) -> SideSource | None:
-    """The source of img2dataset's results, with its patterns. None if planning does not use such results."""
+    """The source of img2dataset's results. None if planning does not use them to leave out pairs without an image."""
     if settings.image_results is None or not settings.skips_gone_images:
         return None
     patterns = {"include": settings.image_results_include, "exclude": settings.image_results_exclude}

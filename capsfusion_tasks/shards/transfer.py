@@ -1,4 +1,4 @@
-"""Downloads files by HTTP in parallel parts, and verifies them. A retry keeps the finished parts of a failed try."""
+"""Downloads a shard by HTTP in parallel parts, and verifies it. A retry keeps the finished parts of a failed try."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """The length, and the headers or the checksum, that a download must have to count as the discovered shard."""
+    """What a download must have in common with the shard that was discovered. If it differs, the file has changed."""
 
     size_bytes: int
-    unchanged: Callable[[httpx2.Response], bool] | None = None
-    checksum: str | None = None
+    unchanged: Callable[[httpx2.Response], bool] | None = None  # whether a response's headers are those of the shard
+    checksum: str | None = None  # the result of ``digest`` for the whole file
     digest: Callable[[Path], str] = sha256
 
 
@@ -72,7 +72,7 @@ def fetched(shard: Shard, address: web.Address, expected: Expected, scratch: Pat
 def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
     file = folder / "data"
     data = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    # A file with one byte per part: 1 if the part is finished.
+    # ``marks`` is a file with one byte for each part. The byte is 1 if the part is finished.
     marks = os.open(folder / f"parts-of-{_PART_BYTES}", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _check_space(expected.size_bytes - os.fstat(data).st_blocks * 512, folder, address.where)
@@ -87,7 +87,7 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
         def mark(part: _Part) -> None:
             if part.number is not None:
-                os.fdatasync(data)  # first, so that a crash cannot leave a mark without its data
+                os.fdatasync(data)  # before the mark, so that the bytes of a marked part survive a crash
                 os.pwrite(marks, b"\1", part.number)
 
         try:
@@ -103,14 +103,14 @@ def _download(address: web.Address, expected: Expected, folder: Path) -> Path:
 
 
 class _RangesIgnored(Exception):
-    """The server ignores ranges and sends only whole files."""
+    """The server ignores the header Range, and sends the whole file instead of a part."""
 
 
 class _Part:
-    """Bytes ``start`` to ``end`` of a file, written up to ``position``.
+    """Bytes ``start`` to ``end`` of a download. The bytes before ``position`` are written already.
 
     ``number``: the part's number in the file; None if the part is the whole file. ``furthest``: the highest
-    ``position`` of all tries, which shows whether a try made progress.
+    ``position`` that any try has reached, which shows whether a try made progress.
     """
 
     def __init__(self, number: int | None, start: int, end: int) -> None:
@@ -121,9 +121,9 @@ class _Part:
 def _fetch(
     parts: list[_Part], address: web.Address, expected: Expected, data: int, mark: Callable[[_Part], None]
 ) -> None:
-    """Write ``parts`` into the file ``data``, several at a time. Calls ``mark`` for each finished part."""
+    """Download ``parts`` into the open file ``data``, several at a time. Calls ``mark`` for each finished part."""
     stop = threading.Event()
-    causes: list[Exception] = []  # the first error is the cause; the other parts stopped because of it
+    causes: list[Exception] = []  # the first error stops the other parts, whose errors follow
     with web.client() as client, ThreadPoolExecutor(_CONNECTIONS) as pool:
 
         def fetch(part: _Part) -> None:
@@ -154,7 +154,7 @@ def _fetch(
 def _read(
     client: httpx2.Client, part: _Part, address: web.Address, expected: Expected, data: int, stop: threading.Event
 ) -> None:
-    """Request the missing bytes of ``part``, and write them as they arrive."""
+    """Request the missing bytes of ``part``, and write them to the open file ``data`` as they arrive."""
     with web.answer(client, "GET", address, Range=f"bytes={part.position}-{part.end - 1}") as response:
         if response.status_code == 200 and part.number is not None:
             raise _RangesIgnored
@@ -166,7 +166,7 @@ def _read(
             )
         if response.status_code == 206 and first != part.position:
             raise InputError(
-                f"{address.where}: the server sent another range than requested; tell the server's administrator"
+                f"{address.where}: the server sent other bytes than requested; tell the server's administrator"
             )
         part.position = first
         for chunk in response.iter_raw():
@@ -190,7 +190,7 @@ def _verify(file: Path, address: web.Address, expected: Expected) -> None:
         return
     found = expected.digest(file)
     if found != expected.checksum:
-        shutil.rmtree(file.parent)  # delete all parts, because the wrong part is unknown
+        shutil.rmtree(file.parent)  # delete all parts, because any of them may be wrong
         raise NotReadyError(
             f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is deleted; "
             "try again. If it happens again, the file at the source is damaged"

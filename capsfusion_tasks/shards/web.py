@@ -20,14 +20,14 @@ from capsfusion_tasks.shards.retries import MayPass
 BROKEN = (httpx2.TransportError,)
 _BUSY = (408, 425, 429)
 VARIABLES = "HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"  # environment variables that the HTTP client reads
-# At level INFO, httpx2 would log every address, including targets of redirects. A signed address is a secret.
+# At level INFO, httpx2 would log every address, including targets of redirects. But a signed address must stay secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a file. Messages show ``where``; ``url`` and ``headers`` may contain secrets."""
+    """The address of a file. Messages show ``where`` instead of ``url``, because ``url`` may contain secrets."""
 
     url: str = field(repr=False)
     where: str
@@ -64,7 +64,7 @@ def answer(
 ) -> Iterator[httpx2.Response]:
     """The response to a request. Its status is already checked, but its body is not read.
 
-    Raises MayPass for a temporary failure, InputError for a lasting one.
+    Raises MayPass for a temporary failure, and InputError if a retry will not help.
     """
     headers = {**address.headers, **headers}
     try:
@@ -93,7 +93,7 @@ def _refusal(response: httpx2.Response, address: Address) -> Exception:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the server asks to wait. The header Retry-After has seconds or a date."""
+    """The seconds to wait before a retry, from the header Retry-After (seconds or a date). None if it has neither."""
     value = response.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
@@ -111,13 +111,13 @@ def http_date(value: str | None) -> datetime | None:
 
 
 def content_range(response: httpx2.Response) -> tuple[int, int | None]:
-    """The offset of the response's body in the file, and the file's length if the response has it."""
+    """The file offset at which the response's body begins, and the file's length. None if the length is not given."""
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match:
             raise InputError(
-                f"{response.url.host} answers a ranged request without a usable Content-Range: tell the server's"
-                " administrator"
+                f"{response.url.host} answers a request for a part of a file without a usable header Content-Range:"
+                " tell the server's administrator"
             )
         return int(match[1]), int(match[2])
     length = response.headers.get("Content-Length", "")

@@ -1,4 +1,4 @@
-"""Reads a list of files from a web server. The list is JSON, or has an address or a relative path on each line."""
+"""Reads the list of a source's files from a web server: JSON, or text with an address or relative path on each line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _utc(time: datetime) -> datetime:
 
 
 class Entry(BaseModel):
-    """An entry of a list. Its arrival time and checksum replace the values that the server sends."""
+    """A file in the list. ``arrived_at`` and ``sha256``, if given, replace the values that the file's server sends."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +40,7 @@ _JSON_LIST = TypeAdapter(Annotated[list[str | Entry], Field(max_length=_MOST_FIL
 
 
 def read_list(client: httpx2.Client, address: web.Address, *, is_json: bool) -> list[Entry]:
-    """The list's entries. Raises InputError if the file is not a list. Stops reading a file that is too large."""
+    """The entries of the list at ``address``. Raises InputError if the file there is not a list, or is too large."""
     where = address.where
     body = retrying(lambda: _read(client, address), where, on=web.BROKEN).removeprefix(_BOM)
     return _json_entries(body, where) if is_json else _text_entries(body, where)

@@ -25,7 +25,7 @@ def refuse_credentials(uri: str) -> None:
 
 
 def remote_filesystem(root: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an ``s3://`` address, and the path in it. Raises ValueError for other schemes.
+    """The file system of an ``s3://`` address, and the path in it. Raises ValueError for other kinds of addresses.
 
     Reads the environment variables ``AWS_ENDPOINT_URL`` (the address of an S3-compatible store) and ``AWS_CA_BUNDLE``
     (the certificates to trust), like AWS's own tools. Arrow itself does not read these variables.

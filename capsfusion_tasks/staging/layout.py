@@ -1,6 +1,6 @@
 """The paths of all files in the staging area.
 
-The rows of each side (``laion_2b`` or ``laion_coco``) are split into buckets by a hash of the URL.
+The rows of each side (``laion_2b`` or ``laion_coco``) are split into buckets by a hash of their URL.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def pulled_folder(side: Side) -> str:
 
 
 def pulled_mark(side: Side, shard_id: str) -> str:
-    """The shard's mark: a JSON file that records the pull of the shard.
+    """The path of the shard's mark: a JSON file about the pull, which splits the shard into one file per bucket.
 
-    It is written before the first bucket file, with ``whole`` false, and again after the last one.
+    The mark is written before the first bucket file, with ``whole`` false, and again after the last bucket file.
 
     - ``rows``: the number of rows in the shard
     - ``dropped``: the number of dropped rows by reason
@@ -80,15 +80,15 @@ def pulled_summary(side: Side) -> str:
 LISTS_SUMMARY = "summaries/lists"  # the folder of the summary that covers the shard lists of all intervals
 
 
-RUNS = "runs"  # has a folder for each interval, named by the key of the interval
-REPLAYS = "replays"  # has a folder for each replay, named by the key of the replay
+RUNS = "runs"  # has a folder for each interval (time range of a run), named by the key of the interval
+REPLAYS = "replays"  # has a folder for each replay (selection of rejected captions to fuse again), named by its key
 
 
 def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # instead of a bucket's number, in the name of a file of pairs whose bucket is unknown
+ANY_BUCKET = "any"  # replaces the bucket's number in the name of a file of pairs, if the bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

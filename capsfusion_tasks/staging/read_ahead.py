@@ -1,4 +1,4 @@
-"""Reads files in parallel and returns them in order, because each read from S3 takes two or three round trips."""
+"""Reads files in parallel and returns the results in order. Each read from S3 takes two or three round trips."""
 
 from __future__ import annotations
 

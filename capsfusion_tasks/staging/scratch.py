@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 from capsfusion_tasks.staging import full_disk
 
-# The names of CapsFusion's folders: for splitting shards, joining buckets, replays, uploads and downloads. Folders with
-# other names are left alone, because other programs may use the scratch folder, too.
+# The names of CapsFusion's folders: a prefix for splitting shards, joining buckets, replays and uploads, or a shard_id
+# for a download. Folders with other names are never deleted, because other programs may use the scratch folder, too.
 _OURS = re.compile(r"(split|join|replay|upload)-\w+|[0-9a-f]{16}")
 
 ROOM = "make room there, or set CAPSFUSION_SCRATCH to a folder on a larger disk"

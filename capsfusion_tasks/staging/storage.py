@@ -27,7 +27,8 @@ from capsfusion_tasks.staging.addresses import refuse_credentials, remote_filesy
 from capsfusion_tasks.staging.read_ahead import READERS, read_ahead
 
 _S3_ERROR = "AWS Error"  # Arrow's messages about errors of S3 contain this text
-# Maximum bytes of a file that is kept in memory until its upload. Pull keeps four such files at a time.
+# Before its upload to S3, a file with at most this many bytes is kept in memory, and a larger file on disk. The pull of
+# a shard keeps four such files at a time.
 _IN_MEMORY = 32 << 20
 _SUFFIX = ".unpublished"  # a file with this suffix is not finished
 _UNPUBLISHED = re.compile(rf"\..+\{_SUFFIX}")
@@ -53,7 +54,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _asks(method: _Method) -> _Method:
-    """Decorator for methods that call S3. They raise NotReadyError if S3 does not answer or answers with an error."""
+    """Decorator for methods that call S3: they raise NotReadyError if S3 does not answer or answers with an error."""
 
     @wraps(method)
     def asking(self: Storage, *arguments: Any, **named: Any) -> Any:
@@ -213,15 +214,15 @@ class Storage:
             yield stream
 
     def _upload(self, path: str, content: IO[bytes], opened: ExitStack) -> None:
-        """Upload ``content`` to S3 completely, even if a signal handler raises meanwhile. Then close ``opened``."""
+        """Upload all of ``content`` to S3, even if a signal handler raises meanwhile. Then close the file (``opened``)."""
 
         def upload() -> None:
             with opened, self.answering(), self.filesystem.open_output_stream(path) as stream:
                 shutil.copyfileobj(content, stream, 8 << 20)
 
-        # Upload in another thread. If an exception interrupts an upload, Arrow still completes it, and so publishes an
-        # empty or truncated file. Signal handlers (Ctrl-C, Airflow's timeouts) raise only in the main thread, which
-        # waits for the upload.
+        # Upload in another thread. If an exception interrupts an upload, Arrow still completes the upload, and so
+        # publishes an empty or truncated file. Signal handlers (Ctrl-C, Airflow's timeouts) raise only in the main
+        # thread, which waits for the upload.
         with ThreadPoolExecutor(1) as pool:
             pool.submit(upload).result()
 
@@ -266,7 +267,7 @@ class Storage:
             with self.answering(), self.filesystem.open_input_file(path) as file:
                 yield file.read_at
             return
-        # To read a hundred bytes, os.pread takes a third of Arrow's time.
+        # To read a hundred bytes, os.pread takes a third of the time that Arrow takes.
         with open(Path(self._base) / path, "rb", buffering=0) as local:
             yield lambda size, offset: os.pread(local.fileno(), size, offset)
 

@@ -1,4 +1,4 @@
-"""Summaries: one file with facts about many small files (such as pull marks), so that readers need not open each one.
+"""Summaries: one file with facts about many small files (such as shard lists), so that readers need not open each one.
 
 Readers write the summaries. Before a writer changes a small file, it writes a note of this change. A summary lists the
 notes of the changes that its facts include. If a file has a note that the summary does not list, the reader reads the
@@ -20,15 +20,16 @@ from capsfusion_tasks.staging.storage import Storage, StoredFile
 
 _READERS = 16  # number of files read in parallel, because on S3 each read takes a round trip
 _WORTH_WRITING = 16  # write a summary after reading this many files; reading fewer is as fast as writing a summary
-# A summary lists a note only if the note is at least an hour old, because the file may be written later than its note.
-# A note is deleted after a day. By then, no reader that began before the change is still running.
+# A summary lists a note only if the note is at least an hour old. The writer writes the note before it changes the file,
+# so a summary made in between has the old facts. A note is deleted after a day. By then, no reader that began before the
+# change is still running.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Summaries:
-    """A summary of files, stored in ``folder``. Names identify the files."""
+    """A summary of small files. ``folder`` has the summary and the notes. A name identifies each small file."""
 
     storage: Storage
     folder: str
