@@ -224,7 +224,7 @@ class Working:
 
 
 def print_verdicts(name: str, tally: Tally) -> None:
-    """Print the reasons and flags of a file's captions to standard output, with shares and examples."""
+    """Print a table: how many captions of a file each rule rejects or flags, with the share and an example."""
     table = Table(
         "reason", "rows", "share", "example", title=cell(f"{name}: {tally.accepted} of {tally.rows} accepted")
     )

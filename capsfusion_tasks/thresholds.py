@@ -1,6 +1,6 @@
 """The thresholds of validation's rules and of the gate, which stops units with too many rejected captions.
 
-Thresholds are settings, but not in settings.py, so that code that only validates captions needs no pydantic-settings.
+These settings are not in settings.py, so that code that only validates captions does not need pydantic-settings.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class RuleSettings(BaseModel):
         default=0.65,
         gt=0,
         le=1,
-        description="Reject captions that the sources do not support. Such a caption meets two conditions. First, at"
-        " least this share of its content words, and at least `unsupported_min` words, are in neither source. Second,"
-        " it keeps at most a quarter of the synthetic caption's content words, or at least 80% of its own content words"
-        " are in neither source.",
+        description="Reject captions that the source captions do not support. Such a caption meets two conditions."
+        " First, at least this share of its content words, and at least `unsupported_min` words, are in neither source."
+        " Second, it keeps at most a quarter of the synthetic caption's content words, or at least 80% of its own"
+        " content words are in neither source.",
     )
     unsupported_min: int = Field(
         default=5,

@@ -35,7 +35,7 @@ def sha256(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a download must have in common with the shard that was discovered. If it differs, the file has changed."""
+    """What identifies the discovered shard: a download must have this size, and these headers or this checksum."""
 
     size_bytes: int
     unchanged: Callable[[httpx2.Response], bool] | None = None  # whether a response's headers are those of the shard

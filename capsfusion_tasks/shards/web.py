@@ -27,7 +27,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a file. Messages show ``where`` instead of ``url``, because ``url`` may contain secrets."""
+    """The address of a file. ``url`` and ``headers`` may contain secrets, so messages show ``where`` instead."""
 
     url: str = field(repr=False)
     where: str

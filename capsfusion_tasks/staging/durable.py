@@ -67,6 +67,6 @@ def _current_umask() -> int:
     return umask
 
 
-# The umask gives the permissions of new files. mkstemp makes new files readable only for their owner, but workers that
+# The umask tells the permissions of new files. mkstemp makes new files readable only for their owner, but workers that
 # run as other users must be able to read published files.
 _UMASK = _current_umask()

@@ -1,4 +1,4 @@
-"""Reads files in parallel and returns the results in order. Each read from S3 takes two or three round trips."""
+"""Reads files in parallel, because each read from S3 takes two or three round trips. Returns the results in order."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from capsfusion_tasks.staging.storage import Storage, StoredFile
 
 _READERS = 16  # number of files read in parallel, because on S3 each read takes a round trip
 _WORTH_WRITING = 16  # write a summary after reading this many files; reading fewer is as fast as writing a summary
-# A summary lists a note only if the note is at least an hour old. The writer writes the note before it changes the file,
-# so a summary made in between has the old facts. A note is deleted after a day. By then, no reader that began before the
-# change is still running.
+# A summary lists a note only if the note is at least an hour old. The writer changes the file after writing the note,
+# and a summary made in between has the old facts. A note is deleted after a day. By then, no reader that began before
+# the change is still running.
 _SETTLED = timedelta(hours=1)
 _FORGOTTEN = timedelta(days=1)
 

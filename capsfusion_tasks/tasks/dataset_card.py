@@ -8,7 +8,7 @@ import re
 from capsfusion_tasks.warehouse.export_selection import Outcome, Selection, Snapshot
 from capsfusion_tasks.warehouse.provenance import Origin
 
-# {} is the digest of the rest of the card. If it is not the right digest, a user edited the card.
+# A line of each card. {} is a digest of the rest of the card. If the digest does not match, a person changed the card.
 _MARK = "<!-- written by capsfusion export, {} -->"
 _MARKED = re.compile(_MARK.format("([0-9a-f]{16})"))
 
@@ -35,7 +35,7 @@ def dataset_card(
         files: pattern of the Parquet files, relative to the card.
         rows: fusion_id → number of captions with this fusion_id.
         columns: name and Arrow type of each column, in the order of the files' columns.
-        origins: combinations of releases and licence, the most frequent first.
+        origins: combinations of the captions' releases and licences, the most frequent first.
     """
     header = ["---", "task_categories:", "- image-to-text", "tags:", "- image-captions", "- capsfusion", "configs:"]
     header += ["- config_name: default", "  data_files:", "  - split: train", f"    path: {files}", "---"]
@@ -84,7 +84,7 @@ def dataset_card(
 
 
 def is_generated(card: str) -> bool:
-    """Whether ``dataset_card`` made the ``card`` and nobody has changed it since."""
+    """Whether ``dataset_card`` made the ``card`` and nobody has changed the text since."""
     found = _MARKED.search(card)
     return found is not None and _digest(card.replace(found[0], _MARK.format(""), 1)) == found[1]
 

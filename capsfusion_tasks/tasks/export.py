@@ -101,8 +101,8 @@ def export_captions(
     or ``always``.
 
     Raises InputError if the folder has another export or other files, or if captions of an interrupted export were
-    replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer, or if the selection
-    starts or ends in the future.
+    replaced in the warehouse. Raises NotReadyError if the warehouse or ``target`` does not answer, or if a time in the
+    selection (``loaded_from``, ``loaded_before``) is in the future.
     """
     if selection.loaded_from is not None:
         refuse_future_start(warehouse, selection.loaded_from)
@@ -150,15 +150,16 @@ def export_filtered(
     limit: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Export the accepted captions that meet ``wanted`` to ``export_to``. Raises the errors of ``export_captions``.
+    """Export the accepted captions that the filter ``wanted`` selects. Raises the errors of ``export_captions``.
 
-    ``scratch``: see ``export_target``.
+    ``export_to`` and ``scratch``: the arguments of ``export_target``.
     """
     if not wanted.of_accepted:
         raise InputError(
             "the filter selects rejected captions, but an export has only accepted ones: unset `verdict` and `reason`"
         )
-    # In an export, "any" and "accepted" select the same captions, so both get the same recorded filter.
+    # Verdict "any" and verdict "accepted" select the same captions for an export, so record both as "any". A rerun with
+    # the other verdict then continues the same export.
     wanted = wanted.model_copy(update={"verdict": "any"})
     selection = Selection(columns=named_columns(columns), fusion_id=wanted.fusion_id, filter=wanted, limit=limit)
     with export_target(export_to, scratch) as target:
@@ -210,7 +211,7 @@ def _as_recorded(session: ExportSession, now: Selection, before: Selection) -> S
 
 
 def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
-    """The snapshot of an interrupted export. Adds the names of releases if an old version left them out."""
+    """The snapshot of an interrupted export. Adds release names if an earlier version of capsfusion left them out."""
     if found.snapshot.releases:
         return found.snapshot
     if {"laion_2b_source", "laion_coco_source"} & {*found.selection.columns}:
@@ -263,7 +264,7 @@ def _start(target: Target, manifest: Manifest) -> Manifest:
 
 
 def _write_parts(session: ExportSession, target: Target, manifest: Manifest) -> Iterator[Part]:
-    """Write the missing files one after the other, and add each to the manifest."""
+    """Write the missing Parquet files one after the other, and add each to the manifest."""
     last = manifest.files[-1] if manifest.files else None
     left = None if manifest.selection.limit is None else manifest.selection.limit - manifest.rows
     if left == 0:

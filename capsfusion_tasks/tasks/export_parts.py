@@ -80,7 +80,7 @@ class Rows:
             missing -= batch.num_rows
         table = pa.concat_tables(tables)
         self._held = table.slice(rows)
-        # Combine chunks, so that the pages of the file do not depend on the batches.
+        # Combine Arrow's chunks, so that the pages of the Parquet file do not depend on the sizes of the batches.
         return table.slice(0, rows).combine_chunks() if table.num_rows and rows else None
 
 

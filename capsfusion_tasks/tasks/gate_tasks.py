@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], bool]) -> None:
-    """Call ``send`` for the held ``unit``, unless this run has already sent a message about a held unit.
+    """Call ``send`` for the held ``unit``, unless this run has already sent a message about a held unit of this fusion.
 
     ``send`` sends the message and returns whether this succeeded. Only a sent message is recorded:
 
     - If the worker dies before the record is written, the task's next try sends the message, perhaps a second time.
     - If the webhook fails, the run's next held unit sends the message. If no other unit is held, the first message is
       the question at the run's end.
-    - After an answer, the next held unit sends a new message, because it needs a new question.
+    - After an answer, the next held unit sends a new message, because this unit needs a new question.
 
     If another task of the run is sending the message, this function returns at once, because the webhook may be slow.
     """
@@ -39,7 +39,7 @@ def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], 
 def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) -> list[Hold]:
     """The holds (units that the gate stopped) that have no answer yet.
 
-    First adds a new hold for each unit that was kept out last time, so that this run asks about the unit again.
+    First adds a new hold for each unit that a person kept out last time, so that this run asks about the unit again.
     """
     with context.warehouse.engine.begin() as connection:
         states = ledger.unit_states(connection, unit_ids)
@@ -53,12 +53,12 @@ def to_ask(context: Context, unit_ids: Sequence[str], dag_run_id: str | None) ->
 
 
 def verdicts_file(context: Context, unit_id: str) -> str:
-    """The path of the file with all verdicts of the unit."""
+    """The path of the file with the unit's captions and validation's verdict on each."""
     return f"{context.settings.staging_uri.rstrip('/')}/{layout.unit_validated(unit_id)}"
 
 
 def answer(context: Context, hold_ids: Sequence[int], given: Answer, answered_by: str, at: datetime) -> list[Unit]:
-    """Record an answer in the ledger. Returns the units to load.
+    """Record a person's answer about these holds in the ledger. Returns the units to load.
 
     A hold keeps its first answer, so that a retry of the task returns the same units.
     """

@@ -29,19 +29,19 @@ from capsfusion_tasks.warehouse.sessions import locked_session
 
 log = logging.getLogger(__name__)
 
-# Number of files to read in parallel. There can be tens of thousands of files, and on S3 each takes several round
+# Number of files to read in parallel. There can be tens of thousands of files, and on S3 each file takes several round
 # trips. But more readers would need more processes, because each reader has its own decoder process.
 _READERS = 4
 _SMALL_BYTES = 32 << 20
-BATCH_ROWS = 8 << 20  # a batch with this many rows is full; results for all of LAION-COCO make 75 batches
-SMALL_BATCHES = 8  # when this many batches have less than half of BATCH_ROWS, read their files again as one batch
+BATCH_ROWS = 8 << 20  # a batch of image results with this many rows is full; all of LAION-COCO makes 75 batches
+SMALL_BATCHES = 8  # when this many batches have fewer than BATCH_ROWS / 2 rows, read their files again as one batch
 
 
 def read_image_results(context: Context) -> None:
     """Read all new files of image results, and remove the results of files that are no longer in the source.
 
-    A file with errors is marked as failed in the ledger, and the next run tries it again. If a file cannot be read at
-    the moment, the other files are read first. Then NotReadyError is raised, because a retry may read the file.
+    A file with errors is marked as failed in the ledger, and the next run tries it again. If a file temporarily
+    cannot be read, the other files are read first. Then NotReadyError is raised, because a retry may read the file.
     """
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     place = image_results_source(settings)
@@ -112,8 +112,8 @@ class _Batch:
     buckets: int
     unread: Iterator[Shard]
     rows: int = 0
-    files: dict[int, tuple[str, Counts]] = field(default_factory=dict)  # number → id and counts of a read file
-    failed: dict[str, str] = field(default_factory=dict)  # id → error
+    files: dict[int, tuple[str, Counts]] = field(default_factory=dict)  # read files: number → shard_id, counts
+    failed: dict[str, str] = field(default_factory=dict)  # shard_id → error
     passing: list[NotReadyError] = field(default_factory=list)
 
     def tables(self) -> Iterator[pa.Table]:
@@ -139,7 +139,7 @@ class _Batch:
             yield shard
 
     def _read_small(self, numbered: tuple[int, Shard]) -> _File:
-        """Read a small file completely, in a thread. Leave a large file to ``tables``, which reads one at a time."""
+        """Read a small file completely, in a thread. Leave large files to ``tables``, which reads them one by one."""
         number, shard = numbered
         file = _File(shard, number)
         if shard.size_bytes <= _SMALL_BYTES:

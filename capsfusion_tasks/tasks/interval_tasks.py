@@ -52,7 +52,8 @@ from capsfusion_tasks.warehouse.sessions import LockedSession
 
 log = logging.getLogger(__name__)
 
-# Bytes of pulled shards for each pair task. The work grows with these bytes: new rows are joined with all old rows.
+# There is one pair task per this many bytes of pulled shards. The work of pairing grows with the bytes of all pulled
+# shards, because new rows are joined with all old rows.
 _PAIR_TASK_BYTES = 4 << 30
 _PAIR_TASKS_MAX = 64
 _PROGRESS_SECONDS = 30.0
@@ -70,7 +71,7 @@ def discover(
 
     A late shard appeared in its source after the run of its own interval had listed the source.
 
-    Raises InputError if shards were pulled or units were planned with other settings and this run may not replace them.
+    Raises InputError if shards were pulled or units were planned with other settings, unless this run may replace them.
     After the interval's end, the list is frozen. ``relist`` lists the sources again and adds new shards to a frozen
     list. ``replan``: see ``plan``. If the interval has no shard, ``on_none`` gets a line about each source's shards.
     """
@@ -78,7 +79,7 @@ def discover(
     if context.fusion_id is None:
         configured_model(settings)  # reports a wrong model or prompt now, not after all shards are pulled and paired
     sources = configured_sources(settings)
-    # Planning reads these files. List them already here, so that a wrong address is reported early.
+    # Planning reads the files of image results. List them already here, so that a wrong address is reported early.
     image_results = image_result_files(settings)
     with engine.connect() as connection:
         planned = ledger.units_of(connection, None, interval)
@@ -138,7 +139,7 @@ def _remove_shards(context: Context, interval: Interval, gone: list[Shard]) -> N
 
 
 def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> None:
-    """Raise InputError if shards that are not in ``but`` were pulled with other settings."""
+    """Raise InputError if shards were pulled with other settings than the current ones. Ignores shards in ``but``."""
     everything = waiting.whole_range(context.storage, interval)
     if everything == interval and but:
         mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
@@ -209,8 +210,8 @@ def plan(
 ) -> list[Unit]:
     """The units to fuse: the unfinished units of an earlier try of this interval, or else new units.
 
-    First reads new image results, and leaves out pairs whose image is gone. Results that arrive later do not change
-    planned units or loaded captions.
+    First reads new image results, and leaves out pairs whose image could not be downloaded. Results that arrive later
+    do not change planned units or loaded captions.
 
     Units are planned again if the settings for pulling, pairing or image results have changed since they were planned.
     If such a unit was started, this raises InputError, unless ``replan`` allows dropping its work.

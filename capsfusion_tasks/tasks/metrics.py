@@ -47,7 +47,7 @@ METRICS = {
     "capsfusion.validate.accepted": Metric("counter", "captions that validation accepted"),
     "capsfusion.validate.rejected": Metric("counter", "captions that validation rejected"),
     f"capsfusion.validate.rejected.{REASON}": Metric(
-        "counter", "captions rejected for one reason; a caption may have several"
+        "counter", "captions rejected for one reason; a caption may have several reasons"
     ),
     "capsfusion.validate.rescued": Metric("counter", "accepted captions that are not from the best beam"),
     "capsfusion.validate.held": Metric("counter", "units that the gate holds, because too many captions are rejected"),
@@ -99,7 +99,7 @@ def fused(figures: Mapping[str, Any]) -> Samples:
 
 
 def validated(counts: Mapping[str, Any]) -> Samples:
-    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. Empty for a loaded unit."""
+    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. Empty if it was loaded before."""
     if counts["already_loaded"]:
         return {}
     samples = {f"capsfusion.validate.{name}": counts[name] for name in ("accepted", "rescued", "rejected")}

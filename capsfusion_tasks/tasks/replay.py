@@ -123,7 +123,7 @@ def _select(
 
 
 def _take_over_captions(engine: Engine, storage: Storage, unit: Unit) -> None:
-    """Write the rejected captions of the unit's pairs as a chunk, so that the pairs count as fused."""
+    """Write the rejected captions of the unit's pairs as a chunk (file of fused rows): these pairs count as fused."""
     pairs = storage.read_table(layout.unit_pairs(unit.unit_id), columns=["pair_id", *CAPTION_COLUMNS])
     with engine.connect() as connection:
         known = quarantine.stored_captions(connection, unit.fusion_id, pairs["pair_id"])

@@ -38,7 +38,7 @@ class Report:
     found: PlannedPairs | None = None  # sums of the counts of all plans; None if nothing was planned
     in_quarantine: int = 0  # number of rejected captions that ``reasons`` counts
     models: tuple[str, ...] = ()  # descriptions of the models and settings that the units were planned with
-    whole: RunSummary | None = None  # summary of all runs of the interval; None if this run has all units
+    whole: RunSummary | None = None  # summary of all runs of the interval; None if no other run has units
     left_out: str = ""  # message about pairs that were left out because their URL has too many pairs
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Report:
         total = self.summary
         if self.found:
             found, known = self.found.pairs, self.found.already_fused
-            # A plan with a limit does not read all pairs. The images of unread pairs may be gone, too.
+            # A plan with a limit does not read all pairs, so it does not count unread pairs whose images are gone.
             least = "at least " if self.found.left > self.unplanned else ""
             gone = f", {least}{self.found.gone} left out because their images are gone" if self.found.gone else ""
             lines.append(f"found: {found} pairs, {known} of them already fused or in other units{gone}")
@@ -86,7 +86,7 @@ class Report:
                 " 1,024 units; run the interval again to fuse them"
             )
         if self.unreplaced:
-            # Images of unread pairs may be gone. Such pairs keep their captions.
+            # The plan has not read these pairs. If the image of a pair is gone, the pair keeps its caption.
             most = "at most " if "image_results" in self.sides else ""
             lines.append(
                 f"left: {most}{self.unreplaced} pairs that still have their older captions; to replace them, run the"
@@ -120,7 +120,7 @@ class ReplayReport:
     reasons: dict[str, int]  # reason → number of captions that were rejected again
     rescued: Rescued  # accepted captions that are not from the best beam
     failures: list[str]
-    whole: tuple[int, int] | None = None  # moved and rejected captions of all runs; None if this run has all units
+    whole: tuple[int, int] | None = None  # moved and rejected captions of all runs; None if no other run has units
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), **_texts(self)}
@@ -212,7 +212,8 @@ def report_interval(
     whole, found = queries.run_summary(connection, scope), plans.planned_pairs(connection, scope)
     is_left = found is not None and fusion_id is not None and is_unfinished(connection, fusion_id, interval)
     unreplaced = max(0, found.left - unplanned) if found and is_left else 0
-    # A plan with a limit counts all unread pairs as ``left``, even fused pairs and pairs whose images are gone.
+    # A plan with a limit counts all unread pairs as ``left``, even fused pairs and pairs whose images are gone. Use the
+    # caller's exact counts instead.
     recounted = False
     if found and gone is not None and (found.left or unplanned):
         found, recounted = replace(found, left=unplanned, gone=gone), True

@@ -159,7 +159,7 @@ def _made(subtype: str, how: str | None, *columns: Column) -> Any:
 
 
 def _columns(made: dict[str, Any], joined_on: Iterable[Column] = ()) -> dict[str, Any]:
-    """The facet of column lineage. Empty if ``made`` is empty, as for shards that an earlier version pulled."""
+    """The facet of column lineage. Empty if ``made`` has no columns, as for shards that an earlier version pulled."""
     if not made:
         return {}
     join = column_lineage_dataset.Transformation(type="INDIRECT", subtype="JOIN", masking=False)

@@ -95,7 +95,7 @@ def _require_pull_rules(context: Context, unit: Unit) -> None:
 
 
 def is_fused(context: Context, unit: Unit) -> bool:
-    """Whether the unit's chunks have all rows of the unit, so that torchrun need not run."""
+    """Whether the unit's chunks (files of fused rows) have all rows of the unit, so that torchrun need not run."""
     return chunk_files.what_is_missing(_fused(context, unit, ["row"]), unit.rows) is None
 
 
