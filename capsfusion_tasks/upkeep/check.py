@@ -15,7 +15,7 @@ from capsfusion_tasks.upkeep.findings import Finding
 from capsfusion_tasks.upkeep.progress import Doing, counted, unheard
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
-# Longer than any task takes. So if a file of this age is in no list and not in the ledger, no running task owns it.
+# Longer than any task runs. So a file of this age belongs to no running task if no list and no ledger entry names it.
 SAFE_AGE = timedelta(hours=6)
 
 
@@ -43,7 +43,7 @@ class Result:
         return [finding for number, finding in enumerate(self.findings) if number not in self.repaired]
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--format json``."""
+        """The result in the form that ``--format json`` prints."""
         findings = [
             {**finding.as_dict(), "repaired": self.repaired.get(number)} for number, finding in enumerate(self.findings)
         ]
@@ -57,7 +57,7 @@ class Result:
         }
 
     def lines(self) -> Iterator[str]:
-        """Lines for a terminal: what was checked, then the findings."""
+        """The lines to print on a terminal: what was checked, then the findings."""
         yield from self._counts()
         yield from self.verdict()
 

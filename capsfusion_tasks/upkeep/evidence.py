@@ -42,7 +42,7 @@ class PullMark:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The data that the checks compare, each read once.
+    """The data that the checks compare. It is read once, for all checks.
 
     A file is ``old`` if no running task can still write it or register it in the ledger.
     """
@@ -54,8 +54,8 @@ class Evidence:
     listing: Listing
     bucket_files: int  # each bucket has about this many files
     lists: dict[Interval, list[Shard]]  # the shards of each interval in the scope
-    broken_lists: dict[str, str]  # path of an unreadable list, or of an unreadable record of a pull → error
-    marks: dict[str, PullMark]  # shard_id → what its pull recorded, for the pulled shards of ``lists``
+    broken_lists: dict[str, str]  # path of an unreadable list of shards, or of an unreadable pull record → error
+    marks: dict[str, PullMark]  # shard_id → what the pull of the shard recorded, for the pulled shards of ``lists``
     others: set[str]  # ids of shards whose interval is outside the scope; empty unless all lists were read
     shards: dict[str, LedgerShard]
     units: list[LedgerUnit]
@@ -167,7 +167,7 @@ def gather(
 def _lists(
     storage: Storage, intervals: Collection[Interval], broken: dict[str, str], doing: Doing
 ) -> dict[Interval, list[Shard]]:
-    """The shards of each interval that was listed. Adds lists that cannot be read to ``broken``."""
+    """The shards in each interval's list of shards. Adds to ``broken`` the lists that cannot be read."""
 
     def read(interval: Interval) -> tuple[Interval, list[Shard] | None]:
         path = layout.discovered(interval)
@@ -186,7 +186,7 @@ def _lists(
 def _marks(
     storage: Storage, listing: Listing, shards: Iterable[Shard], broken: dict[str, str], doing: Doing
 ) -> dict[str, PullMark]:
-    """What the pull of each shard recorded, by shard_id. Adds marks that cannot be read to ``broken``."""
+    """What the pull of each shard recorded, by shard_id. Adds to ``broken`` the records that cannot be read."""
 
     def read(shard: Shard) -> tuple[str, PullMark | None]:
         path = layout.pulled_mark(shard.side, shard.shard_id)

@@ -13,7 +13,10 @@ REPAIR = "capsfusion check --repair"
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem: ``rule`` is broken at ``where``. ``what``: the facts. ``mend``: what a person should do.
+    """A problem that a check found.
+
+    ``rule``: the name of the broken rule. ``where``: a file, shard, unit or time range. ``what``: what is wrong there.
+    ``mend``: what a person should do.
 
     ``repair``: a function that repairs the problem and returns what it did. It raises NotReadyError while a task works
     on the same unit or shard. None if no repair is safe.

@@ -55,12 +55,12 @@ class Collection:
     kept: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--format json``."""
+        """The result in the form that ``--format json`` prints."""
         each = [{"kind": one.kind, "where": one.where, "bytes": one.bytes} for one in self.found]
         return {"deleted": self.deleted, "found": each, "kept": list(self.kept)}
 
     def lines(self) -> Iterator[str]:
-        """For a terminal."""
+        """The lines to print on a terminal."""
         for kind, what in KINDS.items():
             its = [one for one in self.found if one.kind == kind]
             if its:
@@ -189,7 +189,7 @@ def _delete_unknown(context: Context, unit_id: str) -> None:
 def _delete_replay(context: Context, where: str) -> None:
     with context.warehouse.engine.connect() as connection:
         known = fusions.all_ids(connection)
-    # Lock all fusions, because the folder's name does not tell the fusion of the replay.
+    # Lock all fusions, because the folder's name does not tell to which fusion the replay belongs.
     with _no_planning(context, "replay", known):
         context.storage.delete_folder(where)
 
@@ -235,7 +235,7 @@ def _image_results(context: Context, files: list[StoredFile], before: datetime) 
 
 
 def _delete_batch(context: Context, name: str, paths: list[str]) -> None:
-    """Delete the files of a batch of image results, unless the run that writes it has completed it meanwhile."""
+    """Delete the files of a batch of image results, unless a run has completed the batch since it was listed."""
     storage, mark = context.storage, layout.image_results_batch(name)
     with locked_session(context.warehouse.engine) as session:
         if not session.try_lock("image_results", storage.root):

@@ -1,7 +1,7 @@
-"""Finds shards that should be in the list of an interval, but are in no list.
+"""Finds shards that should be in the list of shards of an interval, but are in no such list.
 
-A late shard appeared after the list of its interval had been made. Other shards arrived between two listed intervals,
-in a gap that no run has listed, for example because the DAG was paused or Airflow was stopped.
+A shard is late if it appeared after the list of its interval had been made. Other shards arrived in a gap between two
+intervals, for which there was no run, for example because the DAG was paused or Airflow was stopped.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def _gap(moment: datetime, intervals: Iterable[Interval]) -> Interval | None:
 
 
 def _places(evidence: Evidence) -> Iterator[tuple[Side, SideSource, list[Interval]]]:
-    """The sources to list, each with its side and its intervals.
+    """The sources to list, each with its side and with the intervals whose shards it should have.
 
-    A side that has no source in the settings gets the sources from which its lists were made, not the default source,
-    because `capsfusion run` may have got these sources as options.
+    If the settings name no source for a side, these are the sources from which the side's lists were made, instead of
+    the default source: `capsfusion run` may have got other sources as options.
     """
     is_set = {side for side, name in _SETTING.items() if name in evidence.settings.model_fields_set}
     for side, place in configured_sources(evidence.settings).items():

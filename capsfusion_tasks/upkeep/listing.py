@@ -33,7 +33,7 @@ class Listing:
 
     def under(self, folder: str) -> list[StoredFile]:
         """Files in ``folder`` and its subfolders, without temporary files that a writer has not renamed yet."""
-        # In ASCII, "0" follows "/".
+        # In ASCII, "0" follows "/", so all paths in the folder are sorted before ``{folder}0``.
         first, end = bisect_left(self._paths, f"{folder}/"), bisect_left(self._paths, f"{folder}0")
         return [file for file in self._files[first:end] if not file.unpublished]
 
@@ -43,9 +43,9 @@ class Listing:
 
 
 def all_but_units(storage: Storage, bucket_files: int) -> list[StoredFile]:
-    """All files of the staging area, except those of units. ``bucket_files``: about how many files a bucket has."""
+    """All files of the staging area, except files of units. ``bucket_files``: about how many files each bucket has."""
     files, folders = storage.level("")
-    if bucket_files * READERS > _PAGE:  # list each bucket, in parallel, rather than page by page
+    if bucket_files * READERS > _PAGE:  # list the buckets in parallel, because one listing would be page by page
         for parent in ("buckets", *(f"buckets/{side}" for side in PAIRED)):
             here, below = storage.level(parent)
             files += here

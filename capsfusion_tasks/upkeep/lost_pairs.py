@@ -58,8 +58,8 @@ class Account:
 
     If the intervals of both shards of a pair were planned, the pair should be in the warehouse or in a unit.
     ``gone`` and ``missing`` count such pairs that are in neither. A key is the set of the intervals of a pair's shards.
-    ``gone``: pairs whose images are gone. ``missing``: the other pairs. ``gone_before``: ``missing`` pairs whose images
-    were gone when the pairs were planned.
+    ``gone``: pairs whose images could not be downloaded. ``missing``: all others. ``gone_before``: ``missing`` pairs
+    whose images were gone when the pairs were planned.
     """
 
     fusion_id: str
@@ -132,7 +132,7 @@ class Batch:
 
 
 def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iterator[Batch]:
-    """Join all buckets, and add to ``paired`` the number of rows of each side that have a partner."""
+    """Join all buckets, and yield their pairs. Adds to ``paired`` how many rows of each side have a partner."""
     buckets: set[str] = set()
     tables: list[pa.Table] = []
     rows, images = 0, known_images(evidence.settings, evidence.storage)
@@ -154,8 +154,8 @@ def _batches(evidence: Evidence, shards: set[str], paired: Counter[str]) -> Iter
 
 
 def _count(account: Account, engine: Engine, batch: Batch) -> None:
-    # Read the units before the warehouse. If a unit is loaded in between, its pairs are found in both. In the other
-    # order, they would be found in neither.
+    # Read the units before the warehouse. If a unit is loaded in between, its pairs are found in both places. In the
+    # other order, these pairs would be found in neither place.
     ids = batch.pairs["pair_id"].combine_chunks()
     in_units = account.in_flight.contain(ids, batch.buckets)
     known = known_pairs(engine.begin, account.fusion_id, ids).to_numpy(zero_copy_only=False)
@@ -178,7 +178,7 @@ def explain_missing(account: Account) -> None:
     """Explain each missing pair: a limit left it out, its image was gone when it was planned, or it is lost.
 
     A plan records how many pairs it left out because their images were gone, but not which pairs. First subtract from
-    this number the pairs whose images are still gone. The rest of the number explains missing pairs.
+    this number the pairs whose images are still gone. What remains is the number of missing pairs with this reason.
     """
     unused = Counter({interval: plan.gone for interval, plan in account.plans.items()})
 

@@ -1,4 +1,4 @@
-"""Finds pairs that are in several units. Needs no more memory than a join, however many pairs the units have."""
+"""Finds pairs that are in several units. Needs only limited memory, however many pairs the units have."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from capsfusion_tasks.staging.storage import Storage
 from capsfusion_tasks.upkeep.listing import READERS
 from capsfusion_tasks.upkeep.progress import Doing, counted, unheard
 
-# DuckDB writes these rows to scratch disk if they do not fit in memory. A pair's id is stored as two integers, which
-# take half as many bytes as a blob in DuckDB.
+# DuckDB writes the rows of this table to scratch disk if they do not fit in memory. A pair's id is stored as two
+# integers, because DuckDB needs twice as many bytes for a blob.
 _TABLE = "create temp table ids (unit integer, high ubigint, low ubigint)"
 _REPEATED = """
 select unit, high, low
@@ -31,8 +31,8 @@ def repeated_pairs(
 ) -> list[list[bytes]]:
     """For each unit, the sorted ids of its pairs that occur more than once in all these units together.
 
-    The memory limit covers neither the returned ids, of which there should be none, nor the ids of the few units that
-    are read in parallel. Raises NotReadyError if the ids fit neither in memory nor on scratch disk.
+    Memory is limited, except for the ids to return (normally none) and for the ids of the few units that are read in
+    parallel. Raises NotReadyError if the ids fit neither in memory nor on scratch disk.
     """
     with database(settings, "the ids of the pairs of unfinished units") as connection:
         connection.execute(_TABLE)

@@ -80,14 +80,15 @@ def _missing(evidence: Evidence, files: dict[str, Buckets]) -> set[str]:
 
 
 def _noted_files(mark: PullMark, files: Buckets) -> list[tuple[str, StoredFile]]:
-    """Each bucket for which the pull recorded rows and that has a file of the shard, with this file."""
+    """The shard's files in the buckets for which the pull recorded rows, as (bucket, file)."""
     return [(bucket, files[bucket]) for bucket in sorted(mark.buckets.keys() & files.keys())]
 
 
 def _rows_of_files(evidence: Evidence, files: dict[str, Buckets], footers: bool) -> Iterator[int | str | None]:
-    """For each of the ``_noted_files`` of all pulled shards: its number of rows, None if not counted, or what is wrong.
+    """For each file in ``_noted_files`` of all pulled shards: its number of rows, or what is wrong with the file.
 
-    Reads the files of several shards in parallel, because one shard can have few files.
+    The value is None if the rows are not counted. Reads the files of several shards in parallel, because a single shard
+    may have fewer files than can be read in parallel.
     """
     noted = (file for shard, mark in _pulled(evidence) for _, file in _noted_files(mark, files[shard.shard_id]))
     if footers:
@@ -171,7 +172,7 @@ def _buckets(
 
 
 def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]:
-    """Findings about bucket files whose shard is in no interval's list. They matter, because joins read these files."""
+    """Findings about bucket files whose shard is in no interval's list. These files matter, because joins read them."""
     listed = {shard.shard_id for shards in evidence.lists.values() for shard in shards}
     for shard_id in files.keys() - listed:
         if not all(evidence.old(file) for file in files[shard_id].values()):

@@ -31,7 +31,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     pairs = counted(pairs, evidence.doing, "reading pairs of units", len(unfinished))
     broken = dict(zip(unfinished, pairs, strict=True))
     whole = [unit for unit in unfinished if broken[unit] is None]
-    # Read the chunks of several units in parallel, because one unit can have few files.
+    # Read the chunks of several units in parallel, because a single unit may have only a few chunks.
     chunks = read_ahead(
         partial(chunk_files.read, evidence.storage, columns=["row"]),
         (path for unit in whole for path in _chunk_paths(evidence.listing, unit)),

@@ -18,9 +18,9 @@ from capsfusion_tasks.validation.validate import RawsByCaption, validate_table
 def best_that_pass(table: pa.Table, settings: RuleSettings = DEFAULTS, loaded: RawsByCaption | None = None) -> pa.Table:
     """Validate the captions of a table, and replace rejected captions with alternatives from ``other_beams``.
 
-    This column holds the other captions of each row's beam search. A rejected caption is replaced by the best of them
-    that the rules accept. If the rules accept none, the row keeps its rejected caption and the reasons.
-    Adds the columns ``beam`` and ``rescued_from`` (``schemas.VALIDATED_WITH_BEAMS``).
+    ``other_beams`` has the other captions of each row's beam search, from best to worst. A rejected caption is replaced
+    by the first of these that the rules accept. If they accept none, the row keeps its caption and the reasons. Also
+    adds the columns ``beam`` and ``rescued_from`` (``schemas.VALIDATED_WITH_BEAMS``).
     """
     judged = validate_table(table, settings=settings, loaded=loaded)
     rows, beams, others = _others_of_rejected(judged)

@@ -15,7 +15,7 @@ from capsfusion_tasks.validation.scores import Fused
 from capsfusion_tasks.validation.text import FUNCTION_WORDS, word_set
 
 # Each colour with its shades, and with its names in the most frequent languages of raw captions. A shade between two
-# colours is in both lines, because English speakers name it either way: teal is blue to some and green to others.
+# colours is listed with both, because speakers of English disagree: teal is blue to some of them and green to others.
 _COLOURS = {
     "red": "crimson scarlet maroon burgundy ruby coral rojo roja rouge rosso rossa rot rote roten vermelho rood",
     "orange": "coral naranja arancione laranja",
@@ -104,7 +104,7 @@ def invented_name(fused: Fused, settings: RuleSettings) -> bool:
 def changed_name(fused: Fused, _: RuleSettings) -> bool:
     """``changed_name``: a name of the raw caption is replaced by a name that neither source has.
 
-    Example: "Zofia Naylor" for "Josh Naylor". Both captions have the same word ("Naylor"). The fused caption has the
+    Example: "Zofia Naylor" for "Josh Naylor". Fused and raw caption share a word ("Naylor"). The fused caption has the
     new name beside this word, where the raw caption has the old name. The spellings of the two names differ clearly. If
     the shared word is a grammar word or a number, the old name must also be missing from the rest of the fused caption.
     The raw caption's first word also counts as a name if it is capitalised and the fused caption lacks it.

@@ -19,7 +19,7 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS
 # Matches a word and the characters before it. The end of the text also counts as a word. Otherwise, a text that ends
 # in many punctuation characters would take quadratic time.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
-# Characters before the first word of a sentence. ^$ matches the start of the text.
+# Characters before the first word of a sentence. ^$ is for the first word of the text, before which there are none.
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")
 # Parts of raw captions that are not searched for names: HTML tags, web addresses, file names, and four or more words
 # that are joined by hyphens or underscores.

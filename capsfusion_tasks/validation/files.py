@@ -28,7 +28,7 @@ LONGEST = 100  # in words; the last bin of the histogram also counts captions wi
 
 @dataclass
 class Trial:
-    """The effect of another threshold on the verdicts.
+    """How the verdicts change if one threshold has another value (``settings``).
 
     ``reasons``: for each reason, the number of rows that newly get it, minus the number of rows that no longer have it.
     """
@@ -105,7 +105,7 @@ def validate_file(
     trials: Sequence[Trial] = (),
     on_rows: Callable[[int], None] | None = None,
 ) -> FileVerdicts:
-    """Judge all captions of ``source``. Writes the file's columns with reasons, flags and scores to ``out``.
+    """Judge all captions of ``source``. If ``out`` is given, writes the columns, reasons, flags and scores to ``out``.
 
     Keeps at most ``examples`` captions for each reason and flag, and counts the verdicts that each of ``trials`` would
     change. Calls ``on_rows`` with the number of rows judged so far. Raises InputError if the file cannot be read, or

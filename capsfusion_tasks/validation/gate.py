@@ -14,7 +14,8 @@ from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.validation.tally import Tally
 
 UNITS_MIN = 3  # with fewer recent units, we cannot know how much units usually differ
-DIFFERENCE_MIN = 0.03  # ignore smaller increases, because in large units even tiny ones are statistically significant
+# Ignore smaller increases of the share of rejected rows: in large units, even tiny ones are statistically significant.
+DIFFERENCE_MIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
     higher than in ``recent``.
 
     The limits are calibrated on CapsFusion's 5,000 published captions. The rules reject 11.3% of all these captions,
-    and 9.4% to 13.2% of parts of 500. So the limit of 25% is about twice the share of a good model. In 20 shuffles of
+    and 9.4% to 13.2% of a part of 500. So the limit of 25% is about twice the share of a good model. In 20 shuffles of
     the captions, a part of 100 to 500 rows differed from the other parts by at most 3.2 standard errors; the limit of
     six standard errors is about twice that. If the share of recent units is 11.3%, a unit of 2,000 rows reaches the
     limit of six standard errors with a share of 15.8%.
