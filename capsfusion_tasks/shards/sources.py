@@ -47,8 +47,8 @@ def open_source(uri: str, settings: Settings) -> Source:
     """The source at ``uri``. Raises InputError for an unknown kind of URI."""
     refuse_credentials(uri)  # credentials in the URI would be stored with each shard
     scheme, separator, path = uri.partition("://")
-    # Sources on S3 and the hub are imported only where they are used, because boto3 and huggingface_hub take longer to
-    # load than all other modules of the command line.
+    # The modules for S3 and the hub are imported only where they are used. They import boto3 and huggingface_hub, which
+    # take longer to load than all other modules of the command line.
     if (uri and not separator) or scheme == "file":
         return LocalSource(path if separator else uri)
     if scheme == "s3":
@@ -70,10 +70,10 @@ def open_source(uri: str, settings: Settings) -> Source:
 
 
 def source_of(shard: Shard, settings: Settings) -> Source:
-    """The source in which the shard was found.
+    """Open the source in which the shard was found.
 
-    If the address in the settings names the same source, opens that address, because it may contain a signature that
-    the server requires. The address that is stored with the shard never contains a signature.
+    If the settings name the same source, use the address in the settings, because it may contain a signature that the
+    server requires. The address that is stored with the shard never contains a signature.
     """
     configured = {
         "laion_2b": settings.laion2b,
@@ -90,7 +90,8 @@ def opened(shard: Shard, settings: Settings, source: Source | None = None) -> It
 
     ``source``: the source that listed the shard. Callers that open many shards pass it, to reuse the connections.
 
-    Raises InputError if the shard cannot be read, is gone or has changed, NotReadyError if the source does not answer.
+    Raises InputError if the shard cannot be read, is gone or has changed. Raises NotReadyError if the source does not
+    answer.
     """
     if shard.problem:
         raise InputError(shard.problem)

@@ -208,7 +208,7 @@ def _check_space(needed: int, folder: Path, where: str) -> None:
 
 @contextmanager
 def _owned(folder: Path, where: str) -> Iterator[None]:
-    """Lock ``folder`` for this process, because a task that Airflow counts as failed may still run during its retry."""
+    """Lock ``folder`` for this process. A task that Airflow counts as failed may still write to it during the retry."""
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         try:

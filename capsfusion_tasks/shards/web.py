@@ -43,8 +43,7 @@ def client() -> httpx2.Client:
         return httpx2.Client(
             follow_redirects=True,
             timeout=httpx2.Timeout(60, connect=10),
-            # Accept no compression, because a compressed body would not have the listed length and the requested
-            # ranges.
+            # Accept no compression, because a compressed body would not have the length and the ranges of the file.
             headers={"Accept-Encoding": "identity", "User-Agent": "capsfusion-pipeline"},
         )
     except (OSError, ValueError, httpx2.InvalidURL) as error:

@@ -73,7 +73,7 @@ BUCKETS_CONFIG = "buckets/config.json"
 
 
 def pulled_summary(side: Side) -> str:
-    """The folder of the summary (``staging/summaries.py``) of all pull marks of a side, for example ``laion_2b``."""
+    """The folder of the summary (``staging/summaries.py``) of all marks (see ``pulled_mark``) of a side's shards."""
     return f"summaries/pulled/{side}"
 
 

@@ -214,7 +214,10 @@ class Storage:
             yield stream
 
     def _upload(self, path: str, content: IO[bytes], opened: ExitStack) -> None:
-        """Upload all of ``content`` to S3, even if a signal handler raises meanwhile. Then close ``opened``."""
+        """Upload all of ``content`` to S3, even if a signal handler raises meanwhile.
+
+        ``opened``: the context of the open file ``content``, which is closed after the upload.
+        """
 
         def upload() -> None:
             with opened, self.answering(), self.filesystem.open_output_stream(path) as stream:

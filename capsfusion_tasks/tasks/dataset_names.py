@@ -17,7 +17,7 @@ class DatasetName(NamedTuple):
 
 
 def file_name(location: str, path: str = "") -> DatasetName:
-    """The namespace and name of a file: ``s3://bucket`` and its key on S3, or ``file`` and its absolute path."""
+    """The namespace and name of a file: ``s3://bucket`` and the key on S3, ``file`` and the absolute path on a disk."""
     whole = f"{location.rstrip('/')}/{path}" if path else location.rstrip("/")
     scheme, separator, rest = whole.partition("://")
     if not separator or scheme == "file":

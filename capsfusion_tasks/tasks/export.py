@@ -43,9 +43,9 @@ Overwrite = Literal["never", "outdated", "always"]
 
 @contextmanager
 def export_target(address: str, scratch: Path) -> Iterator[Target]:
-    """Open a folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]`` to export to.
+    """Open the target of an export: a folder, ``s3://bucket/prefix`` or ``hf://datasets/owner/name[@branch][/folder]``.
 
-    Files for the hub are first written to a temporary folder in ``scratch``.
+    Files for the hub (``hf://``) are first written to a temporary folder in ``scratch``.
     """
     if address.lower().startswith(("http://", "https://")):
         raise InputError(
@@ -200,8 +200,8 @@ def _begin(
 def _as_recorded(session: ExportSession, now: Selection, before: Selection) -> Selection:
     """Return ``now`` in the form in which a manifest recorded ``before``, so that the two can be compared.
 
-    The same filter may give other SQL now than before, because the ledger has more units and shards now. So the SQL is
-    not compared, except if an earlier version of capsfusion began the export and recorded only the SQL.
+    The SQL of a filter depends on the units and shards in the ledger, so the same filter may give other SQL now. So the
+    SQL is compared only if an earlier version of capsfusion began the export and recorded no filter.
     """
     if now.filter is None:
         return now
@@ -211,7 +211,7 @@ def _as_recorded(session: ExportSession, now: Selection, before: Selection) -> S
 
 
 def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
-    """The snapshot of an interrupted export. Adds release names if an earlier version of capsfusion left them out."""
+    """The snapshot of an interrupted export. Adds the sources' release names if an earlier version left them out."""
     if found.snapshot.releases:
         return found.snapshot
     if {"laion_2b_source", "laion_coco_source"} & {*found.selection.columns}:
@@ -223,7 +223,7 @@ def _named(session: ExportSession, target: Target, found: Manifest) -> Snapshot:
 
 
 def _find(target: Target, overwrite: Overwrite) -> Manifest | None:
-    """The export in the folder. Raises InputError if the folder has other files."""
+    """The manifest of the export in the folder. None without an export. Raises InputError if there are other files."""
     files = [*target.files(""), *target.files(DATA)]
     others = [name for name in files if name not in (BEGUN, MANIFEST) and not _PART.fullmatch(name)]
     ours = [name for name in (BEGUN, MANIFEST) if name in files]  # if both files exist, the export was interrupted

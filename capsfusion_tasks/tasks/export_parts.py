@@ -63,7 +63,7 @@ def write_part(target: Target, name: str, rows: Rows, most: int) -> Part | None:
 
 
 class Rows:
-    """Takes any number of rows at a time from a stream of batches."""
+    """Reads a stream of record batches in pieces of any number of rows."""
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
@@ -85,7 +85,7 @@ class Rows:
 
 
 class Digesting(io.RawIOBase):
-    """A file that writes to another file, and computes the digest of the written bytes."""
+    """A file that writes to another file, and computes the number and the SHA-256 digest of the written bytes."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

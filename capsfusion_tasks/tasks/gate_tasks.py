@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def tell_once(context: Context, unit: Unit, dag_run_id: str, send: Callable[[], bool]) -> None:
-    """Call ``send`` for the held ``unit``, unless this run has already sent a message about a held unit of this fusion.
+    """Call ``send`` for ``unit``, which the gate holds, unless this run has already sent a message for this fusion.
 
     ``send`` sends the message and returns whether this succeeded. Only a sent message is recorded:
 

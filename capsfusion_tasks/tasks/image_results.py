@@ -79,7 +79,7 @@ def read_image_results(context: Context) -> None:
 
 
 def _record(context: Context, shards: list[Shard], read: dict[str, Counts]) -> None:
-    """Add new files to the ledger, and remove missing files. If earlier runs have read a file, mark it as pulled."""
+    """Add new files to the ledger, and remove deleted files from it. Marks files that earlier runs read as pulled."""
     with context.warehouse.engine.begin() as connection:
         known = ledger.image_results(connection)
         ledger.record_shards(connection, [shard for shard in shards if shard.shard_id not in known])

@@ -149,7 +149,7 @@ def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> 
 
 
 def pull(context: Context, shard: Shard) -> dict[str, Any]:
-    """Split the shard into hash buckets. A shard that cannot be read is marked as failed in the ledger."""
+    """Split the shard into buckets by a hash of the URL. Marks a shard that cannot be read as failed in the ledger."""
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)
@@ -166,7 +166,7 @@ def pull(context: Context, shard: Shard) -> dict[str, Any]:
 
 
 def bucket_groups(context: Context) -> list[list[int]]:
-    """The buckets of each pair task. By default, the number of tasks grows with the bytes of all pulled shards."""
+    """The buckets that each pair task joins. By default, the number of tasks grows with the bytes of pulled shards."""
     settings = context.settings
     buckets = bucket_count(context.storage, settings)
     if settings.pair_tasks == "auto":

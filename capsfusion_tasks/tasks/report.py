@@ -254,7 +254,7 @@ def _report(connection: Connection, scope: Scope, shard_ids: list[str] | None) -
 
 
 def _texts(report: Report | ReplayReport) -> dict[str, Any]:
-    """``text`` is the whole report. ``headline`` and ``lines`` are for the note of a DAG run, and have no failures."""
+    """``text`` is the whole report. ``headline`` and ``lines``, without the failures, are for the note of a DAG run."""
     return {"headline": report.headline, "lines": report.lines, "text": report.text}
 
 

@@ -182,7 +182,7 @@ def _rows(rows: int) -> dict[str, Any]:
 
 
 def _tests(failed: Mapping[str, int]) -> dict[str, RunFacet]:
-    """One failed OpenLineage test per reason for dropped rows or rejected captions. Its value is the number of rows."""
+    """One failed OpenLineage test per reason for dropped rows or rejected captions. ``actual`` is their number."""
     tests = [
         test_run.TestExecution(name=reason, status="fail", severity="warn", type="row_rule", actual=str(rows))
         for reason, rows in failed.items()

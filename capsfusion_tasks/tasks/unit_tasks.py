@@ -136,8 +136,8 @@ def validate(
 ) -> dict[str, Any]:
     """Validate the unit's captions. For a loaded unit, only return its counts.
 
-    If captions of other beams are kept and the best caption is rejected, the best other caption that passes replaces
-    it. The row then counts as accepted and ``rescued``.
+    If the rows have captions of several beams, a rejected best caption is replaced by the best other caption that
+    passes. The row then counts as accepted and ``rescued``.
 
     Raises InputError if a row is not fused, and records the error in the ledger. If the unit has too many rejections,
     the gate closes, so that the unit is not loaded, and the ledger records the error. Then, if ``hold`` is set, the

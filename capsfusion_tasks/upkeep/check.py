@@ -23,7 +23,9 @@ SAFE_AGE = timedelta(hours=6)
 class Result:
     """The result of a check: what was checked, and what is wrong.
 
-    ``rows``: for each side, how many rows of pulled shards are in buckets, and how many were dropped, by reason.
+    ``rows``: for each side (``laion_2b``, ``laion_coco``), how many rows of pulled shards are in buckets, and how many
+    were dropped, by reason.
+
     Three fields are filled only if pairs were checked. ``paired``: for each side, the number of rows that have a
     partner. ``pairs``: for each fusion_id, the numbers of loaded, planned and lost pairs. ``advice``: how to fuse pairs
     that were left out.

@@ -208,7 +208,7 @@ def _no_planning(context: Context, kind: Kind, fusion_ids: Iterable[str]) -> Ite
 
 
 def _replays(context: Context, files: list[StoredFile], units: list[LedgerUnit], before: datetime) -> Iterator[Garbage]:
-    """Files with the pairs of finished replays. Only planning reads them, and a repeated replay writes them again."""
+    """Files with the pairs of finished replays. Only planning reads these files, and a new plan writes them again."""
     open_ones = {Replay(name=unit.replay, fusion_id="").key for unit in units if unit.replay and unit.state != "loaded"}
     for key, its in _by_folder(files, layout.REPLAYS).items():
         if key not in open_ones and all(file.modified < before for file in its):
@@ -217,7 +217,7 @@ def _replays(context: Context, files: list[StoredFile], units: list[LedgerUnit],
 
 
 def _image_results(context: Context, files: list[StoredFile], before: datetime) -> Iterator[Garbage]:
-    """Image results that no plan reads: batches of files without a ``.json`` file, and batches of an earlier source."""
+    """Image results that no plan reads: batches without a ``.json`` file, and batches of an earlier source."""
     storage, place = context.storage, image_results_source(context.settings)
     batches: dict[str, list[StoredFile]] = defaultdict(list)
     for file in files:

@@ -108,12 +108,12 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
     elif entry.state == "failed":
         yield found("shard-failed", what=f"it could not be pulled: {entry.error}")
     elif entry.state == "pulled" and (mark is None or _interrupted(evidence, shard, mark)):
-        what = "the ledger says that it was pulled, but its bucket files are missing or incomplete"
+        what = "the ledger says that the shard was pulled, but its bucket files are missing or incomplete"
         yield found("shard-lost", what=what, repair=partial(_pull_again, evidence, shard))
     elif entry.state == "discovered" and ((mark and evidence.old(mark)) or _passed_over(evidence, interval)):
         yield found(
             "shard-not-pulled",
-            what="its pull left a record, or its interval is paired, but the ledger still has it in state discovered",
+            what="a pull has recorded the shard, or its interval is paired, but its state in the ledger is discovered",
         )
     elif entry.state == "pulled" and (noted := evidence.marks.get(shard.shard_id)) and not _same(entry, noted):
         what = f"the ledger has {entry.rows} rows, dropped {entry.dropped}; the pull recorded {noted}"

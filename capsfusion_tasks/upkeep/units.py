@@ -1,4 +1,7 @@
-"""Checks that unfinished units have pairs and complete chunks, and that a process fuses each unit in state fusing."""
+"""Checks that unfinished units have their pairs and chunks, and that a process fuses each unit in state fusing.
+
+A chunk is a file with some of the unit's fused rows.
+"""
 
 from __future__ import annotations
 

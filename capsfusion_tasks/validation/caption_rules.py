@@ -55,7 +55,7 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
     """``too_short``: fewer than 3 words or fewer than 6 characters.
 
     These are the limits of DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published
-    captions. The shortest of these has 3 words ("be with him."), because it continues a source that was cut off.
+    captions. The shortest of these has 3 words ("be with him."), because it continues a cut-off source caption.
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
     return short and bool(visible(fused.caption))

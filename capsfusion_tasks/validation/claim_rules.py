@@ -86,8 +86,8 @@ def invention(fused: Fused, settings: RuleSettings) -> bool:
 def invented_number(fused: Fused, _: RuleSettings) -> bool:
     """``invented_number``: a number, a year, a price or a number word ("three") that neither source has in any form.
 
-    The word "two" is usually allowed, because it may count items that a source lists. It is rejected if the caption
-    drops a number word of a source, because "two" then probably replaces the source's number.
+    The word "two" is usually allowed, because it may count items that a source lists. But if the caption drops a number
+    word of a source, "two" is rejected, because it probably replaces the source's number.
     """
     return bool(fused.invented_numbers)
 
@@ -203,7 +203,7 @@ def words_of_other_colours(words: Iterable[str], others: Iterable[str]) -> list[
 def unsupported(fused: Fused, settings: RuleSettings) -> bool:
     """``unsupported``: most content words of the caption are in neither source, as if it were about another picture.
 
-    In such captions, the model wrote from memory, or the caption belongs to another picture. The rule rejects a caption
+    The model wrote such a caption from memory, or the caption belongs to another picture. The rule rejects a caption
     if at least five of its content words, and at least 80% of them, are in neither source. A share of 65% is enough if
     the caption also keeps at most a quarter of the synthetic caption's content words.
     """
@@ -217,7 +217,7 @@ def unsupported(fused: Fused, settings: RuleSettings) -> bool:
 def little_support(fused: Fused, settings: RuleSettings) -> bool:
     """``little_support``: at least nine, or at least 55%, of the caption's content words are in neither source.
 
-    A share of 55% is enough only if it is at least five words.
+    A share of 55% is enough only if these are at least five words.
     """
     new = len(fused.unsupported)
     return new >= 9 or (new >= settings.unsupported_min and new >= 0.55 * len(fused.caption_content))

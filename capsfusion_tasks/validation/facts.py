@@ -62,7 +62,7 @@ def raw_facts(text: str) -> frozenset[str]:
 
 
 def caption_facts(text: str) -> frozenset[str]:
-    """The base forms of the names and numbers in a caption. A capital at the start of a sentence does not count."""
+    """The base forms of the names and numbers in a caption, except a name or number at the start of a sentence."""
     return _facts(
         [
             word
