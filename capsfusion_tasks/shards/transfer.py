@@ -192,7 +192,7 @@ def _verify(file: Path, address: web.Address, expected: Expected) -> None:
     if found != expected.checksum:
         shutil.rmtree(file.parent)  # delete all parts, because any of them may be wrong
         raise NotReadyError(
-            f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the copy is deleted; "
+            f"{address.where} arrived with checksum {found} instead of {expected.checksum}: the download is deleted; "
             "try again. If it happens again, the file at the source is damaged"
         )
 

@@ -18,8 +18,8 @@ _COLUMNS = {
     "laion_coco": "synthetic caption: made from the image alone by a captioning model",
     "capsfusion": "fused caption: made from both captions by a language model",
     "license": "licence that LAION found for the image; null: none was found",
-    "laion_2b_source": "release that the raw caption is from",
-    "laion_coco_source": "release that the synthetic caption is from",
+    "laion_2b_source": "data set release that has the raw caption",
+    "laion_coco_source": "data set release that has the synthetic caption",
     "capsfusion_model": "model that fused the caption",
 }
 _MOST_ORIGINS = 20  # maximum number of rows in the table "Where the pairs come from"

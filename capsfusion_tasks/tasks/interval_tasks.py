@@ -142,9 +142,9 @@ def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> 
     """Raise InputError if shards were pulled with other settings than the current ones. Ignores shards in ``but``."""
     everything = waiting.whole_range(context.storage, interval)
     if everything == interval and but:
-        mend = "They are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
+        mend = "These shards are not in the current sources: set CAPSFUSION_STAGING to an empty folder"
     else:
-        mend = f"Pull and pair them again: {everything.command}"
+        mend = f"Pull and pair these shards again: {everything.command}"
     pulled.require_rules(context.storage, PullRules.of(context.settings), but=but, mend=mend)
 
 

@@ -41,7 +41,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
                 yield Finding(
                     "shard-late",
                     shard.label,
-                    f"its date is {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but it appeared after {path} was written",
+                    f"the shard is dated {shard.arrived_at:%Y-%m-%d %H:%M:%S}, but appeared after {path} was written",
                     f"wait for the next run, which includes the shard, or run {interval.command} --relist",
                 )
             elif not own and (gap := _gap(shard.arrived_at, intervals)):

@@ -106,7 +106,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
         if listed is not None and evidence.old(listed):
             yield found("shard-not-in-ledger", what=f"{listed.path} lists the shard, but the ledger does not have it")
     elif entry.state == "failed":
-        yield found("shard-failed", what=f"it could not be pulled: {entry.error}")
+        yield found("shard-failed", what=f"the shard could not be pulled: {entry.error}")
     elif entry.state == "pulled" and (mark is None or _interrupted(evidence, shard, mark)):
         what = "the ledger says that the shard was pulled, but its bucket files are missing or incomplete"
         yield found("shard-lost", what=what, repair=partial(_pull_again, evidence, shard))
@@ -158,7 +158,9 @@ def _buckets(
     for bucket in sorted(noted.keys() - files.keys()):
         path = layout.bucket_file(shard.side, int(bucket), shard.shard_id)
         if path in missing:
-            yield found("bucket-file-missing", path, f"the pull of {shard.label} wrote {noted[bucket]} rows to it")
+            yield found(
+                "bucket-file-missing", path, f"the pull of {shard.label} wrote {noted[bucket]} rows to this file"
+            )
     for bucket in sorted(files.keys() - noted.keys()):
         delete = partial(_delete_unexpected, evidence, shard, bucket)
         what = f"{shard.label} has no rows in this bucket"
@@ -168,7 +170,9 @@ def _buckets(
         if isinstance(has, str):
             yield found("bucket-file-unreadable", file.path, has)
         elif has not in (None, noted[bucket]):
-            yield found("bucket-file-rows", file.path, f"it has {has} rows, but the pull recorded {noted[bucket]}")
+            yield found(
+                "bucket-file-rows", file.path, f"the file has {has} rows, but the pull recorded {noted[bucket]}"
+            )
 
 
 def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]:
@@ -178,7 +182,7 @@ def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]
         if not all(evidence.old(file) for file in files[shard_id].values()):
             continue
         entry = evidence.shards.get(shard_id)
-        said = f"in the ledger it is {entry.side}/{entry.path}" if entry else "it is not in the ledger either"
+        said = f"its path in the ledger is {entry.side}/{entry.path}" if entry else "the ledger does not have it either"
         what = f"{len(files[shard_id])} bucket files of shard {shard_id}, which is in no list of shards; {said}"
         where = next(iter(files[shard_id].values())).path
         mend = "run the interval of the shard again" if entry else f"delete buckets/*/*/{shard_id}.*"
@@ -192,7 +196,7 @@ def _image_results(evidence: Evidence) -> Iterator[Finding]:
     for shard in evidence.shards.values():
         if shard.side == "image_results" and shard.state == "failed":
             what, mend = (
-                f"it could not be read: {shard.error}",
+                f"the file could not be read: {shard.error}",
                 "run any interval: each run tries failed files again",
             )
             yield Finding("image-results-failed", f"{shard.side}/{shard.path}", what, mend)

@@ -46,10 +46,10 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             yield found
             continue
         if unit.state == "failed":
-            what = f"it failed {unit.tries} times, the last time with: {unit.error}"
+            what = f"the unit failed {unit.tries} times, the last time with: {unit.error}"
             yield Finding("unit-failed", unit.unit_id, what, f"solve the problem, then {finish(unit)}")
         if unit.unit_id in abandoned:
-            what = "it is in state fusing, but no process holds its lock in the warehouse"
+            what = "the unit is in state fusing, but no process holds its lock in the warehouse"
             repair = partial(_put_back_abandoned, evidence, unit)
             yield Finding("unit-stuck", unit.unit_id, what, f"{REPAIR}, or {finish(unit)}", repair)
         yield from _chunks(evidence, unit, islice(chunks, len(_chunk_paths(evidence.listing, unit))))
@@ -87,7 +87,7 @@ def _chunks(evidence: Evidence, unit: LedgerUnit, chunks: Iterable[Chunk | Broke
         return
     if missing := set(range(unit.rows_in)) - rows:
         what = (
-            f"it is fused, but {len(missing)} of its {unit.rows_in} rows are in no chunk;"
+            f"the unit is fused, but {len(missing)} of its {unit.rows_in} rows are in no chunk;"
             f" the first of them is row {min(missing) + 1}"
         )
         yield Finding(
@@ -98,14 +98,14 @@ def _chunks(evidence: Evidence, unit: LedgerUnit, chunks: Iterable[Chunk | Broke
             partial(_put_back_without_rows, evidence, unit),
         )
     elif all(evidence.old(file) for file in evidence.listing.under(f"units/{unit.unit_id}")):
-        yield Finding("unit-waiting", unit.unit_id, "it is fused, but not loaded", finish(unit))
+        yield Finding("unit-waiting", unit.unit_id, "the unit is fused, but not loaded", finish(unit))
 
 
 def _validated(evidence: Evidence, unit: LedgerUnit) -> Finding | None:
     path = layout.unit_validated(unit.unit_id)
     if evidence.listing.get(path) is None or (rows := evidence.footer_rows(path)) == unit.rows_in:
         return None
-    what = f"it has {rows} rows, but the unit has {unit.rows_in}" if isinstance(rows, int) else rows
+    what = f"the file has {rows} rows, but the unit has {unit.rows_in}" if isinstance(rows, int) else rows
     repair = partial(_delete, evidence, unit, path)
     return Finding("validated-broken", path, what, f"{REPAIR}, then {finish(unit)}", repair)
 
@@ -126,7 +126,9 @@ def _shared_pairs(evidence: Evidence, units: list[LedgerUnit]) -> Iterator[Findi
         for unit, pair_ids in zip(together, repeated, strict=True):
             if shared := [pair_id for pair_id in pair_ids if pair_id in owners]:
                 first = owners[shared[0]].unit_id
-                what = f"{len(shared)} of its pairs are also in other unloaded units; the first is also in {first}"
+                what = (
+                    f"{len(shared)} pairs of this unit are in other unloaded units, too; the first pair is in {first}"
+                )
                 mend = f"{REPAIR}, which drops this unit; then {finish(unit)}"
                 yield Finding("pair-in-two-units", unit.unit_id, what, mend, partial(_forget, evidence, unit))
             else:
@@ -184,4 +186,4 @@ def _forget(evidence: Evidence, unit: LedgerUnit) -> str:
 def _delete(evidence: Evidence, unit: LedgerUnit, path: str) -> str:
     with ownership.alone_with(evidence.warehouse.engine, unit.unit_id):
         evidence.storage.delete(path)
-    return "deleted: the next run writes it again"
+    return "deleted: the next run writes the file again"

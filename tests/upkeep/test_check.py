@@ -415,7 +415,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(area: Area, monkeypat
     unit_tasks.fuse_started(area.settings, unit)
     found = run(app, ["check"])
     assert found.exit_code == 1
-    assert f"unit-stuck: {unit.unit_id}: it is in state fusing, but no process holds its lock" in found.output
+    assert f"unit-stuck: {unit.unit_id}: the unit is in state fusing, but no process holds its lock" in found.output
     assert "to repair it: capsfusion check --repair, or capsfusion run --start 2026-11-12T00:00:00" in found.output
     as_json = run(app, ["check", "--format", "json"])
     assert as_json.exit_code == 1
