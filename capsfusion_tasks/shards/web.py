@@ -31,10 +31,10 @@ class Address:
 
     url: str = field(repr=False)
     where: str
-    credentials: str  # advice if access is refused
+    credentials: str  # what an error advises if access is refused
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     auth: httpx2.Auth | None = field(default=None, repr=False)
-    gone: str = "check the address, or put the file back"  # advice if the file does not exist
+    gone: str = "check the address, or put the file back"  # what an error advises if the file is gone
 
 
 def client() -> httpx2.Client:

@@ -15,8 +15,9 @@ _GOOGLE = ("gs", "gcs")
 def refuse_credentials(uri: str) -> None:
     """Raise InputError for a URI with a password, like ``s3://key:secret@bucket``. The message omits the password."""
     scheme, separator, rest = uri.partition("://")
-    # In ``rest``, a colon before any slash begins a password, or a port if only digits and a slash follow. The "@"
-    # after the password may follow a slash, because passwords can contain slashes: S3 secrets are often not escaped.
+    # In ``rest``, a colon before any slash begins a password ("key:secret@bucket"), or a port if only digits and a
+    # slash follow ("host:9000/"). The "@" after the password may follow a slash, because S3 secrets can contain slashes
+    # and are often not escaped.
     if separator and "@" in rest and re.match(r"[^/@]*:(?!\d+/)", rest):
         raise InputError(
             f"a {scheme}:// address contains a password, which messages and the warehouse would show. Set S3 keys in"

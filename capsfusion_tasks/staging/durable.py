@@ -20,7 +20,7 @@ def sync_file(handle: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync ``folder`` to disk: the names of new files, and the effect of renames and deletions."""
+    """Sync the entries of ``folder`` to disk, so that new names, renames and deletions of files are permanent."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

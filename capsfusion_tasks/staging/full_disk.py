@@ -1,4 +1,4 @@
-"""Turns errors of a full or read-only disk into a NotReadyError that names the folder. Airflow retries the task."""
+"""Turns errors of a full or read-only disk into a NotReadyError that names the folder, so Airflow retries the task."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _FULL = {errno.ENOSPC: "no space", errno.EDQUOT: "the quota is used up"}
 def explained(folder: Path, what: str, mend: str = "make room there") -> Iterator[None]:
     """Raise NotReadyError if the disk is full or read-only when the block writes ``what`` to ``folder``.
 
-    For a full disk, the message advises ``mend``. The error is not an InputError, because somebody may free space. So
-    Airflow retries the task.
+    For a full disk, the message advises ``mend``. The error is not an InputError, so Airflow retries the task: somebody
+    may free space meanwhile.
     """
     try:
         yield

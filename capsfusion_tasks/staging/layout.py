@@ -65,7 +65,7 @@ def image_results_batch(name: str) -> str:
 
 
 def image_results_file(bucket: str, name: str) -> str:
-    """The file with the image results of one batch for the URLs of one bucket."""
+    """The file with those image results of the batch ``name`` whose URLs belong to ``bucket``."""
     return f"{IMAGE_RESULTS}/{bucket}/{name}.parquet"
 
 
@@ -88,7 +88,7 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # replaces the bucket's number in the name of a file of pairs, if the bucket is unknown
+ANY_BUCKET = "any"  # in the name of a file with pairs, replaces the number of their bucket if it is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

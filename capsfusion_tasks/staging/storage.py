@@ -96,7 +96,7 @@ class Storage:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Turn errors of S3 in the block into NotReadyError. For blocks that use ``filesystem`` directly."""
+        """Turn errors of S3 in the block into NotReadyError. Only for blocks that call ``filesystem`` directly."""
         try:
             yield
         except NotReadyError:
@@ -198,8 +198,8 @@ class Storage:
         """
         if not self._local:
             # Upload only when the file is complete. Arrow cannot abort an upload, and completes it even if the block
-            # raises. Another S3 client could abort an upload, but needs its own endpoint, region and credentials. Only
-            # large exports do not fit in memory and need space in TMPDIR.
+            # raises. Another S3 client could abort an upload, but would need its own settings for endpoint, region and
+            # credentials. Only large exports do not fit in memory and need space in TMPDIR.
             spooled = full_disk.explained(
                 Path(tempfile.gettempdir()), self.path(path), "make room there, or set TMPDIR"
             )

@@ -17,7 +17,10 @@ class DatasetName(NamedTuple):
 
 
 def file_name(location: str, path: str = "") -> DatasetName:
-    """The namespace and name of a file: ``s3://bucket`` and the key on S3, ``file`` and the absolute path on a disk."""
+    """The name of a file. On S3, the namespace is ``s3://bucket`` and the name is the key.
+
+    For a local file, the namespace is ``file`` and the name is the absolute path.
+    """
     whole = f"{location.rstrip('/')}/{path}" if path else location.rstrip("/")
     scheme, separator, rest = whole.partition("://")
     if not separator or scheme == "file":

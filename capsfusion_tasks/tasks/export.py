@@ -256,7 +256,7 @@ def _start(target: Target, manifest: Manifest) -> Manifest:
     """Write the unfinished ``manifest`` to the folder, and delete all files that ``manifest`` does not list."""
     target.write_json(BEGUN, manifest.model_dump(mode="json"))
     mine = {BEGUN, *(part.file for part in manifest.files)}
-    # Delete the old manifest first, because a folder with a manifest counts as complete.
+    # Delete the old manifest first, because a folder with a manifest counts as a complete export.
     target.delete(*sorted(set(target.files("")) - mine), *sorted(set(target.files(DATA)) - mine))
     for folder in ("", DATA):
         target.delete_unpublished(folder)

@@ -91,8 +91,8 @@ def _select(
     ``judged``: loaded units of this replay. Their captions are left out, because an earlier run has replayed them.
     """
     settings, storage, fusion_id = context.settings, context.storage, context.decoding.fusion_id
-    # Two replays must not select the same row. The planning lock does not prevent this, because each fusion has its own
-    # planning lock.
+    # Two replays must not select the same rejected caption. The planning lock does not prevent this: it belongs to the
+    # fusion of the new captions, and two replays can fuse with different fusions.
     session.lock("replay", replay.fusion_id)
     with session.transaction() as connection:
         others = quarantine.units_in_flight(connection, replay.fusion_id)

@@ -284,7 +284,7 @@ def _validated(context: Context, unit: Unit) -> pa.Table:
 
 
 def _fused(context: Context, unit: Unit, columns: list[str] | None = None) -> pa.Table:
-    """The unit's finished rows, with ``columns``. Default: all columns that the unit's chunks have."""
+    """The rows of the unit that are fused, from its chunk files. ``columns``: the columns to read; None for all."""
     folder = layout.chunks_folder(unit.unit_id)
     if columns is None:
         with context.warehouse.engine.connect() as connection:

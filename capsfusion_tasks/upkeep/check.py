@@ -15,7 +15,7 @@ from capsfusion_tasks.upkeep.findings import Finding
 from capsfusion_tasks.upkeep.progress import Doing, counted, unheard
 from capsfusion_tasks.warehouse.queries import EVERYTHING, Scope
 
-# Longer than any task runs. So a file of this age belongs to no running task if no list and no ledger entry names it.
+# Longer than any task runs. So no running task needs a file of this age, unless a list or the ledger names the file.
 SAFE_AGE = timedelta(hours=6)
 
 

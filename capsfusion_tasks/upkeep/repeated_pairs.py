@@ -29,7 +29,7 @@ order by unit, high, low
 def repeated_pairs(
     storage: Storage, settings: Settings, unit_ids: Sequence[str], doing: Doing = unheard
 ) -> list[list[bytes]]:
-    """For each unit, the sorted ids of its pairs that occur more than once in all these units together.
+    """For each unit, the sorted ids of its pairs that occur more than once, counted over all these units.
 
     Memory is limited, except for the ids to return (normally none) and for the ids of the few units that are read in
     parallel. Raises NotReadyError if the ids fit neither in memory nor on scratch disk.

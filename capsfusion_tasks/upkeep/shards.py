@@ -75,7 +75,7 @@ def _missing(evidence: Evidence, files: dict[str, Buckets]) -> set[str]:
         for shard, mark in _pulled(evidence)
         for bucket in mark.buckets.keys() - files[shard.shard_id].keys()
     ]
-    # Ask the storage again, because the listing may be older than the file.
+    # Ask the storage again, because a file may have been written after the listing.
     return set(unlisted) - {file.path for file in existing(evidence.storage, unlisted, evidence.bucket_files)}
 
 

@@ -1,4 +1,4 @@
-"""Rules about claims that neither source makes: numbers, names, colours, denials, general statements."""
+"""Rules about claims that neither source caption makes: numbers, names, colours, denials, general statements."""
 
 from __future__ import annotations
 

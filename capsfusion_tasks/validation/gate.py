@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from capsfusion_tasks.thresholds import GateSettings
 from capsfusion_tasks.validation.tally import Tally
 
-UNITS_MIN = 3  # with fewer recent units, we cannot know how much units usually differ
+UNITS_MIN = 3  # with fewer recent units, we cannot know how much the shares of rejected rows usually differ
 # Ignore smaller increases of the share of rejected rows: in large units, even tiny ones are statistically significant.
 DIFFERENCE_MIN = 0.03
 
@@ -31,17 +31,18 @@ class Verdicts:
 
 
 def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings) -> str | None:
-    """Why the unit that ``tally`` counts must not be loaded. None if it may be loaded.
+    """Why a unit must not be loaded. None if it may be loaded.
 
-    ``recent``: the last loaded units with the same ``fusion_id``. Units of fewer than 100 rows always pass. There are
-    two limits for the share of rejected rows: 25%, and six standard errors more than in ``recent``. The second limit
-    applies only if ``recent`` has at least three units of 100 rows or more, and only if the share is more than 0.03
-    higher than in ``recent``.
+    ``tally``: the counts of this unit. ``recent``: the last loaded units with the same ``fusion_id``.
+
+    Units of fewer than 100 rows always pass. There are two limits for the share of rejected rows: 25%, and six standard
+    errors more than in ``recent``. The second limit applies only if ``recent`` has at least three units of 100 rows or
+    more, and only if the share is more than 0.03 higher than in ``recent``.
 
     The limits are calibrated on CapsFusion's 5,000 published captions. The rules reject 11.3% of all these captions,
     and 9.4% to 13.2% of a part of 500. So the limit of 25% is about twice the share of a good model. In 20 shuffles of
-    the captions, a part of 100 to 500 rows differed from the other parts by at most 3.2 standard errors; the limit of
-    six standard errors is about twice that. If the share of recent units is 11.3%, a unit of 2,000 rows reaches the
+    the captions, a part of 100 to 500 rows differed from the other parts by at most 3.2 standard errors, and the limit
+    of six is about twice that. If the share of recent units is 11.3%, a unit of 2,000 rows reaches the
     limit of six standard errors with a share of 15.8%.
     """
     if tally.rows < settings.min_rows:
