@@ -66,7 +66,7 @@ def _json_entries(body: bytes, where: str) -> list[Entry]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = f"entry {first['loc'][0]}: " if first["loc"] else ""
-        # No `from error`, because the original error would show signed addresses.
+        # No `from error`, because the original error would show signed addresses, which are secret.
         raise _no_list(where, place + first["msg"]) from None
     return [Entry(url=entry) if isinstance(entry, str) else entry for entry in named]
 

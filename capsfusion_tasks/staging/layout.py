@@ -88,7 +88,7 @@ def discovered(interval: Interval) -> str:
     return f"runs/{interval.key}/shards.json"
 
 
-ANY_BUCKET = "any"  # in the name of a file with pairs, replaces the number of their bucket if it is unknown
+ANY_BUCKET = "any"  # in the name of a file of pairs, stands for the bucket's number if the bucket is unknown
 
 
 def pairs_folder(work: Interval | Replay) -> str:

@@ -65,7 +65,7 @@ def _is_abandoned(folder: Path, older_than: timedelta) -> bool:
 
 
 def size(folder: Path) -> int:
-    """The disk space that the folder's files take, in bytes. A partly downloaded file takes less than its length."""
+    """The disk space that the folder's files take, in bytes. Partly downloaded files take less than their length."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 

@@ -17,9 +17,10 @@ class DatasetName(NamedTuple):
 
 
 def file_name(location: str, path: str = "") -> DatasetName:
-    """The name of a file. On S3, the namespace is ``s3://bucket`` and the name is the key.
+    """The OpenLineage name of a file.
 
-    For a local file, the namespace is ``file`` and the name is the absolute path.
+    On S3, the namespace is ``s3://bucket``, and the name is the key of the object. For a local file, the namespace is
+    ``file``, and the name is the absolute path.
     """
     whole = f"{location.rstrip('/')}/{path}" if path else location.rstrip("/")
     scheme, separator, rest = whole.partition("://")

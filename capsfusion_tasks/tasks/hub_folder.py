@@ -76,7 +76,7 @@ class HubFolder:
 
     @contextmanager
     def publish(self, path: str) -> Iterator[Any]:
-        """Open a binary file. It is uploaded when the block ends, and becomes visible with the next ``write_json``."""
+        """Open a local file. It is uploaded when the block ends, and becomes visible with the next ``write_json``."""
         local = self._uploads / path.replace("/", "_")
         with full_disk.explained(local.parent, self.path(path), ROOM), local.open("wb") as stream:
             yield stream
@@ -162,7 +162,7 @@ class HubFolder:
                 Path(change.path_or_fileobj).unlink()
 
     def _commit_on_head(self, changes: list[CommitOperationAdd | CommitOperationDelete], message: str) -> CommitInfo:
-        """Make the commit. Try again if exports to other folders of the repository commit in between."""
+        """Commit ``changes``. Try again if somebody commits to other folders of the repository in between."""
         hub = self._hub
         for _ in range(_COLLISIONS):
             try:

@@ -149,7 +149,7 @@ def _require_pull_rules(context: Context, interval: Interval, but: set[str]) -> 
 
 
 def pull(context: Context, shard: Shard) -> dict[str, Any]:
-    """Split the shard into buckets by a hash of the URL. Marks a shard that cannot be read as failed in the ledger."""
+    """Split the shard's rows into buckets by a hash of their URL. Marks an unreadable shard as failed in the ledger."""
     settings, storage, engine = context.settings, context.storage, context.warehouse.engine
     try:
         counts = split_counts(shard, storage, settings)

@@ -99,7 +99,7 @@ def fused(figures: Mapping[str, Any]) -> Samples:
 
 
 def validated(counts: Mapping[str, Any]) -> Samples:
-    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. Empty if it was loaded before."""
+    """The metrics of a validated unit, from the result of ``unit_tasks.validate``. Empty if the unit is loaded."""
     if counts["already_loaded"]:
         return {}
     samples = {f"capsfusion.validate.{name}": counts[name] for name in ("accepted", "rescued", "rejected")}

@@ -32,7 +32,7 @@ class Report:
     rescued: Rescued  # accepted captions that are not from the best beam
     failures: list[str]
     unplanned: int = 0  # number of pairs that are in no unit and can be fused
-    unreplaced: int = 0  # number of pairs that a run with existing = replace has left for another run
+    unreplaced: int = 0  # number of pairs that a run with existing = replace has not replaced yet
     fused_again: int = 0  # number of rejected captions that a replay fused or validated again
     replayed: int = 0  # number of the captions in ``fused_again`` that passed and are now accepted
     found: PlannedPairs | None = None  # sums of the counts of all plans; None if nothing was planned
@@ -110,7 +110,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Counts of a replay. ``moved``: captions that passed, and that this replay moved to ``fused_captions``."""
+    """Counts of a replay. ``moved``: the number of captions that passed and were moved to ``fused_captions``."""
 
     replay_of: str  # fusion_id of the rejected captions
     fusion_id: str  # fusion_id of the captions that the replay made

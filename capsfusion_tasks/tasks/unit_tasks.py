@@ -100,7 +100,10 @@ def is_fused(context: Context, unit: Unit) -> bool:
 
 
 def fuse_finished(context: Context, unit: Unit) -> dict[str, Any]:
-    """Sum up the unit's figures from its chunks. Raises NotReadyError if a row is missing; a retry fuses the row."""
+    """Sum up the figures in the unit's chunks (files of fused rows), such as the numbers of tokens.
+
+    Raises NotReadyError if a row is in no chunk; a retry fuses this row.
+    """
     folder = layout.chunks_folder(unit.unit_id)
     fused, total = chunk_files.figures(context.storage, folder, unit.fusion_id, unit.rows)
     if problem := chunk_files.what_is_missing(fused, unit.rows):
@@ -150,7 +153,7 @@ def validate(
     engine = context.warehouse.engine
 
     def loaded_before(captions: Set[str]) -> dict[str, set[str]]:
-        with engine.begin() as connection:  # a short transaction, because validation takes minutes
+        with engine.begin() as connection:  # not one transaction for the whole validation, which takes minutes
             return raws_by_caption(connection, captions)
 
     with _recorded(context, unit):
@@ -187,7 +190,7 @@ def _pass_gate(
     accept_rejections: bool,
     dag_run_id: str | None,
 ) -> str | None:
-    """Record in the ledger whether the unit may be loaded. Return None if it may, or else the error."""
+    """Record in the ledger whether the unit may be loaded. Return None if it may be loaded, or else the error."""
     before = gate_holds.newest(connection, unit.unit_id)
     counts = (tally.rows, tally.rejected)
     if problem is None:
@@ -249,9 +252,9 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     """Load the unit's rows and mark the unit as loaded, in one transaction. Does nothing if the unit is loaded already.
 
     If ``existing`` is replace, here or in the unit's plan, the unit's rows replace loaded captions of the same pairs.
-    If ``existing`` is skip in both, raises InputError if captions of the same pairs are loaded. Also raises InputError
-    if the gate holds the unit, or if the unit was planned or validated with other settings. The ledger records these
-    errors, except the gate's error, which ``validate`` has already recorded with the reasons.
+    If ``existing`` is skip in both places, raises InputError if captions of the same pairs are loaded. Also raises
+    InputError if the gate holds the unit, or if the unit was planned or validated with other settings. The ledger
+    records these errors, except the gate's error, which ``validate`` has already recorded with the reasons.
     """
     if loaded := _loaded(context, unit):  # check this first: the files of a loaded unit may be gone
         return {"accepted": loaded.accepted, "rejected": loaded.rejected, "already_loaded": True}

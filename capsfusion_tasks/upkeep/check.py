@@ -97,8 +97,8 @@ def check(
 ) -> Result:
     """Check all units and shards, or those in ``scope``.
 
-    A check of an interval reads only files that belong to it. A check of everything also finds files that belong to no
-    shard and no unit.
+    A check of an interval reads only the files of this interval. A check of everything also finds files that belong to
+    no shard and no unit.
 
     ``footers``: open every bucket file, to count its rows. ``pairs``: join all buckets again, and look up each pair.
     ``sources``: list the sources again, and look for shards that no run has listed. ``repair``: repair what can be

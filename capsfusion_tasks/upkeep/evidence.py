@@ -97,8 +97,8 @@ def gather(
     """Read the files and the ledger, in such an order that work in progress looks unfinished, not wrong.
 
     If ``scope`` has an interval, reads only the files of the intervals within ``scope``, of their shards and of their
-    unfinished units. ``all_lists``: also read the lists of the other intervals. Raises InputError if the ledger belongs
-    to another staging area.
+    unfinished units. ``all_lists``: also read the shard lists of the other intervals. Raises InputError if the ledger
+    belongs to another staging area.
     """
     doing("reading the ledger")
     with warehouse.engine.connect() as connection:

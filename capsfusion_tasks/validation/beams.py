@@ -61,7 +61,7 @@ def _others_of_rejected(judged: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Ta
 
 
 def _with_captions_of(judged: pa.Table, loaded: RawsByCaption | None) -> RawsByCaption:
-    """A function like ``loaded`` (fused captions → their raw captions) that also covers the rows of ``judged``."""
+    """A function that adds the rows of ``judged`` to the results of ``loaded`` (fused caption → its raw captions)."""
     raws: defaultdict[str, set[str]] = defaultdict(set)
     for caption, raw in zip(judged["capsfusion"].to_pylist(), judged["laion_2b"].to_pylist(), strict=True):
         raws[caption or ""].add(raw or "")

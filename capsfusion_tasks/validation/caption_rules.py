@@ -13,7 +13,7 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS, contains, loop, sen
 END_OF_SENTENCE = frozenset(".!?…\"'”’»›)]" + "。！？」』）؟۔।")
 _ELLIPSIS = ("...", "…")
 _CLOSING = " \"'”’»›)]"
-# No English sentence ends in one of these words.
+# No English sentence ends in one of these words, so a caption that does was cut off.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")
@@ -81,7 +81,7 @@ def truncated(fused: Fused, settings: RuleSettings) -> bool:
         return True
     text = fused.caption
     last = len(text)
-    # Ignore symbols, separators, control characters and marks at the end.
+    # Ignore symbols, separators, control characters and combining marks at the end.
     while last and unicodedata.category(text[last - 1])[0] in "SZCM":
         last -= 1
     if text[last - 1 : last] in END_OF_SENTENCE:

@@ -16,8 +16,8 @@ from capsfusion_tasks.validation.language import words_not_latin
 from capsfusion_tasks.validation.notations import NUMBER_WORDS
 from capsfusion_tasks.validation.text import FUNCTION_WORDS
 
-# Matches a word and the characters before it. The end of the text also counts as a word. Otherwise, a text that ends
-# in many punctuation characters would take quadratic time.
+# Matches a word and the characters before it. The end of the text also counts as a word. Otherwise, matching would
+# take quadratic time for a text that ends in many punctuation characters.
 _TOKENS = re.compile(r"([\W_]*)([^\W_]+(?:['’][^\W_]+)*|\Z)")
 # Characters before the first word of a sentence. ^$ is for the first word of the text, before which there are none.
 _STARTS_SENTENCE = re.compile(r"^$|[.!?:;…|•–—]|[\"“«‘(\[-]$")

@@ -42,8 +42,8 @@ def why_closed(tally: Tally, recent: Sequence[Verdicts], settings: GateSettings)
     The limits are calibrated on CapsFusion's 5,000 published captions. The rules reject 11.3% of all these captions,
     and 9.4% to 13.2% of a part of 500. So the limit of 25% is about twice the share of a good model. In 20 shuffles of
     the captions, a part of 100 to 500 rows differed from the other parts by at most 3.2 standard errors, and the limit
-    of six is about twice that. If the share of recent units is 11.3%, a unit of 2,000 rows reaches the
-    limit of six standard errors with a share of 15.8%.
+    of six is about twice that. If the share of recent units is 11.3%, a unit of 2,000 rows reaches the limit of six
+    standard errors with a share of 15.8%.
     """
     if tally.rows < settings.min_rows:
         return None
