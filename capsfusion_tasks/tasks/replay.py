@@ -147,7 +147,7 @@ def report(context: Context, replay: Replay, fusion_id: str, unit_ids: Sequence[
 
 
 def warn_of_replayed(context: Context, interval: Interval, fusion_id: str) -> None:
-    """Warn how many rejected captions of an interval passed in a replay: its export lacks these captions."""
+    """Warn how many rejected captions of an interval passed in a replay: an export of the interval lacks these."""
     with context.warehouse.engine.connect() as connection:
         mine = [one.unit.unit_id for one in ledger.units_of(connection, fusion_id, interval)]
         _, passed = replayed_counts(connection, Scope(unit_ids=mine))

@@ -110,7 +110,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Counts of a replay. ``moved``: the number of captions that passed and were moved to ``fused_captions``."""
+    """Counts of a replay. ``moved``: the number of passed captions that this replay moved to ``fused_captions``."""
 
     replay_of: str  # fusion_id of the rejected captions
     fusion_id: str  # fusion_id of the captions that the replay made

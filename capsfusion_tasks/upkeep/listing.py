@@ -45,7 +45,7 @@ class Listing:
 def all_but_units(storage: Storage, bucket_files: int) -> list[StoredFile]:
     """All files of the staging area, except files of units. ``bucket_files``: about how many files each bucket has."""
     files, folders = storage.level("")
-    if bucket_files * READERS > _PAGE:  # list the buckets in parallel, because one listing would be page by page
+    if bucket_files * READERS > _PAGE:  # list the buckets in parallel, because one listing reads page after page
         for parent in ("buckets", *(f"buckets/{side}" for side in PAIRED)):
             here, below = storage.level(parent)
             files += here

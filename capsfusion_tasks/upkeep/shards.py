@@ -182,7 +182,7 @@ def _unknown(evidence: Evidence, files: dict[str, Buckets]) -> Iterator[Finding]
         if not all(evidence.old(file) for file in files[shard_id].values()):
             continue
         entry = evidence.shards.get(shard_id)
-        said = f"its path in the ledger is {entry.side}/{entry.path}" if entry else "the ledger does not have it either"
+        said = f"its path in the ledger is {entry.side}/{entry.path}" if entry else "it is not in the ledger either"
         what = f"{len(files[shard_id])} bucket files of shard {shard_id}, which is in no list of shards; {said}"
         where = next(iter(files[shard_id].values())).path
         mend = "run the interval of the shard again" if entry else f"delete buckets/*/*/{shard_id}.*"

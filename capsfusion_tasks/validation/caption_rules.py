@@ -13,7 +13,7 @@ from capsfusion_tasks.validation.text import FUNCTION_WORDS, contains, loop, sen
 END_OF_SENTENCE = frozenset(".!?…\"'”’»›)]" + "。！？」』）؟۔।")
 _ELLIPSIS = ("...", "…")
 _CLOSING = " \"'”’»›)]"
-# No English sentence ends in one of these words, so a caption that does was cut off.
+# No English sentence ends in one of these words, so a caption that ends in one was cut off.
 _NEVER_LAST = word_set("a an the and or but nor than because although its their his my your our very")
 
 _INNER_END = re.compile(r"[.!?][\"'”’)]*\s")

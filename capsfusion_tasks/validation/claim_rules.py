@@ -143,7 +143,7 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
 
 
 def _lost_first_word(fused: Fused) -> str | None:
-    """The raw caption's first word, if it is capitalised and the fused caption lacks it. It may not be a name."""
+    """The raw caption's first word, if it is capitalised and the fused caption lacks it. It is not always a name."""
     first = base_form(fused.raw_words[0]) if fused.raw_words and fused.raw[0].isupper() else None
     return None if first in fused.caption_content else first
 
