@@ -219,8 +219,8 @@ def plan(
     ``existing``: whether to skip pairs that are already fused, or to fuse them again. Raises InputError and plans
     nothing if the estimate exceeds ``budget``. ``on_estimate`` gets the estimate before this check. Pairs that do not
     fit in ``max_units`` units are left for another run. If ``existing`` is replace, the next run continues with the
-    pairs that are not replaced yet. After all pairs are replaced, or after 30 days without such a run, the next run
-    fuses all pairs again.
+    pairs that are not replaced yet. After all pairs are replaced, or after 30 days without a run that replaces
+    pairs, the next run fuses all pairs again.
     """
     fusion_id = context.decoding.fusion_id
     read_image_results(context)

@@ -49,9 +49,9 @@ def plan(
 
     If ``existing`` is skip, pairs that were already fused with the current settings are skipped. But if the rejected
     captions themselves were made with the current settings, they are validated again, because the validation rules may
-    have changed; of their pairs, only those without a caption are fused. If ``existing`` is replace, all pairs are
-    fused. Pairs that do not fit in ``max_units`` units are left for another run. Raises InputError if the warehouse
-    does not have the fusion_id, or if the estimate exceeds ``budget``.
+    have changed. Of the pairs of these captions, only pairs without a caption are fused. If ``existing`` is replace,
+    all pairs are fused. Pairs that do not fit in ``max_units`` units are left for another run. Raises InputError if the
+    warehouse does not have the fusion_id, or if the estimate exceeds ``budget``.
     """
     engine = context.warehouse.engine
     as_they_are = replay.fusion_id == context.decoding.fusion_id and existing == "skip"

@@ -58,8 +58,8 @@ class Account:
 
     If the intervals of both shards of a pair were planned, the pair should be in the warehouse or in a unit.
     ``gone`` and ``missing`` count such pairs that are in neither. A key is the set of the intervals of a pair's shards.
-    ``gone``: pairs whose images could not be downloaded. ``missing``: all others. ``gone_before``: ``missing`` pairs
-    whose images were gone when the pairs were planned.
+    ``gone``: pairs whose images could not be downloaded. ``missing``: all other pairs. ``gone_before``: ``missing``
+    pairs whose images were gone when the pairs were planned.
     """
 
     fusion_id: str

@@ -55,7 +55,7 @@ def too_short(fused: Fused, settings: RuleSettings) -> bool:
     """``too_short``: fewer than 3 words or fewer than 6 characters.
 
     These are the limits of DataComp's basic filter (Gadre et al., 2023). Rejects none of CapsFusion's published
-    captions. The shortest of these has 3 words ("be with him."), because it continues a cut-off source caption.
+    captions. The shortest published caption has 3 words ("be with him."), because it continues a cut-off source.
     """
     short = len(fused.caption_words) < settings.min_words or len(fused.caption.strip()) < settings.min_characters
     return short and bool(visible(fused.caption))
@@ -65,7 +65,7 @@ def too_long(fused: Fused, settings: RuleSettings) -> bool:
     """``too_long``: more than 80 words.
 
     The CapsFusion paper limits captions to 80 tokens, and a caption within this limit cannot have more than 80 words.
-    Rejects none of CapsFusion's published captions. The longest of these has 65 words.
+    Rejects none of CapsFusion's published captions. The longest published caption has 65 words.
     """
     return len(fused.caption_words) > settings.max_words
 
