@@ -19,8 +19,7 @@ LEGEND = (
     '"fuse 0/1": 0 of 1 fuse tasks of that day have finished. "fuse ·": they have not started. A day has a pull task\n'
     "for each shard, and a fuse task for each work unit (half an hour of GPU work). In this demo, each day is one unit."
 )
-# Minimum time between two log lines. Because of the pause between two polls, a line comes every four to six seconds.
-LINE_SECONDS = 3.0
+LINE_SECONDS = 3.0  # minimum time between two log lines
 
 _FAILED = ("failed", "upstream_failed")
 _WAITING = (None, "none", "scheduled", "queued")

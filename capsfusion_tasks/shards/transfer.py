@@ -160,9 +160,10 @@ def _read(
             raise _RangesIgnored
         first, size = web.content_range(response)
         if size not in (expected.size_bytes, None) or (expected.unchanged and not expected.unchanged(response)):
+            sizes = "" if size in (expected.size_bytes, None) else f" ({size} bytes now, {expected.size_bytes} then)"
             raise InputError(
-                f"{address.where} has changed since it was discovered ({size} bytes now, {expected.size_bytes} then): "
-                "the new file counts as a new shard of the interval in which it arrived"
+                f"{address.where} has changed since it was discovered{sizes}: the new file counts as a new shard of the"
+                " interval in which it arrived"
             )
         if response.status_code == 206 and first != part.position:
             raise InputError(
