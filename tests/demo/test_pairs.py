@@ -71,7 +71,8 @@ def test_model_numbers_of_held_out_pairs_never_stand_in_training_pairs() -> None
         return set(re.findall(r"\b[A-Z]{3}-[0-9]{3}-[A-Z]\b", text))
 
     heldout, train = model_numbers("heldout"), model_numbers("train")
-    assert len(heldout) > 2
+    assert heldout
+    assert train
     assert not heldout & train
 
 
