@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import runpy
 import signal
 import sys
 import traceback
@@ -50,14 +51,15 @@ def main() -> int:
     # the imports' time.
     gc.disable()
     _import(_BASE)
-    _write_configuration()
+    # Airflow's first command writes airflow.cfg if it is missing, with the secrets that all components must share.
+    _airflow("config", "get-value", "core", "executor")
     migrated, announce = os.pipe()
 
     def serve() -> None:
         os.close(announce)
         _import(["airflow.api_fastapi.main"])  # takes most of the API server's start time, and needs no database
         os.read(migrated, 1)  # returns when the parent closes the pipe, after the migration of the database
-        _airflow("api-server")
+        _component("api-server")
 
     children = {_fork("api-server", serve): "api-server"}
     os.nice(5)  # the API server (forked above) gets more CPU time, because all other processes wait for it
@@ -92,41 +94,37 @@ def _schedule() -> None:
 
     _import(_TASKS)
     language.identifier()  # also load the language model before the scheduler forks tasks
-    _airflow("scheduler")
+    _component("scheduler")
 
 
 def _parse() -> None:
-    _airflow("dag-processor")
+    _component("dag-processor")
 
 
 def _trigger() -> None:
     # The triggerer only waits until users decide whether to load a work unit with many rejected captions. Therefore the
     # other components get more CPU time.
     os.nice(10)
-    _airflow("triggerer")
+    _component("triggerer")
+
+
+def _component(name: str) -> None:
+    """Run a component of Airflow in this process, with garbage collection."""
+    gc.freeze()  # the imported modules stay until the process ends
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
+    _airflow(name)
 
 
 def _airflow(*command: str) -> None:
-    """Do in this process what the command ``airflow COMMAND`` does."""
-    from airflow.__main__ import main as run
-
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    gc.enable()
+    """Do in this process what ``python -m airflow COMMAND`` does."""
     sys.argv = ["airflow", *command]
-    run()  # type: ignore[no-untyped-call]
+    runpy.run_module("airflow", run_name="__main__")
 
 
 def _import(modules: Iterable[str]) -> None:
     for module in modules:
         importlib.import_module(module)
-
-
-def _write_configuration() -> None:
-    """Let Airflow write airflow.cfg if it is missing, with the secrets that all components must share."""
-    from airflow.configuration import write_default_airflow_configuration_if_needed
-
-    write_default_airflow_configuration_if_needed()
 
 
 def _fork(name: str, run: Callable[[], None]) -> int:

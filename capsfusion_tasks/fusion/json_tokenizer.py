@@ -89,7 +89,9 @@ def _load(file: Path) -> Backend:
         return Backend.from_str(content.decode())
     except Exception as error:  # the library ``tokenizers`` raises no more specific class of error
         reason = str(error).replace("\n", " ")[:200]
-        raise InputError(f"the library `tokenizers` cannot read {file}: {reason}. Download it again") from error
+        raise InputError(
+            f"{file} is not a valid tokenizer: download it again (the library `tokenizers` says: {reason})"
+        ) from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

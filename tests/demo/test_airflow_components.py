@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from capsfusion_tasks.demo.airflow_processes import end_on_sigint
+
 # Runs airflow_components.py with an Airflow whose commands only write their names to a file, and then wait.
 COMPONENTS = """
 import os, sys, time
@@ -19,6 +21,8 @@ from pathlib import Path
 from capsfusion_tasks.demo import airflow_components as components
 
 def airflow(*command):
+    if command[0] == "config":
+        return
     with open(sys.argv[1], "a") as file:
         file.write(" ".join(command) + "\\n")
     if command[0] == "db":
@@ -27,7 +31,6 @@ def airflow(*command):
 
 components._BASE = components._JOBS = components._TASKS = ()
 components._import = lambda modules: None
-components._write_configuration = lambda: None
 components._airflow = airflow
 sys.exit(components.main())
 """
@@ -38,7 +41,10 @@ class Components:
     def __init__(self, file: Path, migration: int = 0) -> None:
         self.file = file
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMPONENTS, str(file), str(migration)], stdin=subprocess.PIPE, text=True
+            [sys.executable, "-c", COMPONENTS, str(file), str(migration)],
+            stdin=subprocess.PIPE,
+            text=True,
+            preexec_fn=end_on_sigint,  # a shell's background job ignores SIGINT, and so do the processes that it starts
         )
 
     def database_runs(self) -> None:

@@ -125,9 +125,9 @@ def test_sentencepiece_comes_first_unless_tokenizer_model_is_tiktokens(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{}", "the library `tokenizers` cannot read"),
-        (b"", "is not a tokenizer"),
-        (b"\xff", "is not a tokenizer"),
+        (b"{}", "is not a valid tokenizer"),
+        (b"", "is not a valid tokenizer"),
+        (b"\xff", "is not a valid tokenizer"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
     ],
 )

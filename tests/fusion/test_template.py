@@ -270,7 +270,7 @@ def test_another_prompt_is_another_fusion_wherever_its_file_is(
 
 def test_a_prompt_without_room_for_captions_is_refused(tiny_model: Path, tmp_path: Path, prompt_file: Path) -> None:
     prompt_file.write_text("very " * 300 + SHORT)
-    with pytest.raises(InputError, match=r"and the limit is 256: write a shorter prompt"):
+    with pytest.raises(InputError, match=r"may have at most 256: write a shorter prompt"):
         decide(load_settings(model=str(tiny_model), prompt=prompt_file, home=tmp_path))
 
 

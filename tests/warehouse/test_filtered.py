@@ -55,7 +55,7 @@ def test_an_export_has_the_accepted_captions_of_a_filter(
 
 
 def test_a_filter_of_the_other_verdict_is_refused(filled: Warehouse, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(InputError, match="a replay takes rejected ones"):
+    with pytest.raises(InputError, match="a replay needs rejected captions"):
         Replay(name="r", fusion_id="f1", filter=CaptionFilter(verdict="accepted"))
     with pytest.raises(InputError, match="an export has only accepted ones"):
         export_filtered(filled, CaptionFilter(reason="copy"), str(tmp_path), tmp_path)
