@@ -15,7 +15,6 @@ Json = dict[str, Any]
 
 DAG = "capsfusion"
 PAGE = 100  # maximum number of rows that Airflow returns per call
-HEALTH_SECONDS = 4  # time limit of a check whether Airflow is ready; short, so that the demo can report progress
 
 
 class AirflowApiError(Exception):
@@ -36,7 +35,7 @@ class AirflowApi:
         self.url = url
         self._login = {"username": username, "password": password}
         # A new connection for each call, because Airflow may have been restarted since the last call.
-        self._http = httpx2.Client(limits=httpx2.Limits(max_keepalive_connections=0))
+        self._http = httpx2.Client(timeout=120, limits=httpx2.Limits(max_keepalive_connections=0))
 
     def request(self, method: str, path: str, body: Json | None = None, **query: Any) -> Any:
         """Call ``/api/v2`` + ``path`` and return the decoded JSON. Logs in on the first call."""
@@ -47,17 +46,16 @@ class AirflowApi:
 
     def health(self) -> dict[str, str]:
         """Name of each component of Airflow → its status, such as "healthy". Needs no login."""
-        answer = self._send("GET", "/api/v2/monitor/health", timeout=HEALTH_SECONDS)
+        answer = self._send("GET", "/api/v2/monitor/health")
         return {name: part.get("status") for name, part in answer.items() if part and part.get("status")}
 
     def prepare_task_api(self) -> None:
         """Call the API that tasks use. At the first call after its start, Airflow generates all versions of this API.
 
         Generating them takes 7 s on a slow machine, and Airflow answers no other request meanwhile. Without this call
-        before the first tasks, requests of these tasks could time out. Raises NotReadyError if Airflow does not answer
-        within HEALTH_SECONDS.
+        before the first tasks, requests of these tasks could time out.
         """
-        self._send("GET", "/execution/health", timeout=HEALTH_SECONDS)
+        self._send("GET", "/execution/health")
 
     def import_errors(self) -> list[str]:
         return [error["stack_trace"] for error in self.request("GET", "/importErrors")["import_errors"]]
@@ -146,11 +144,9 @@ class AirflowApi:
             if not page["task_instances"] or len(found) >= page["total_entries"]:
                 return found
 
-    def _send(
-        self, method: str, path: str, body: Json | None = None, query: Json | None = None, timeout: float = 120
-    ) -> Any:
+    def _send(self, method: str, path: str, body: Json | None = None, query: Json | None = None) -> Any:
         try:
-            answer = self._http.request(method, self.url + path, json=body, params=query or None, timeout=timeout)
+            answer = self._http.request(method, self.url + path, json=body, params=query or None)
         except httpx2.TransportError as error:
             raise NotReadyError(
                 f"no answer from Airflow at {self.url}: {error}. Check that Airflow runs at this URL"

@@ -42,7 +42,7 @@ def run_demo(settings: Settings) -> int:
         try:
             console.print(introduction(settings), markup=False)
             phases = Phases(console, total=4)
-            with phases.phase("Write sample shards that arrive over three days"):
+            with phases.phase("Write sample shards that arrive day by day"):
                 sample = _write_sample(settings.home)
                 console.print(f"    {sample.pairs} pairs in {settings.home / 'sample'}", markup=False)
             days = [each.day for each in sample.days]

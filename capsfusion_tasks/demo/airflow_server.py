@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -211,18 +212,28 @@ def _is_free(port: int) -> bool:
 
 
 def _wait_until_healthy(airflow: LocalAirflow, started: datetime, say: Say) -> None:
-    """Wait until all components are healthy, and Airflow has parsed the DAG at a time after ``started``."""
-    began = printed = time.monotonic()
-    waiting: str | None = None
-    while (now := time.monotonic()) < began + START_SECONDS:
-        airflow.check()
-        before, waiting = waiting, _not_ready(airflow.api, started)
-        if waiting is None:
-            return
-        if waiting != before or now - printed >= SAY_SECONDS:
-            say(f"{now - began:4.0f} s  {waiting}")
-            printed = now
-        time.sleep(0.3)
+    """Wait until all components are healthy and Airflow has parsed the DAG after ``started``.
+
+    A thread asks Airflow, because an answer can take longer than the time between two lines for the user.
+    """
+    began = said = time.monotonic()
+    waiting, told = "waiting for Airflow's API server", ""
+    asking = ThreadPoolExecutor(1)
+    try:
+        answer = asking.submit(_not_ready, airflow.api, started)
+        while (now := time.monotonic()) < began + START_SECONDS:
+            airflow.check()
+            if answer.done():
+                if (missing := answer.result()) is None:
+                    return
+                waiting = missing
+                answer = asking.submit(_not_ready, airflow.api, started)
+            if waiting != told or now - said >= SAY_SECONDS:
+                say(f"{now - began:4.0f} s  {waiting}")
+                said, told = now, waiting
+            time.sleep(0.3)
+    finally:
+        asking.shutdown(wait=False, cancel_futures=True)
     raise NotReadyError(f"Airflow was not healthy after {START_SECONDS} s ({waiting}): see its log {airflow.log}")
 
 

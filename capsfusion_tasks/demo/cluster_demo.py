@@ -34,7 +34,7 @@ def run_demo_on(settings: Settings, url: str) -> int:
     _wait_for_dag(api)
     console.print(introduction(settings), markup=False)
     phases = Phases(console, total=3)
-    with phases.phase("Write sample shards that arrive over three days"):
+    with phases.phase("Write sample shards that arrive day by day"):
         sample = write_sample_data(folder, rows_per_day=ROWS_PER_DAY)
         console.print(f"    {sample.pairs} pairs in {folder}", markup=False)
     days = [each.day for each in sample.days]
