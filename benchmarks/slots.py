@@ -75,7 +75,10 @@ def main() -> None:
 
 
 def fit(config: LlamaConfig, dtype: torch.dtype, *, card: int, beams: int, batch: int) -> Fit:
-    """Compute what fits on a card of ``card`` bytes. Decoding a batch takes ``batch`` bytes besides keys and values."""
+    """Compute how many slots and pages fit beside the model on a card of ``card`` bytes.
+
+    Decoding a batch takes ``batch`` bytes in addition to the pages, which hold keys and values.
+    """
     # On the device "meta", tensors have sizes but take no memory.
     model = Llama(Sizes.model_validate(config.to_dict()), torch.device("meta"), dtype)
     weights = weight_bytes(model)

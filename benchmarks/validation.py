@@ -101,7 +101,13 @@ def main() -> None:
         type=Path,
         help=f"file with the columns laion_2b, laion_coco and {CAPTION} (default: generated pairs)",
     )
-    parser.add_argument("--judged", type=Path, nargs="*", default=[], help=".jsonl files with your own judgements")
+    parser.add_argument(
+        "--judged",
+        type=Path,
+        nargs="*",
+        default=[],
+        help=".jsonl files of captions that you judged (see docs/validation-quality.md)",
+    )
     parser.add_argument("--rows", type=int, default=500, help="number of captions with each kind of fault")
     parser.add_argument("--missed", type=int, default=10, help="print at most this many bad captions that are accepted")
     args = parser.parse_args()

@@ -103,8 +103,8 @@ PARAMS = {
         False,
         title="Plan again",
         type="boolean",
-        description="If unfinished units were planned before the settings for pulling, pairing or image results were"
-        " changed, discard these units and plan their pairs again.",
+        description="Discard unfinished units that were planned with older settings (for pulling, for pairing, or for"
+        " results of img2dataset), and plan their pairs again.",
     ),
 }
 

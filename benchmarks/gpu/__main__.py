@@ -105,21 +105,23 @@ def _parser() -> argparse.ArgumentParser:
         help="sentencepiece file (default: the demo model's tokenizer.model)",
     )
     parser.add_argument("--size", choices=SIZES, help="size of the random model (default: 13B on a GPU, else tiny)")
-    parser.add_argument("--rows", type=int, help="rows to fuse in the part rates (default: 3500 on a GPU, else 128)")
+    parser.add_argument(
+        "--rows", type=int, help="rows to fuse in the benchmark's part `rates` (default: 3500 on a GPU, else 128)"
+    )
     parser.add_argument(
         "--beams",
         type=int,
         nargs="+",
         default=[3, 1],
         metavar="N",
-        help="run the part rates once for each number of beams (default: 3 1)",
+        help="run the part `rates` once for each number of beams (default: 3 1)",
     )
     parser.add_argument(
         "--slots",
         type=int,
         nargs="+",
         metavar="N",
-        help="run the part rates once for each N, with at most N slots (default: as many as the engine chooses)",
+        help="run the part `rates` once for each N, with at most N slots (default: as many as the engine chooses)",
     )
     parser.add_argument(
         "--fuse-rows", type=int, help="rows to fuse in the part fuse (default: 3000 on a GPU, else 100)"

@@ -179,7 +179,7 @@ def complete_all(engine: Engine, requests: Requests) -> Iterator[Completion]:
 
 
 def _set_aside(completion: Completion, set_aside: list[Completion], error: Exception | None = None) -> None:
-    """Add a row without a caption to ``set_aside``. If the list then has HOPELESS rows, raise an error.
+    """Add a row without a caption to ``set_aside``. If the list then has HOPELESS rows (a limit), raise an error.
 
     Raises ``error``, or if ``error`` is None, an InputError about scores that are not finite.
     """

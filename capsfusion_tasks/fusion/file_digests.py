@@ -49,9 +49,9 @@ def _known(cache: Path) -> dict[str, list[Any]]:
 
 
 def _keep(cache: Path, made: dict[str, list[Any]]) -> None:
-    """Add ``made`` to ``cache``, which other processes may read and write now, also from other machines.
+    """Add the new digests ``made`` to the file ``cache``.
 
-    Reads the cache again, because other processes may have written it while this process computed digests. If two
+    Reads the file again, because other processes, also on other machines, may have written it meanwhile. If two
     processes write at the same moment, the entries of one process are lost. The next process computes these digests
     again.
     """

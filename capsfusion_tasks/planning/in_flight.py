@@ -62,8 +62,8 @@ class PairsInFlight:
             return self._storage.read_table(path, columns=["pair_id"])["pair_id"].combine_chunks()
         except FileNotFoundError as error:
             raise NotReadyError(
-                f"unit {unit_id} is unfinished, but {self._storage.path(path)} is missing: try again. If the file is"
-                " still missing, run `capsfusion check --repair`"
+                f"the file with the pairs of the unfinished unit {unit_id} is missing: {self._storage.path(path)}. Try"
+                " again. If the file is still missing, run `capsfusion check --repair`"
             ) from error
 
 

@@ -261,7 +261,7 @@ def load(context: Context, unit: Unit, *, existing: Existing = "skip", dag_run_i
     if held_by_gate(context, unit):
         raise InputError(
             f"the gate holds unit {unit.unit_id}, because too many of its captions were rejected: accept the unit with"
-            " --accept-rejections (in Airflow: Param accept_rejections), or answer the question of Airflow's ask task"
+            " --accept-rejections (in Airflow: Param accept_rejections), or answer the question of Airflow's task `ask`"
         )
     with _recorded(context, unit):
         _require_pull_rules(context, unit)

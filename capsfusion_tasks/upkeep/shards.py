@@ -121,7 +121,7 @@ def _ledger(evidence: Evidence, interval: Interval, shard: Shard) -> Iterator[Fi
 
 
 def _interrupted(evidence: Evidence, shard: Shard, mark: StoredFile) -> bool:
-    """Whether another pull of the shard began long ago and never ended."""
+    """Whether a pull of the shard began long ago and never ended."""
     return shard.shard_id not in evidence.marks and mark.path not in evidence.broken_lists and evidence.old(mark)
 
 

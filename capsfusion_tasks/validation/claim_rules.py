@@ -129,7 +129,8 @@ def _takes_a_place(name: str, caption: Neighbours, raw: Neighbours, fused: Fused
             continue
         is_word = beside.isalpha() and beside not in FUNCTION_WORDS
         for other in raw.get((beside, side), set()) - found:
-            # No replacement: the name is only inserted, such as "Day" in "Valentine's Day card" for "Valentine card".
+            # The name replaces no word if the caption still has ``other`` next to the name: "Valentine's Day card",
+            # where the raw caption has "Valentine card".
             if not other.isalpha() or other in caption.get((name, side), set()):
                 continue
             # No replacement: the name is part of a written-out abbreviation, such as "Real Estate" for "REIT".

@@ -144,9 +144,9 @@ def loads_until(warehouse: Warehouse, moment: datetime) -> None:
     with warehouse.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if connection.execute(select(func.clock_timestamp())).scalar_one() < moment:
             raise NotReadyError(
-                f"{moment:%Y-%m-%d %H:%M:%S} UTC is in the future: captions that are loaded from now until then"
-                " would be missing from this export and from the next one. Give an end that has passed, or try again"
-                " after this time"
+                f"the end of the export, {moment:%Y-%m-%d %H:%M:%S} UTC is in the future: the next export starts at"
+                " this end, so captions that are loaded before it would be in neither export. Give an end that has"
+                " passed, or try again after this end"
             )
         for fusion_id in fusions.all_ids(connection):
             connection.execute(select(func.pg_advisory_xact_lock_shared(lock_key("load", fusion_id))))

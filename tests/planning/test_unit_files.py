@@ -126,7 +126,7 @@ def test_a_batch_of_buckets_reads_each_unfinished_unit_and_asks_the_warehouse_on
 
 
 def test_a_unit_without_its_file_stops_the_plan_with_what_to_do(storage: Storage) -> None:
-    with pytest.raises(NotReadyError, match=r"unit gone is unfinished, but .*check --repair"):
+    with pytest.raises(NotReadyError, match=r"unfinished unit gone is missing: .*check --repair"):
         new_pairs(storage, DAY, nothing_known, ["gone"], limit=None)
 
 

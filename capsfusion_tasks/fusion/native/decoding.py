@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_NEVER = -1.0e9  # the score that transformers gives candidates that must not be chosen
+_NEVER = -1.0e9  # the score of candidates that must not be chosen, as in the library transformers
 _BLOCK = 64  # number of logits per block; ``_top_k`` first compares the maxima of the blocks
 
 
