@@ -169,9 +169,9 @@ def when_interrupted(command: Callable[..., None], kept: str) -> Callable[..., N
 
 
 def settings_to_read(**overrides: Any) -> Settings:
-    """The settings of a command that only reads the warehouse. If it is the embedded one, prints its folder.
+    """The settings of a command that needs an existing warehouse. Prints the folder of an embedded warehouse.
 
-    Raises InputError if the embedded warehouse does not exist yet, because a command that reads must not create it.
+    Raises InputError if the embedded warehouse does not exist yet, because such a command must not create it.
     """
     settings = load_settings(**overrides)
     if settings.warehouse_url is None:

@@ -6,8 +6,16 @@ from typing import Annotated
 
 import typer
 
-from capsfusion_tasks.cli.common import Beams, Dtype, MaxNewTokens, Model, not_empty, progress_line, stderr
-from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.cli.common import (
+    Beams,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    not_empty,
+    progress_line,
+    settings_to_read,
+    stderr,
+)
 
 
 def adopt(
@@ -38,7 +46,7 @@ def adopt(
     from capsfusion_tasks.warehouse import fusions
     from capsfusion_tasks.warehouse.connection import open_warehouse
 
-    settings = load_settings(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
+    settings = settings_to_read(model=model, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype)
     with Working(stderr):
         decoding = decide(settings)
         with open_warehouse(settings) as warehouse, warehouse.engine.begin() as connection:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from capsfusion_tasks.cli.common import progress_line, stderr
-from capsfusion_tasks.settings import load_settings
+from capsfusion_tasks.cli.common import progress_line, settings_to_read, stderr
 
 
 def lake_sync() -> None:
@@ -23,7 +22,7 @@ def lake_sync() -> None:
     from capsfusion_tasks.tasks.lake_tasks import sync_lake
     from capsfusion_tasks.terminal import Working
 
-    with Working(stderr) as working, open_context(load_settings()) as context:
+    with Working(stderr) as working, open_context(settings_to_read()) as context:
         done = sync_lake(context, say=working.say)
     found = f"; {done.found} units were in the table already" if done.found else ""
     progress_line(f"{done.units} units with {done.rows} captions written{found}")
@@ -54,7 +53,7 @@ def lake_maintain(
     from capsfusion_tasks.tasks.lake_tasks import maintain_lake
     from capsfusion_tasks.terminal import Working
 
-    settings = load_settings(lake_keep_days=keep_days)
+    settings = settings_to_read(lake_keep_days=keep_days)
     before = datetime.now(UTC) - timedelta(days=settings.lake_keep_days)
     with Working(stderr) as working, open_context(settings) as context:
         done = maintain_lake(context, before=before, min_files=min_files, say=working.say)

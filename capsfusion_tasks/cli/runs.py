@@ -165,7 +165,7 @@ def replay(
 
     if unknown := sorted({*(reason or ())} - {*REASONS}):
         raise InputError(f"unknown reason {', '.join(unknown)}: give one of {', '.join(REASONS)}")
-    settings = load_settings(
+    settings = settings_to_read(
         model=model, prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, dtype=dtype
     )
     if fusion is None:

@@ -116,6 +116,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("validate fused.jsonl --report page", "its name must end in .html"),
         ("validate fused.jsonl --try min_word=3", "expected name=value, where name is one of"),
         ("status", "there is no warehouse in"),
+        ("replay --reason truncated", "there is no warehouse in"),
+        (f"adopt {'a' * 12}", "there is no warehouse in"),
         ("run", "Missing option '--start'"),
         ("run --start 10.11.2026 --end 2026-11-13", "'10.11.2026' is not a date: write it as 2026-11-10"),
         ("run --start 2026-11-31 --end 2026-12-01", "'2026-11-31' is not a date (day is out of range for month)"),
