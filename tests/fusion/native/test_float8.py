@@ -71,5 +71,5 @@ def test_a_device_without_float8_is_refused_before_anything_is_loaded(tmp_path: 
 
 
 def test_a_model_of_odd_sizes_is_refused(checkpoint: Checkpoint) -> None:
-    with pytest.raises(InputError, match=r"sides are multiples of 16.* 200 x 64: choose --dtype bfloat16"):
+    with pytest.raises(InputError, match=r"multiples of 16.* 200 x 64: choose --dtype bfloat16"):
         load_llama(checkpoint(intermediate_size=100), CPU, FLOAT8)
