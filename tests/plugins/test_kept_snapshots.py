@@ -57,7 +57,7 @@ def test_the_command_keeps_them_as_long_as_its_option_or_else_the_setting_says(m
     monkeypatch.setattr("capsfusion_tasks.context.open_context", nullcontext)
     monkeypatch.setattr("capsfusion_tasks.tasks.lake_tasks.maintain_lake", maintain)
     for options, setting in (([], ""), ([], "30.5"), (["--keep-days", "0"], "30.5")):
-        variables = {"CAPSFUSION_LAKE_KEEP_DAYS": setting}
+        variables = {"CAPSFUSION_LAKE_KEEP_DAYS": setting, "CAPSFUSION_WAREHOUSE_URL": "postgresql://host/captions"}
         done = CliRunner().invoke(app, ["lake", "maintain", *options], env=variables)
         assert done.exit_code == 0, done.output
     assert kept == [7, 30.5, 0]
