@@ -49,7 +49,7 @@ def is_embedded(url: URL) -> bool:
 
 @dataclass(frozen=True)
 class EmbeddedPostgres:
-    """A running embedded server."""
+    """An embedded server: its data folder, and the folder of its socket."""
 
     data: Path
     socket_folder: Path
